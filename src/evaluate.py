@@ -1,0 +1,72 @@
+"""Plan with a checkpoint: `python src/evaluate.py checkpoint=outputs/.../last.ckpt planner.beam_width=32`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from trajectory.evaluation.video import choose_gl
+
+choose_gl()
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from trajectory.config import EvaluationSettings, TrainerSettings, given, one_line_errors, settings
+from trajectory.errors import UserError
+from trajectory.evaluation.environments import check_layout, make_environment
+from trajectory.evaluation.report import evaluate_and_report
+from trajectory.hardware import device_for, set_threads
+from trajectory.model.checkpoint import load_checkpoint
+from trajectory.planning.agent import TrajectoryAgent, merge
+from trajectory.planning.settings import PlannerSettings
+
+
+def evaluate(config: DictConfig, folder: Path) -> float:
+    """Plan `evaluation.episodes` episodes; returns their mean return."""
+    evaluation = settings(EvaluationSettings, config.evaluation, "evaluation")
+    trainer = settings(TrainerSettings, config.trainer, "trainer")
+    checkpoint = load_checkpoint(config.checkpoint, device_for(trainer.accelerator))
+    trained = checkpoint.hyperparameters
+    planner = settings(PlannerSettings, merge(trained["planner"], given(config.planner)), "planner")
+    asked = given(config.env)
+    environment = {**trained["environment"], **{key: asked[key] for key in ("kwargs", "reference") if key in asked}}
+    if asked.get("id", environment["id"]) != environment["id"]:
+        raise UserError(
+            f"env.id must be {environment['id']}, the environment that checkpoint={config.checkpoint} was trained "
+            f"on, got {asked['id']!r}"
+        )
+    env = make_environment(environment["id"], environment["kwargs"])
+    check_layout(env, checkpoint.gpt.layout, f"checkpoint={config.checkpoint}")
+    env.close()
+    agent = TrajectoryAgent(checkpoint.gpt, checkpoint.discretizer, planner, trained["tokenizer"]["discount"])
+    set_threads(trainer.threads)
+    OmegaConf.save(config, folder / "config.yaml")
+    results = evaluate_and_report(
+        folder,
+        agent,
+        environment,
+        evaluation.seeds,
+        max_steps=evaluation.max_steps,
+        video=evaluation.video,
+        facts={
+            "dataset": trained["dataset"],
+            "planner": asdict(planner),
+            "checkpoint": str(config.checkpoint),
+            "steps": checkpoint.step,
+        },
+        wall_clock_s={"record": 0.0, "train": 0.0},
+    )
+    return results["return_mean"]
+
+
+@hydra.main(config_path="../conf", config_name="evaluate", version_base="1.3")
+def main(config: DictConfig) -> float:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with one_line_errors(folder, debug=config.debug):
+        return evaluate(config, folder)
+
+
+if __name__ == "__main__":
+    main()

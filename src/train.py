@@ -1,0 +1,151 @@
+"""Record or load a dataset, train on it, plan with the result: `python src/train.py env=hopper`."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trajectory.evaluation.video import choose_gl
+
+choose_gl()
+
+import hydra
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from trajectory.baselines.cloning import CloningSettings, train_cloning
+from trajectory.config import EvaluationSettings, TrainerSettings, given, one_line_errors, settings
+from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
+from trajectory.data.source import locate
+from trajectory.evaluation.callback import PlanningEvaluation
+from trajectory.evaluation.environments import check_layout, make_environment
+from trajectory.evaluation.loggers import LoggerSettings, close_loggers, make_loggers
+from trajectory.evaluation.report import evaluate_and_report
+from trajectory.evaluation.rollout import Agent
+from trajectory.hardware import device_for, precision_for, set_threads
+from trajectory.model.callbacks import LastCheckpoint, TrainingProgress
+from trajectory.model.gpt import GPTSettings
+from trajectory.model.module import TrajectoryModule
+from trajectory.model.optimization import OptimizerSettings
+from trajectory.planning.agent import TrajectoryAgent
+from trajectory.planning.settings import PlannerSettings
+
+log = logging.getLogger("train")
+
+
+def train(config: DictConfig, folder: Path) -> float:
+    """One run: everything it leaves is under `folder`; returns the mean return of the final episodes."""
+    # all settings are checked before anything is recorded or trained
+    planner = settings(PlannerSettings, config.planner, "planner")
+    tokenizer = settings(TokenizerSettings, config.tokenizer, "tokenizer")
+    evaluation = settings(EvaluationSettings, config.evaluation, "evaluation")
+    trainer_settings = settings(TrainerSettings, config.trainer, "trainer")
+    architecture = {key: value for key, value in config.model.items() if key != "optimizer"}
+    model = settings(GPTSettings, {**architecture, "bins": tokenizer.bins}, "model")
+    optimizer = settings(OptimizerSettings, config.model.optimizer, "model.optimizer")
+    baseline = settings(CloningSettings, config.baseline, "baseline") if "baseline" in config else None
+    planner.check_window(model.window)
+    environment: dict[str, Any] = given(config.env)
+    env = make_environment(environment["id"], environment["kwargs"])
+
+    threads = set_threads(trainer_settings.threads)
+    device = device_for(trainer_settings.accelerator)
+    precision = precision_for(trainer_settings.precision, device)
+    pl.seed_everything(config.seed, verbose=False)
+    began = time.perf_counter()
+    dataset_id = locate(given(config.dataset), environment)
+    recorded = time.perf_counter()
+    data = TrajectoryDataModule(
+        dataset_id,
+        config.dataset.source,
+        tokenizer,
+        window=model.window,
+        batch_size=trainer_settings.batch_size,
+        seed=config.seed,
+    )
+    data.setup()
+    check_layout(env, data.layout, f"dataset.id={dataset_id!r}")
+    env.close()
+    log.info("dataset %(id)s: %(episodes)d episodes, %(steps)d steps, mean return %(return_mean).1f", data.summary)
+    log.info("training on %s in %s with %d CPU threads", device, precision, threads)
+    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    loggers = make_loggers(settings(LoggerSettings, config.logger, "logger"), folder, given(config))
+
+    agent: Agent
+    facts: dict[str, Any] = {"dataset": data.summary, "seed": config.seed, "checkpoint": str(folder / "last.ckpt")}
+    if baseline is not None:
+        clone = train_cloning(data.episodes, baseline, config.seed)
+        clone.save(folder / "clone.safetensors")
+        agent = clone
+        facts |= {"planner": None, "baseline": asdict(baseline), "checkpoint": str(folder / "clone.safetensors")}
+    else:
+        module = TrajectoryModule(
+            layout=asdict(data.layout),
+            model=asdict(model),
+            optimizer=asdict(optimizer),
+            tokenizer=asdict(tokenizer),
+            environment=environment,
+            dataset=data.summary,
+            planner=asdict(planner),
+        )
+        module.adopt(data.discretizer)
+        planning = PlanningEvaluation(
+            environment,
+            planner,
+            tokenizer.discount,
+            every_n_steps=evaluation.every_n_steps,
+            seeds=evaluation.periodic_seeds,
+            max_steps=evaluation.max_steps,
+            best_path=folder / "best.ckpt",
+        )
+        last = LastCheckpoint(folder / "last.ckpt", trainer_settings.checkpoint_every_n_steps)
+        trainer = pl.Trainer(
+            max_steps=trainer_settings.max_steps,
+            max_epochs=-1,
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=1,
+            precision=precision,
+            gradient_clip_val=trainer_settings.gradient_clip,
+            log_every_n_steps=trainer_settings.log_every_n_steps,
+            logger=loggers,
+            callbacks=[TrainingProgress(), planning, last],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, data)
+        agent = TrajectoryAgent(
+            module.gpt.to(device).eval(), module.discretizer.to(device), planner, tokenizer.discount
+        )
+        facts |= {"planner": asdict(planner), "steps": trainer.global_step, "evaluations": planning.history}
+    trained = time.perf_counter()
+    results = evaluate_and_report(
+        folder,
+        agent,
+        environment,
+        evaluation.seeds,
+        max_steps=evaluation.max_steps,
+        video=evaluation.video,
+        facts=facts,
+        wall_clock_s={"record": recorded - began, "train": trained - recorded},
+    )
+    close_loggers(loggers, results, folder / "episode.mp4")
+    return results["return_mean"]
+
+
+@hydra.main(config_path="../conf", config_name="train", version_base="1.3")
+def main(config: DictConfig) -> float:
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with one_line_errors(folder, debug=config.debug):
+        return train(config, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""From a composed config to checked settings, and from an error to one line."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from trajectory.errors import UserError, require
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How long and on what a model is trained; `conf/trainer/default.yaml` explains the keys."""
+
+    max_steps: int = 195_312
+    batch_size: int = 256
+    gradient_clip: float = 1.0
+    accelerator: str = "auto"
+    precision: str = "auto"
+    threads: str = "auto"
+    checkpoint_every_n_steps: int = 5_000
+    log_every_n_steps: int = 50
+
+    def __post_init__(self) -> None:
+        for key in ("max_steps", "batch_size", "checkpoint_every_n_steps", "log_every_n_steps"):
+            require(getattr(self, key) >= 1, f"trainer.{key}", "at least 1", getattr(self, key))
+        require(self.gradient_clip > 0, "trainer.gradient_clip", "above 0", self.gradient_clip)
+        require(self.accelerator in ("auto", "cpu", "gpu"), "trainer.accelerator", "auto, cpu or gpu", self.accelerator)
+        precisions = ("auto", "32-true", "bf16-mixed", "16-mixed")
+        require(self.precision in precisions, "trainer.precision", f"one of {', '.join(precisions)}", self.precision)
+        threads = self.threads
+        require(
+            threads == "auto" or (threads.isdigit() and int(threads) >= 1),
+            "trainer.threads",
+            "auto or a whole number of at least 1",
+            threads,
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Which episodes are planned and when; `conf/evaluation/default.yaml` explains the keys."""
+
+    episodes: int = 8
+    seed: int = 1000
+    max_steps: int | None = None
+    video: bool = True
+    every_n_steps: int | None = 10_000
+    periodic_episodes: int = 4
+    periodic_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("episodes", "periodic_episodes"):
+            require(getattr(self, key) >= 1, f"evaluation.{key}", "at least 1", getattr(self, key))
+        for key in ("seed", "periodic_seed"):
+            require(getattr(self, key) >= 0, f"evaluation.{key}", "at least 0", getattr(self, key))
+        for key in ("max_steps", "every_n_steps"):
+            value = getattr(self, key)
+            require(value is None or value >= 1, f"evaluation.{key}", "null or at least 1", value)
+
+    @property
+    def seeds(self) -> range:
+        """One per final episode."""
+        return range(self.seed, self.seed + self.episodes)
+
+    @property
+    def periodic_seeds(self) -> range:
+        """One per episode of the evaluations during training."""
+        return range(self.periodic_seed, self.periodic_seed + self.periodic_episodes)
+
+
+def settings(cls: type[Settings], values: DictConfig | dict[str, Any], key: str) -> Settings:
+    """A settings dataclass from the config below `key`, types checked.
+
+    Raises:
+        UserError: a value of the wrong type, an unknown key, or a value that the dataclass itself refuses.
+    """
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))  # ty: ignore[invalid-return-type]
+    except OmegaConfBaseException as error:
+        full_key = getattr(error, "full_key", None)
+        raise UserError(f"{key}{'.' + full_key if full_key else ''}: {_first_line(error)}") from error
+
+
+def given(config: DictConfig) -> dict[str, Any]:
+    """The values of a config that are not missing (`???`), nested, as plain containers."""
+    values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    return _without_missing(values)
+
+
+def _without_missing(values: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: _without_missing(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: value for key, value in kept.items() if value != "???"}
+
+
+@contextmanager
+def one_line_errors(folder: Path, *, debug: bool) -> Iterator[None]:
+    """Turn a user's error into one line and exit code 1; remove the run's folder unless it holds a checkpoint."""
+    try:
+        yield
+    except (UserError, OmegaConfBaseException) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {_first_line(error)}", file=sys.stderr)
+        if not any(folder.glob("**/*.ckpt")):
+            logging.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+        sys.exit(1)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,13 @@
+"""The one exception that the mains turn into a single line for the user."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Something the user can put right; its message names the key, the rule and the value."""
+
+
+def require(condition: bool, key: str, rule: str, value: object) -> None:
+    """Raise a `UserError` that names `key`, `rule` and `value` unless `condition` holds."""
+    if not condition:
+        raise UserError(f"{key} must be {rule}, got {value!r}")

@@ -1,0 +1,88 @@
+"""The Lightning callback that plans in the environment while the model trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from trajectory.evaluation.results import summarize_rollouts
+from trajectory.evaluation.rollout import run_episodes
+from trajectory.model.callbacks import save_checkpoint
+from trajectory.model.module import TrajectoryModule
+from trajectory.planning.agent import TrajectoryAgent
+from trajectory.planning.settings import PlannerSettings
+
+
+class PlanningEvaluation(pl.Callback):
+    """Plans whole episodes every `every_n_steps` training steps and keeps the best model by planned return.
+
+    The global RNGs and the module's train mode are left exactly as they were: the agent draws from generators of its
+    own, environments from theirs.
+
+    Args:
+        environment: `id`, `kwargs` and `reference` returns.
+        every_n_steps: training steps between evaluations; None never evaluates.
+        seeds: one episode per seed, the same ones every time.
+        max_steps: of an episode; None is the environment's own limit.
+        best_path: where the best checkpoint goes; None keeps none.
+    """
+
+    def __init__(
+        self,
+        environment: dict[str, Any],
+        planner: PlannerSettings,
+        discount: float,
+        *,
+        every_n_steps: int | None,
+        seeds: Sequence[int],
+        max_steps: int | None = None,
+        best_path: Path | None = None,
+    ) -> None:
+        self.environment = environment
+        self.planner = planner
+        self.discount = discount
+        self.every_n_steps = every_n_steps
+        self.seeds = seeds
+        self.max_steps = max_steps
+        self.best_path = best_path
+        self.best: float | None = None
+        self.history: list[dict[str, Any]] = []
+        self.seconds = 0.0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self.evaluate(trainer, pl_module)
+
+    def evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+        """Plan with the module as it is, log the outcome and save it if it is the best so far."""
+        assert isinstance(module, TrajectoryModule)
+        training = module.training
+        module.eval()
+        agent = TrajectoryAgent(module.gpt, module.discretizer, self.planner, self.discount)
+        rollouts = run_episodes(
+            agent, self.environment["id"], self.environment["kwargs"], self.seeds, max_steps=self.max_steps
+        )
+        module.train(training)
+        summary = summarize_rollouts(rollouts, self.environment["reference"])
+        self.seconds += rollouts.seconds
+        self.history.append({"step": trainer.global_step, **summary})
+        metrics = {
+            "evaluation/return_mean": summary["return_mean"],
+            "evaluation/return_std": summary["return_std"],
+            "evaluation/length_mean": sum(e["length"] for e in summary["episodes"]) / len(summary["episodes"]),
+            "evaluation/decision_latency_ms": summary["decision_latency_ms"],
+        }
+        if summary["normalized_score_mean"] is not None:
+            metrics["evaluation/normalized_score_mean"] = summary["normalized_score_mean"]
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+        if self.best is None or summary["return_mean"] > self.best:
+            self.best = summary["return_mean"]
+            if self.best_path is not None:
+                save_checkpoint(trainer, self.best_path)
+        return summary

@@ -1,0 +1,56 @@
+"""The end of every run: plan the final episodes, write results.json and a video, print the table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trajectory.evaluation.environments import make_environment
+from trajectory.evaluation.results import format_table, provenance, summarize_rollouts, write_results
+from trajectory.evaluation.rollout import Agent, run_episodes
+from trajectory.evaluation.video import write_video
+
+log = logging.getLogger(__name__)
+
+
+def evaluate_and_report(
+    folder: Path,
+    agent: Agent,
+    environment: dict[str, Any],
+    seeds: range,
+    *,
+    max_steps: int | None,
+    video: bool,
+    facts: Mapping[str, Any],
+    wall_clock_s: dict[str, float],
+) -> dict[str, Any]:
+    """Run one episode per seed and leave `results.json` and `episode.mp4` in the run's folder.
+
+    Args:
+        facts: what else goes into the results: `dataset`, `planner` and the like.
+        wall_clock_s: seconds that recording and training took; those of the evaluation are added.
+
+    Returns:
+        The results as written.
+    """
+    rollouts = run_episodes(
+        agent, environment["id"], environment["kwargs"], seeds, max_steps=max_steps, record_first=video
+    )
+    results = {
+        "environment": environment,
+        **facts,
+        **summarize_rollouts(rollouts, environment["reference"]),
+        "wall_clock_s": {**wall_clock_s, "evaluate": rollouts.seconds},
+        **provenance(),
+    }
+    write_results(folder / "results.json", results)
+    if video:
+        env = make_environment(environment["id"], environment["kwargs"])
+        problem = write_video(folder / "episode.mp4", env, rollouts.episodes[0].states)
+        env.close()
+        if problem:
+            log.warning(problem)
+    log.info("planned episodes\n%s\nrun folder: %s", format_table(results), folder)
+    return results

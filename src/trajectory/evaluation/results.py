@@ -1,0 +1,102 @@
+"""What an evaluation found, as the `results.json` of a run and as a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trajectory.evaluation.rollout import Rollouts
+
+PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "gymnasium", "minari", "mujoco", "numpy")
+
+
+def normalized_score(episode_return: float, reference: Mapping[str, float] | None) -> float | None:
+    """100 (return - random) / (expert - random), as in D4RL; None without reference returns."""
+    if not reference:
+        return None
+    return 100.0 * (episode_return - reference["random"]) / (reference["expert"] - reference["random"])
+
+
+def summarize_rollouts(rollouts: Rollouts, reference: Mapping[str, float] | None) -> dict[str, Any]:
+    """Episodes, mean and standard deviation of their returns, mean score and decision latency."""
+    returns = [episode.episode_return for episode in rollouts.episodes]
+    mean = float(np.mean(returns))
+    return {
+        "episodes": [
+            {
+                "seed": episode.seed,
+                "return": episode.episode_return,
+                "length": episode.length,
+                "normalized_score": normalized_score(episode.episode_return, reference),
+                "terminated": episode.terminated,
+                "truncated": episode.truncated,
+            }
+            for episode in rollouts.episodes
+        ],
+        "return_mean": mean,
+        "return_std": float(np.std(returns)),
+        "normalized_score_mean": normalized_score(mean, reference),
+        "decision_latency_ms": rollouts.decision_latency_ms,
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit and machine that a result was made with."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {"versions": versions, "git_commit": git_commit(), "machine": f"{platform.machine()}, {os.cpu_count()} CPUs"}
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree, `-dirty` where it has changes; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(results, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def format_table(results: Mapping[str, Any]) -> str:
+    """Return, score and length per episode, their means, and the data's mean return."""
+    reference = (results["environment"] or {}).get("reference")
+    dataset = results["dataset"]
+    rows = [("episode", "seed", "return", "score", "length", "end")]
+    for index, episode in enumerate(results["episodes"]):
+        end = "fell" if episode["terminated"] else "time limit"
+        rows.append((str(index), str(episode["seed"]), *_numbers(episode), str(episode["length"]), end))
+    lengths = np.mean([episode["length"] for episode in results["episodes"]])
+    mean = {"return": results["return_mean"], "normalized_score": results["normalized_score_mean"]}
+    rows.append(("mean", "", *_numbers(mean), f"{lengths:.0f}", f"std of return {results['return_std']:.0f}"))
+    data = {
+        "return": dataset["return_mean"],
+        "normalized_score": normalized_score(dataset["return_mean"], reference),
+    }
+    rows.append(("data", "", *_numbers(data), f"{dataset['steps'] / dataset['episodes']:.0f}", dataset["id"]))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    rule = "-" * max(map(len, lines))
+    return "\n".join([lines[0], rule, *lines[1:-2], rule, *lines[-2:]])
+
+
+def _numbers(row: Mapping[str, Any]) -> tuple[str, str]:
+    score = row["normalized_score"]
+    return f"{row['return']:.1f}", "-" if score is None else f"{score:.1f}"

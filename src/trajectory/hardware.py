@@ -1,0 +1,50 @@
+"""Device, precision and thread count that suit the machine at hand."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from typing import Any
+
+import torch
+
+
+def device_for(accelerator: str) -> torch.device:
+    """The device that `trainer.accelerator` (auto, cpu or gpu) means here."""
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def precision_for(precision: str, device: torch.device) -> Any:
+    """Lightning's precision: bfloat16 only where it is native; CPUs emulate it up to a hundred times slower."""
+    if precision != "auto":
+        return precision
+    return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def set_threads(threads: str) -> int:
+    """Set torch's CPU threads: a given number, or for `auto` the fastest of one, half and all usable cores.
+
+    Measured on products of the size that planning and small trainings do, since on a busy machine more threads can be
+    slower.
+    """
+    if threads != "auto":
+        torch.set_num_threads(int(threads))
+        return int(threads)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    seconds = {count: _product_seconds(count) for count in sorted({1, max(1, cores // 2), cores})}
+    best = min(seconds, key=lambda count: seconds[count])
+    torch.set_num_threads(best)
+    return best
+
+
+def _product_seconds(threads: int) -> float:
+    """Median seconds of a (512, 128) x (128, 512) product and a GELU on that many threads."""
+    torch.set_num_threads(threads)
+    left, right = torch.randn(512, 128), torch.randn(128, 512)
+    times = []
+    for _ in range(60):
+        start = time.perf_counter()
+        torch.nn.functional.gelu(left @ right)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[10:])

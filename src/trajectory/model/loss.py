@@ -1,0 +1,44 @@
+"""The training objective: weighted cross-entropy of every token given those before it (paper, equation 1)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trajectory.model.gpt import GPT
+from trajectory.transition import TokenKind
+
+
+def token_losses(gpt: GPT, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of all tokens of windows but the first.
+
+    Args:
+        tokens: (B, W, D) integer tokens.
+        mask: (B, W) bool, the transitions that count.
+
+    Returns:
+        losses (B, W * D - 1) in nats and their mask, bool of the same shape.
+    """
+    B, W, D = tokens.shape
+    flat = tokens.view(B, W * D).long()
+    logits = gpt(flat[:, :-1])
+    losses = F.cross_entropy(logits.flatten(0, 1), flat[:, 1:].flatten(), reduction="none").view(B, -1)
+    return losses, mask.repeat_interleave(D, dim=1)[:, 1:]
+
+
+def weighted_loss(losses: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
+    """Mean over the unmasked tokens of their weighted losses; `weights` (D,) by dimension of the transition."""
+    D = len(weights)
+    repeated = weights.repeat((losses.shape[1] + 1) // D)[1:]
+    return (losses * mask * repeated).sum() / mask.sum()
+
+
+def losses_by_kind(gpt: GPT, losses: Tensor, mask: Tensor) -> dict[TokenKind, Tensor]:
+    """Mean loss of each kind of token, unweighted."""
+    kinds = gpt.layout.kinds() * ((losses.shape[1] + 1) // gpt.layout.transition_dim)
+    means = {}
+    for kind in TokenKind:
+        chosen = mask & torch.tensor([k is kind for k in kinds[1:]], device=mask.device)
+        means[kind] = (losses * chosen).sum() / chosen.sum()
+    return means

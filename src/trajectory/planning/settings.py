@@ -1,0 +1,103 @@
+"""What can be set about planning; the defaults are the published ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trajectory.errors import UserError, require
+from trajectory.transition import TokenKind
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How tokens of one kind are drawn from the model's distribution.
+
+    Args:
+        top_k: only the k most likely tokens; 1 is greedy; None is no limit.
+        top_p: only the most likely tokens that together hold this probability; None is no limit.
+        temperature: divides the logits.
+    """
+
+    top_k: int | None = None
+    top_p: float | None = None
+    temperature: float = 1.0
+
+    def check(self, key: str) -> None:
+        """Raise a `UserError` naming the key below `key` whose value is out of range."""
+        top_k, top_p = self.top_k, self.top_p
+        require(top_k is None or (_whole(top_k) and top_k >= 1), f"{key}.top_k", "null or at least 1", top_k)
+        require(top_p is None or (_number(top_p) and 0 < top_p <= 1), f"{key}.top_p", "null or in (0, 1]", top_p)
+        require(_number(self.temperature) and self.temperature > 0, f"{key}.temperature", "above 0", self.temperature)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return self.top_k == 1
+
+
+@dataclass(frozen=True)
+class PlannerSettings:
+    """Beam search over tokens (paper, algorithm 1; values as in the published code).
+
+    Args:
+        beam_width: sequences kept after every transition.
+        horizon: transitions planned.
+        context: past transitions the model is given besides the present observation.
+        expansion: candidate continuations per beam and transition.
+        discount: of the objective; None takes the one that the return-to-go was computed with.
+        replan_interval: actions executed per plan (receding horizon).
+        observation, action, reward: sampling per kind of token; the value token is never drawn, only its mean used.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    beam_width: int = 128
+    horizon: int = 15
+    context: int = 5
+    expansion: int = 2
+    discount: float | None = None
+    replan_interval: int = 1
+    observation: SamplingSettings = field(default_factory=lambda: SamplingSettings(top_k=1))
+    action: SamplingSettings = field(default_factory=lambda: SamplingSettings(top_p=0.4))
+    reward: SamplingSettings = field(default_factory=lambda: SamplingSettings(top_k=1))
+
+    def __post_init__(self) -> None:
+        for key in ("beam_width", "horizon", "expansion", "replan_interval"):
+            value = getattr(self, key)
+            require(_whole(value) and value >= 1, f"planner.{key}", "a whole number of at least 1", value)
+        require(_whole(self.context) and self.context >= 0, "planner.context", "at least 0", self.context)
+        require(
+            self.replan_interval <= self.horizon,
+            "planner.replan_interval",
+            f"at most planner.horizon={self.horizon}",
+            self.replan_interval,
+        )
+        require(
+            self.discount is None or (_number(self.discount) and 0 < self.discount <= 1),
+            "planner.discount",
+            "null or in (0, 1]",
+            self.discount,
+        )
+        for kind in ("observation", "action", "reward"):
+            getattr(self, kind).check(f"planner.{kind}")
+
+    def check_window(self, window: int) -> None:
+        """Raise a `UserError` unless the model's window holds the context and a planned transition behind it."""
+        if self.context + 1 > window:
+            raise UserError(
+                f"planner.context must leave room for planning (horizon {self.horizon}) in the model's window of "
+                f"{window} transitions, so be at most {window - 1}, got {self.context}"
+            )
+
+    def sampling(self, kind: TokenKind) -> SamplingSettings:
+        """The sampling of a kind of token."""
+        return self.reward if kind is TokenKind.VALUE else getattr(self, kind.value)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
