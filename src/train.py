@@ -119,9 +119,8 @@ def train(config: DictConfig, folder: Path) -> float:
             enable_model_summary=False,
         )
         trainer.fit(module, data)
-        agent = TrajectoryAgent(
-            module.gpt.to(device).eval(), module.discretizer.to(device), planner, tokenizer.discount
-        )
+        module.to(device).eval()
+        agent = TrajectoryAgent(module.gpt, module.discretizer, planner, tokenizer.discount)
         facts |= {"planner": asdict(planner), "steps": trainer.global_step, "evaluations": planning.history}
     trained = time.perf_counter()
     results = evaluate_and_report(

@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 from trajectory.behaviour.policy import GaussianPolicy
 
+ENVIRONMENTS = 16  # at most, side by side under one batched policy call
+
 
 @dataclass
 class RecordedEpisode:
@@ -27,7 +29,6 @@ def record_episodes(
     *,
     steps: int,
     seed: int,
-    environments: int = 16,
 ) -> list[RecordedEpisode]:
     """Record at least `steps` transitions in whole episodes, in the order the episodes began.
 
@@ -37,8 +38,8 @@ def record_episodes(
     Args:
         policy: None acts uniformly at random in the action space.
         seed: seeds environments and actions; the same seed and versions give the same bytes.
-        environments: how many environments step side by side under one batched policy call.
     """
+    environments = min(ENVIRONMENTS, 1 + steps // 2_000)
     envs = [gymnasium.make(env_id) for _ in range(environments)]
     low, high = envs[0].action_space.low, envs[0].action_space.high
     seeds = np.random.SeedSequence(seed).spawn(environments + 1)

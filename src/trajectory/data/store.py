@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +55,8 @@ def save_episodes(dataset_id: str, episodes: list[RecordedEpisode], env_id: str,
     store = store_path()
     try:
         store.mkdir(parents=True, exist_ok=True)
-        with _hidden_store(store) as hidden:
+        with _hidden_store(store) as hidden, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*author_email.*")
             minari.create_dataset_from_buffers(dataset_id, buffers, env=env_id, eval_env=env_id, **metadata)
             target = store / dataset_id
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def make_loggers(settings: LoggerSettings, folder: Path, config: dict[str, Any])
     Raises:
         UserError: `logger.mode=online` without a Weights & Biases key.
     """
+    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists")
     loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
     if settings.name == "csv" or settings.mode == "disabled":
         return loggers

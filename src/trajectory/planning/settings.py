@@ -8,7 +8,7 @@ from trajectory.errors import UserError, require
 from trajectory.transition import TokenKind
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: OmegaConf could not merge a config into it where it is nested
 class SamplingSettings:
     """How tokens of one kind are drawn from the model's distribution.
 
