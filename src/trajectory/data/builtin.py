@@ -33,14 +33,14 @@ def qualities(environment: str) -> list[str]:
 
 
 def ensure_builtin(
-    environment: str, env_id: str, quality: str, *, steps: int, seed: int, reference: dict[str, float]
+    environment: str, env_id: str, quality: str, *, steps: int, seed: int, reference: dict[str, float] | None
 ) -> str:
     """The id of a built-in dataset, recorded now if the local store does not have it.
 
     Args:
         environment: its short name (hopper), which names the shipped policies' folder.
         env_id: its Gymnasium id (Hopper-v5).
-        reference: `random` and `expert` reference returns, stored as Minari's reference scores.
+        reference: `random` and `expert` reference returns, stored as Minari's reference scores; None for none.
 
     Raises:
         UserError: an unknown quality, or a number of steps or seed that is not a whole number in range.
@@ -74,8 +74,8 @@ def ensure_builtin(
         algorithm_name=f"{policy.metadata['algorithm']}, stochastic" if policy else "uniform random actions",
         author="Trajectory Transformer experiment framework",
         code_permalink=CODE_LINK,
-        ref_min_score=reference["random"],
-        ref_max_score=reference["expert"],
+        ref_min_score=reference["random"] if reference else None,
+        ref_max_score=reference["expert"] if reference else None,
         description=(
             f"{quality} quality on {env_id}, recorded locally; not a D4RL dataset. Provenance: {json.dumps(provenance)}"
         ),

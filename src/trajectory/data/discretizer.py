@@ -56,9 +56,11 @@ class Discretizer(nn.Module):
         require(isinstance(bins, int) and bins >= 2, "tokenizer.bins", "a whole number of at least 2", bins)
         discretizer = cls(len(columns), bins)
         for dimension, column in enumerate(columns):
-            if not np.isfinite(column).all():
-                raise UserError(f"{layout.name(dimension)} must hold finite numbers only")
-            lows, highs, values = fit_column(np.asarray(column, dtype=np.float32), bins, binning)
+            with np.errstate(over="ignore"):
+                numbers = np.asarray(column, dtype=np.float32)
+            if not np.isfinite(numbers).all():
+                raise UserError(f"{layout.name(dimension)} must hold finite float32 numbers only")
+            lows, highs, values = fit_column(numbers, bins, binning)
             count = len(values)
             discretizer.boundaries[dimension, : count - 1] = torch.from_numpy(_between(highs[:-1], lows[1:]))
             discretizer.values[dimension, :count] = torch.from_numpy(values)
@@ -115,8 +117,11 @@ def fit_column(column: np.ndarray, bins: int, binning: str) -> tuple[np.ndarray,
         elif binning == "quantile":
             parts = _quantile_bins(members, weights, allotted[start, stop])
         else:
-            edges = np.linspace(members[0], members[-1], allotted[start, stop] + 1, dtype=np.float32)
-            parts = (edges[:-1], edges[1:], (edges[:-1] + edges[1:]) / 2)
+            edges = np.linspace(float(members[0]), float(members[-1]), allotted[start, stop] + 1)
+            middle = ((edges[:-1] + edges[1:]) / 2).astype(np.float32)
+            lower, upper = edges[:-1].astype(np.float32), edges[1:].astype(np.float32)
+            # the middle of a bin one float wide may round to the next bin's lowest number
+            parts = (lower, upper, np.where(middle < upper, middle, lower))
         for total, part in zip((lows, highs, values), parts, strict=True):
             total.append(part)
     return np.concatenate(lows), np.concatenate(highs), np.concatenate(values)

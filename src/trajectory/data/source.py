@@ -13,7 +13,7 @@ def locate(dataset: dict[str, Any], environment: dict[str, Any]) -> str:
 
     Args:
         dataset: `source` ("builtin" or "minari") and that source's own keys, as in `conf/dataset/`.
-        environment: `name`, `id` and `reference` returns.
+        environment: `name`, `id`, `kwargs` and `reference` returns.
 
     Raises:
         UserError: an unknown source, or what the source itself refuses.
@@ -21,7 +21,10 @@ def locate(dataset: dict[str, Any], environment: dict[str, Any]) -> str:
     source = dataset["source"]
     require(source in ("builtin", "minari"), "dataset.source", "builtin or minari", source)
     if source == "minari":
+        require(isinstance(dataset.get("id"), str), "dataset.id", "given with dataset=minari", dataset.get("id"))
         return dataset["id"]
+    # the shipped policies know the environment as it is registered
+    require(not environment["kwargs"], "env.kwargs", "empty with dataset=builtin", environment["kwargs"])
     return ensure_builtin(
         environment["name"],
         environment["id"],

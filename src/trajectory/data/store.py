@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import minari
@@ -60,11 +60,15 @@ def save_episodes(dataset_id: str, episodes: list[RecordedEpisode], env_id: str,
             minari.create_dataset_from_buffers(dataset_id, buffers, env=env_id, eval_env=env_id, **metadata)
             target = store / dataset_id
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists():
+            try:
                 (hidden / dataset_id).rename(target)
+            except OSError:
+                if not target.exists():
+                    raise
         namespace = dataset_id.rpartition("/")[0]
-        if namespace and namespace not in list_local_namespaces():
-            create_namespace(namespace)
+        with suppress(ValueError):  # another process may create it at the same moment
+            if namespace and namespace not in list_local_namespaces():
+                create_namespace(namespace)
     except OSError as error:
         raise UserError(f"{STORE_VARIABLE} must be a folder that can be written, got {store}: {error}") from error
 

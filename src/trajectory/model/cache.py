@@ -48,7 +48,8 @@ class KeyValueCache:
         self.length += 1
 
     def reorder(self, parents: Tensor) -> None:
-        """Make row i a copy of row `parents[i]`; parents (R',) must keep the rows of an environment together."""
+        """Make row i a copy of row `parents[i]`; parents (R',) must keep the rows of an environment
+        together, as many for each."""
         for layer, (keys, values) in enumerate(self.suffix):
             reordered = []
             for old in (keys, values):
@@ -76,7 +77,7 @@ def attend(query: Tensor, cache: KeyValueCache, layer: int, *, appended: bool) -
     query = query / math.sqrt(head_dim)
     grouped = query.view(E, R // E, H, head_dim).transpose(1, 2)  # (E, H, n, C / H)
     shared_scores = (grouped @ prefix_keys.transpose(2, 3)).transpose(1, 2).reshape(R, H, P)
-    own_scores = (keys @ query[..., None])[..., 0]  # (R, H, S)
+    own_scores = (query[:, :, None] @ keys.transpose(2, 3))[:, :, 0]  # (R, H, S); keys @ query is four times slower
     weights = torch.cat([shared_scores, own_scores], dim=-1).softmax(-1)
     shared_weights = weights[..., :P].view(E, R // E, H, P).transpose(1, 2)
     shared = (shared_weights @ prefix_values).transpose(1, 2).reshape(R, H, head_dim)

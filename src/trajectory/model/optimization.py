@@ -24,7 +24,6 @@ class OptimizerSettings:
     learning_rate: float = 6e-4
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
-    gradient_clip: float = 1.0
     warmup_fraction: float = 0.02
     decay_fraction: float = 0.4
     final_ratio: float = 0.1

@@ -1,0 +1,348 @@
+"""Beam search against a slow reference: lists of tokens, a full forward pass for every token, no cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from test_sampling import slow_sample
+from trajectory.data.discretizer import Discretizer
+from trajectory.model.gpt import GPT, GPTSettings
+from trajectory.planning.beam_search import Plan, beam_search, draws_needed
+from trajectory.planning.settings import PlannerSettings, SamplingSettings
+from trajectory.transition import TransitionLayout
+
+BINS = 5
+DISCOUNT = 0.9
+LAYOUT = TransitionLayout(observation_dim=2, action_dim=2)
+DRAWN = SamplingSettings(temperature=1.5)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A GPT with random weights and the bins it speaks in."""
+
+    gpt: GPT
+    discretizer: Discretizer
+
+    @property
+    def stop(self) -> int:
+        return self.gpt.stop_token
+
+
+@dataclass
+class Sequence:
+    """One beam of the slow search."""
+
+    tokens: list[int]
+    gains: float = 0.0
+    ended: bool = False
+    objective: float = 0.0
+
+
+def make_model(
+    seed: int = 0,
+    *,
+    layout: TransitionLayout = LAYOUT,
+    bins: int = BINS,
+    window: int = 3,
+    value_residual: bool = False,
+    stop_bias: float = 0.0,
+    narrow: bool = True,
+) -> Model:
+    """A tiny random model in float64, its weights large enough that every token matters.
+
+    Args:
+        stop_bias: added to the logit of a termination after every transition.
+        narrow: whether every second observation and action has fewer values than there are bins.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    settings = GPTSettings(
+        n_layer=2,
+        n_head=2,
+        n_embd=8,
+        window=window,
+        bins=bins,
+        embedding_dropout=0.0,
+        residual_dropout=0.0,
+        attention_dropout=0.0,
+        value_residual=value_residual,
+    )
+    gpt = GPT(settings, layout).double().eval()
+    with torch.no_grad():
+        for name, parameter in gpt.named_parameters():
+            scale = 1.0 if name == "token_embedding.weight" else 0.1 if name.endswith("bias") else 0.6
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+        # the first channel of the output is 1, so that the head has a bias
+        gpt.final_norm.weight.copy_(1.0 - torch.eye(8)[0])
+        gpt.final_norm.bias.copy_(torch.eye(8)[0])
+        gpt.head[layout.value_index, bins, 0] += stop_bias
+    rng = np.random.default_rng(seed)
+    columns = [rng.normal(size=200) for _ in range(layout.transition_dim)]
+    for dimension in range(1, layout.reward_index, 2) if narrow else ():
+        columns[dimension] = rng.integers(bins - 1, size=200).astype(float)
+    return Model(gpt, Discretizer.fit(columns, bins, "quantile", layout))
+
+
+def make_context(model: Model, environments: int, past: int, seed: int = 0) -> Tensor:
+    """Random histories of `past` transitions and a present observation per environment."""
+    layout = model.gpt.layout
+    generator = torch.Generator().manual_seed(seed)
+    counts = model.discretizer.counts.repeat(past + 1)[: past * layout.transition_dim + layout.observation_dim]
+    return (torch.rand(environments, len(counts), generator=generator) * counts).long()
+
+
+def make_uniforms(model: Model, environments: int, settings: PlannerSettings, seed: int = 0) -> Tensor:
+    shape = draws_needed(settings, model.gpt.layout.transition_dim)
+    return torch.rand(environments, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+class SlowSearch:
+    """Beam search for one environment, written down as directly as it can be."""
+
+    def __init__(self, model: Model, context: list[int], settings: PlannerSettings) -> None:
+        self.model = model
+        self.settings = settings
+        self.layout = model.gpt.layout
+        self.context = context
+        self.start = 0  # of the window, among the tokens
+        self.slides = 0
+        self.forward = cache(self._forward)  # many beams share their tokens
+
+    @torch.no_grad()
+    def _forward(self, window: tuple[int, ...]) -> list[float]:
+        return self.model.gpt(torch.tensor([window]))[0, -1].tolist()
+
+    def logits(self, sequence: Sequence, dimension: int) -> list[float]:
+        """Of the next token, of the given dimension, those that it cannot be at -inf."""
+        logits = self.forward(tuple(sequence.tokens[self.start :]))
+        allowed = set(range(int(self.model.discretizer.counts[dimension])))
+        if dimension == 0:
+            allowed.add(self.model.stop)
+        return [logit if token in allowed else -torch.inf for token, logit in enumerate(logits)]
+
+    def draw(self, sequence: Sequence, dimension: int, uniform: float) -> None:
+        sampling = self.settings.sampling(self.layout.kind(dimension))
+        token = slow_sample(self.logits(sequence, dimension), uniform, sampling)
+        sequence.ended = sequence.ended or token == self.model.stop
+        sequence.tokens.append(self.model.stop if sequence.ended else token)
+
+    def expectation(self, sequence: Sequence, dimension: int) -> float:
+        if sequence.ended:
+            return 0.0
+        probabilities = torch.tensor(self.logits(sequence, dimension), dtype=torch.float64).softmax(-1).tolist()
+        values = self.model.discretizer.values[dimension].tolist()
+        return sum(p * value for p, value in zip(probabilities, values, strict=False))
+
+    def append_value(self, sequence: Sequence) -> None:
+        logits = self.logits(sequence, self.layout.value_index)
+        sequence.tokens.append(self.model.stop if sequence.ended else logits.index(max(logits)))
+
+    def slide(self, tokens: int) -> None:
+        """Crop a full window to its last transitions."""
+        D = self.layout.transition_dim
+        if (tokens - self.start) // D == self.model.gpt.settings.window:
+            self.start = tokens - max(1, self.settings.context) * D
+            self.slides += 1
+
+    def run(self, uniforms: list[list[list[float]]]) -> list[Sequence]:
+        """The beams at the end, best first."""
+        observation_dim, reward, value = self.layout.observation_dim, self.layout.reward_index, self.layout.value_index
+        width, horizon = self.settings.beam_width, self.settings.horizon
+        beams = [Sequence(self.context)]
+        for step in range(horizon):
+            if step > 0:
+                self.slide(len(beams[0].tokens))
+                for sequence, row in zip(beams, range(width), strict=True):
+                    for dimension in range(observation_dim):
+                        self.draw(sequence, dimension, uniforms[step][dimension][row])
+            copies = width * self.settings.expansion // len(beams)
+            candidates = [replace(beam, tokens=list(beam.tokens)) for beam in beams for _ in range(copies)]
+            for row, sequence in enumerate(candidates):
+                for dimension in range(observation_dim, reward):
+                    self.draw(sequence, dimension, uniforms[step][dimension][row])
+                sequence.gains += DISCOUNT**step * self.expectation(sequence, reward)
+                self.draw(sequence, reward, uniforms[step][reward][row])
+                sequence.objective = sequence.gains + DISCOUNT ** (step + 1) * self.expectation(sequence, value)
+            beams = sorted(candidates, key=lambda sequence: -sequence.objective)[:width]
+            for sequence in beams:
+                self.append_value(sequence)
+        return beams
+
+
+def plan_with(model: Model, context: Tensor, settings: PlannerSettings) -> Plan:
+    uniforms = make_uniforms(model, len(context), settings)
+    return beam_search(model.gpt, model.discretizer, context, uniforms, settings, DISCOUNT)
+
+
+def check_against_slow_search(model: Model, context: Tensor, settings: PlannerSettings, seed: int = 0) -> Plan:
+    """Plan both ways, assert that they agree, and return the plan."""
+    uniforms = make_uniforms(model, len(context), settings, seed)
+    plan = beam_search(model.gpt, model.discretizer, context, uniforms, settings, DISCOUNT)
+    D = LAYOUT.transition_dim
+    assert plan.tokens.shape == (len(context), settings.beam_width, settings.horizon, D)
+    assert plan.objective.shape == (len(context), settings.beam_width)
+    planned = context.shape[1] - LAYOUT.observation_dim
+    for environment, tokens in enumerate(context.tolist()):
+        expected = SlowSearch(model, tokens, settings).run(uniforms[environment].tolist())
+        assert plan.tokens[environment].flatten(1).tolist() == [beam.tokens[planned:] for beam in expected]
+        assert plan.objective[environment].tolist() == pytest.approx([beam.objective for beam in expected], abs=1e-9)
+    return plan
+
+
+SMALL = PlannerSettings(beam_width=3, horizon=2, context=2, expansion=2, action=SamplingSettings(top_p=0.8))
+
+
+@pytest.mark.parametrize(("beam_width", "expansion"), [(1, 1), (1, 4), (4, 1), (2, 3), (6, 2)])
+def test_widths_and_expansions(beam_width: int, expansion: int) -> None:
+    settings = replace(SMALL, beam_width=beam_width, expansion=expansion)
+    model = make_model()
+    check_against_slow_search(model, make_context(model, environments=2, past=1), settings)
+
+
+@pytest.mark.parametrize("value_residual", [False, True])
+@pytest.mark.parametrize(
+    ("context", "past", "horizon", "slides"),
+    [
+        (0, 0, 3, 0),
+        (0, 0, 4, 1),
+        (0, 0, 6, 2),
+        (1, 0, 3, 0),
+        (1, 1, 2, 0),
+        (1, 1, 3, 1),
+        (1, 1, 5, 2),
+        (2, 0, 4, 1),
+        (2, 1, 4, 2),
+        (2, 2, 1, 0),
+        (2, 2, 2, 1),
+        (2, 2, 3, 2),
+    ],
+)
+def test_contexts_and_horizons_in_a_window_of_three(
+    context: int, past: int, horizon: int, slides: int, value_residual: bool
+) -> None:
+    """Histories shorter than the context too, as at an episode's start."""
+    settings = replace(SMALL, context=context, horizon=horizon)
+    model = make_model(value_residual=value_residual)
+    tokens = make_context(model, environments=1, past=past)
+    check_against_slow_search(model, tokens, settings)
+    slow = SlowSearch(model, tokens[0].tolist(), settings)
+    slow.run(make_uniforms(model, 1, settings)[0].tolist())
+    assert slow.slides == slides
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"observation": DRAWN},
+        {"observation": SamplingSettings(top_k=3)},
+        {"action": SamplingSettings(top_k=1)},
+        {"action": SamplingSettings(top_k=3, temperature=0.7)},
+        {"action": SamplingSettings(top_p=0.4)},
+        {"reward": DRAWN},
+        {"observation": DRAWN, "action": SamplingSettings(), "reward": DRAWN},
+    ],
+)
+def test_sampling_of_every_kind_of_token(changes: dict[str, SamplingSettings]) -> None:
+    settings = replace(SMALL, horizon=3, **changes)
+    model = make_model(1, stop_bias=-20.0)
+    check_against_slow_search(model, make_context(model, environments=2, past=1), settings)
+
+
+@pytest.mark.parametrize("value_residual", [False, True])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_predicted_terminations(seed: int, value_residual: bool) -> None:
+    """Some beams end, some do not; sliding windows go on over what has ended."""
+    settings = replace(SMALL, beam_width=6, horizon=4, observation=DRAWN)
+    model = make_model(seed, value_residual=value_residual, stop_bias=1.0)
+    plan = check_against_slow_search(model, make_context(model, environments=3, past=1), settings, seed)
+    stopped = (plan.tokens == model.stop).flatten(2)
+    assert stopped.any(-1).any()
+    assert not stopped.any(-1).all()
+    assert not stopped[:, :, : LAYOUT.transition_dim].any()
+    # once stopped, stopped for good, and only ever between two transitions
+    assert torch.equal(stopped, stopped.cummax(-1).values)
+    assert (stopped.view(*plan.tokens.shape).all(-1) == stopped.view(*plan.tokens.shape).any(-1)).all()
+
+
+def test_a_certain_termination_leaves_the_first_reward_alone() -> None:
+    """The objective of a plan that has ended holds no reward and no return-to-go from after the end."""
+    model = make_model(stop_bias=1_000.0)
+    context = make_context(model, environments=2, past=1)
+    horizons = [plan_with(model, context, replace(SMALL, horizon=horizon)) for horizon in (2, 4)]
+    assert (horizons[1].tokens[:, :, 1:] == model.stop).all()
+    slow = SlowSearch(model, context[0].tolist(), SMALL)
+    for environment, tokens in enumerate(context.tolist()):
+        first = horizons[0].tokens[environment, 0, 0, LAYOUT.observation_dim : LAYOUT.reward_index].tolist()
+        reward = slow.expectation(Sequence(tokens + first), LAYOUT.reward_index)
+        for plan in horizons:
+            assert plan.objective[environment, 0].item() == pytest.approx(reward, abs=1e-9)
+
+
+def test_stop_is_planned_only_between_transitions() -> None:
+    """Also where the model would rather stop than do anything else."""
+    model = make_model()
+    with torch.no_grad():
+        model.gpt.head[:, model.stop, 0] = 1_000
+    plan = plan_with(model, make_context(model, environments=2, past=1), replace(SMALL, horizon=3))
+    assert not (plan.tokens[:, :, 0] == model.stop).any()
+    assert (plan.tokens[:, :, 1:] == model.stop).all()
+
+
+def test_environments_do_not_touch_each_other() -> None:
+    model = make_model(stop_bias=1.0)
+    settings = replace(SMALL, horizon=4, observation=DRAWN)
+    context, uniforms = make_context(model, 5, past=2), make_uniforms(model, 5, settings)
+    together = beam_search(model.gpt, model.discretizer, context, uniforms, settings, DISCOUNT)
+    for chosen in ([3], [0, 4], [4, 1, 2]):
+        alone = beam_search(model.gpt, model.discretizer, context[chosen], uniforms[chosen], settings, DISCOUNT)
+        assert torch.equal(alone.tokens, together.tokens[chosen])
+        torch.testing.assert_close(alone.objective, together.objective[chosen], rtol=0, atol=1e-9)
+
+
+def test_beams_come_best_first() -> None:
+    model = make_model()
+    plan = plan_with(model, make_context(model, 3, past=2), replace(SMALL, beam_width=8, horizon=3))
+    assert (plan.objective.diff(dim=1) <= 0).all()
+
+
+@pytest.mark.parametrize(("seed", "past"), [(0, 0), (1, 0), (2, 1)])
+@pytest.mark.parametrize(("layout", "bins"), [(TransitionLayout(1, 1), 3), (TransitionLayout(1, 2), 2)])
+def test_a_beam_that_holds_everything_is_exhaustive_enumeration(
+    layout: TransitionLayout, bins: int, seed: int, past: int
+) -> None:
+    """The draws are arranged so that every sequence of action tokens is a candidate: the best of all must be found."""
+    horizon = 3
+    model = make_model(seed, layout=layout, bins=bins, narrow=False)
+    digits = horizon * layout.action_dim
+    settings = PlannerSettings(
+        beam_width=bins**digits,
+        horizon=horizon,
+        context=past,
+        expansion=1,
+        action=SamplingSettings(temperature=1e9),  # uniform: draw (k + 0.5) / N is action token k
+    )
+    sequences = torch.tensor(list(product(range(bins), repeat=digits)))
+    uniforms = torch.full((1, *draws_needed(settings, layout.transition_dim)), 0.5, dtype=torch.float64)
+    uniforms[0, :, layout.action] = ((sequences + 0.5) / bins).T.reshape(horizon, layout.action_dim, -1)
+    context = make_context(model, 1, past)
+    plan = beam_search(model.gpt, model.discretizer, context, uniforms, settings, DISCOUNT)
+
+    expected = []
+    for actions in sequences.view(-1, horizon, layout.action_dim).tolist():
+        slow = SlowSearch(model, context[0].tolist(), replace(settings, beam_width=1))
+        fixed = torch.full((horizon, layout.transition_dim, 1), 0.5, dtype=torch.float64)
+        fixed[:, layout.action, 0] = (torch.tensor(actions) + 0.5) / bins
+        [sequence] = slow.run(fixed.tolist())
+        expected.append((sequence.objective, sequence.tokens[past * layout.transition_dim :]))
+    expected.sort(reverse=True)
+    assert plan.objective[0].tolist() == pytest.approx([objective for objective, _ in expected], abs=1e-9)
+    found = plan.tokens[0].flatten(1).tolist()
+    assert found[0] == expected[0][1]
+    assert sorted(found) == sorted(tokens for _, tokens in expected)

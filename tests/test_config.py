@@ -1,0 +1,212 @@
+"""`trajectory/config.py`: checked settings, and errors in one line that leave nothing behind."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from trajectory.baselines.cloning import CloningSettings
+from trajectory.config import EvaluationSettings, TrainerSettings, one_line_errors
+from trajectory.config import given as given_values
+from trajectory.config import settings as make_settings
+from trajectory.data.datamodule import TokenizerSettings
+from trajectory.errors import UserError
+from trajectory.evaluation.loggers import LoggerSettings
+from trajectory.model.gpt import GPTSettings
+from trajectory.model.optimization import OptimizerSettings
+from trajectory.planning.settings import PlannerSettings
+
+SECTIONS: dict[str, type] = {
+    "trainer": TrainerSettings,
+    "evaluation": EvaluationSettings,
+    "planner": PlannerSettings,
+    "model": GPTSettings,
+    "model.optimizer": OptimizerSettings,
+    "tokenizer": TokenizerSettings,
+    "logger": LoggerSettings,
+    "baseline": CloningSettings,
+}
+KINDS = ("observation", "action", "reward")
+KEYS = [
+    (section, field.name) for section, cls in SECTIONS.items() for field in fields(cls) if field.name not in KINDS
+]
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 300),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.floats(-2, 2), max_size=3),
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(value=SCALARS)
+@example(value="²")  # a digit that int() does not read
+@example(value="${nosuch}")
+@example(value="1\n2")
+def test_any_value_of_any_key_is_taken_or_refused_by_name(value: Any) -> None:
+    for section, key in KEYS:
+        try:
+            make_settings(SECTIONS[section], {key: value}, section)
+        except UserError as error:
+            assert str(error).startswith(section)
+            assert key in str(error)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        *(
+            ("trainer", key, 0)
+            for key in ("max_steps", "batch_size", "checkpoint_every_n_steps", "log_every_n_steps", "gradient_clip")
+        ),
+        ("trainer", "accelerator", "tpu"),
+        ("trainer", "precision", "int8"),
+        *(("trainer", "threads", value) for value in ("all", 0, -1, "1.5")),
+        *(("evaluation", key, 0) for key in ("episodes", "periodic_episodes", "max_steps", "every_n_steps")),
+        *(("evaluation", key, -1) for key in ("seed", "periodic_seed")),
+        *(("planner", key, 0) for key in ("beam_width", "horizon", "expansion", "replan_interval", "discount")),
+        ("planner", "context", -1),
+        ("planner", "discount", 1.01),
+        ("planner", "replan_interval", 16),
+        *(("model", key, 0) for key in ("n_layer", "n_head", "n_embd", "window", "bins")),
+        ("model", "n_embd", 130),
+        ("model", "attention_dropout", 1.0),
+        ("model.optimizer", "learning_rate", 0.0),
+        ("model.optimizer", "decay_fraction", 1.1),
+        ("model.optimizer", "betas", [0.9, 1.5]),
+        ("model.optimizer", "weight_decay", -0.1),
+        ("tokenizer", "discount", 1.0),
+        ("tokenizer", "bins", 1),
+        ("tokenizer", "binning", "nosuch"),
+        ("logger", "name", "tensorboard"),
+        ("logger", "mode", "nosuch"),
+        ("baseline", "name", "nosuch"),
+        ("baseline", "steps", 0),
+        ("baseline", "batch_size", 0),
+    ],
+)
+def test_value_out_of_range_is_refused_with_key_rule_and_value(section: str, key: str, value: Any) -> None:
+    with pytest.raises(UserError) as error:
+        make_settings(SECTIONS[section], {key: value}, section)
+    message = str(error.value)
+    assert f"{section}.{key}" in message or (section in message and key in message)
+    assert "must be " in message
+    assert str(value) in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("key", "value"), [("top_k", 0), ("top_p", 0.0), ("top_p", 1.5), ("top_p", float("nan")), ("temperature", 0.0)]
+)
+def test_sampling_out_of_range_is_refused_with_its_whole_key(kind: str, key: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"planner\.{kind}\.{key} must be .*, got {value}"):
+        make_settings(PlannerSettings, {kind: {key: value}}, "planner")
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"beam_width": "abc"}, r"planner\.beam_width"),
+        ({"horizon": 1.5}, r"planner\.horizon"),
+        ({"horizon": None}, r"planner\.horizon"),
+        ({"action": {"top_p": "most"}}, r"planner\.action\.top_p"),
+        ({"nosuch": 1}, r"planner\.nosuch"),
+        ({"action": {"nosuch": 1}}, r"planner\.action\.nosuch"),
+    ],
+)
+def test_wrong_type_or_unknown_key_is_refused_with_its_whole_key(values: dict[str, Any], key: str) -> None:
+    with pytest.raises(UserError, match=rf"^{key}: [^\n]+$"):
+        make_settings(PlannerSettings, values, "planner")
+
+
+def test_settings_come_from_a_config_with_defaults_for_what_it_leaves_out() -> None:
+    config = OmegaConf.create({"beam_width": 7, "action": {"top_p": 0.9}})
+    planner = make_settings(PlannerSettings, config, "planner")
+    assert isinstance(planner, PlannerSettings)
+    assert (planner.beam_width, planner.horizon, planner.action.top_p, planner.observation.top_k) == (7, 15, 0.9, 1)
+    assert make_settings(TrainerSettings, {"threads": 3}, "trainer").threads == "3"
+
+
+def test_given_leaves_out_what_is_missing_and_resolves_the_rest() -> None:
+    config = OmegaConf.create(
+        {"a": "???", "b": {"c": "???", "d": 2, "e": "${f}"}, "f": [1, 2], "g": None, "h": {"i": "???"}}
+    )
+    values = given_values(config)
+    assert values == {"b": {"d": 2, "e": [1, 2]}, "f": [1, 2], "g": None, "h": {}}
+    assert type(values["b"]) is dict
+    assert type(values["f"]) is list
+
+
+def test_seeds_are_one_per_episode_and_those_of_training_apart_from_the_final_ones() -> None:
+    evaluation = EvaluationSettings(episodes=3, seed=10, periodic_episodes=2, periodic_seed=4)
+    assert list(evaluation.seeds) == [10, 11, 12]
+    assert list(evaluation.periodic_seeds) == [4, 5]
+    assert not set(EvaluationSettings().seeds) & set(EvaluationSettings().periodic_seeds)
+
+
+def fail(folder: Path, error: Exception, *, debug: bool = False) -> int:
+    """Raise `error` in a run that works in `folder`; the exit code."""
+    with pytest.raises(SystemExit) as leave, one_line_errors(folder, debug=debug):
+        (folder / "train.log").write_text("half a run")
+        raise error
+    return int(leave.value.code or 0)
+
+
+def test_user_error_is_one_line_and_removes_the_runs_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert fail(folder, UserError("key must be small, got 9\nand more")) == 1
+    assert capsys.readouterr().err == "error: key must be small, got 9\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_mandatory_value_is_one_line_that_names_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = OmegaConf.create({"checkpoint": "???"})
+    with pytest.raises(SystemExit), one_line_errors(tmp_path / "run", debug=False):
+        print(config.checkpoint)
+    assert capsys.readouterr().err == "error: Missing mandatory value: checkpoint\n"
+
+
+def test_folder_with_a_checkpoint_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "last.ckpt").write_bytes(b"hours of training")
+    assert fail(tmp_path, UserError("late")) == 1
+    assert (tmp_path / "last.ckpt").read_bytes() == b"hours of training"
+
+
+def test_what_was_in_the_folder_before_the_run_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """As with `hydra.run.dir=.`, or a folder in which a run has finished before."""
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "earlier").mkdir()
+    (tmp_path / "earlier" / "results.json").write_text("{}")
+    assert fail(tmp_path, UserError("planner.horizon must be a whole number of at least 1, got 0")) == 1
+    assert (tmp_path / "notes.txt").is_file()
+    assert (tmp_path / "earlier" / "results.json").is_file()
+
+
+def test_debug_shows_the_traceback_before_the_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert fail(tmp_path, UserError("key must be small, got 9"), debug=True) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback")
+    assert lines[-1] == "error: key must be small, got 9"
+
+
+def test_a_fault_of_the_program_is_not_hidden(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), one_line_errors(tmp_path, debug=False):
+        (tmp_path / "train.log").write_text("evidence")
+        raise ZeroDivisionError
+    assert (tmp_path / "train.log").is_file()
+
+
+def test_a_run_without_error_leaves_its_folder_and_goes_on(tmp_path: Path) -> None:
+    with one_line_errors(tmp_path, debug=False):
+        (tmp_path / "results.json").write_text("{}")
+    assert (tmp_path / "results.json").is_file()

@@ -1,0 +1,66 @@
+"""`trajectory/hardware.py`: device, precision and threads that suit the machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from trajectory.errors import UserError
+from trajectory.hardware import device_for, precision_for, set_threads
+
+GPU = torch.cuda.is_available()
+
+
+@pytest.fixture(autouse=True)
+def _restore_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", ["1", "2", "3"])
+def test_given_number_of_threads_is_set(threads: str) -> None:
+    assert set_threads(threads) == int(threads) == torch.get_num_threads()
+
+
+def test_auto_takes_one_of_the_measured_counts_and_no_more_than_the_usable_cores() -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chosen = set_threads("auto")
+    assert chosen in {1, max(1, cores // 2), cores}
+    assert torch.get_num_threads() == chosen
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be taken away on this system")
+def test_auto_counts_the_cores_that_the_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert set_threads("auto") == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def test_device_follows_the_accelerator() -> None:
+    assert device_for("cpu") == torch.device("cpu")
+    assert device_for("auto") == torch.device("cuda" if GPU else "cpu")
+
+
+@pytest.mark.skipif(GPU, reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UserError, match=r"trainer\.accelerator must be .*, got .gpu.$"):
+        device_for("gpu")
+
+
+def test_precision_is_single_on_a_cpu_and_as_asked_where_it_is_given() -> None:
+    cpu = torch.device("cpu")
+    assert precision_for("auto", cpu) == "32-true"
+    assert precision_for("bf16-mixed", cpu) == "bf16-mixed"
+
+
+@pytest.mark.skipif(not GPU, reason="this machine has no GPU")
+def test_precision_is_bfloat16_on_a_gpu_that_computes_in_it() -> None:
+    expected = "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    assert precision_for("auto", torch.device("cuda")) == expected

@@ -1,0 +1,173 @@
+"""Who may import what: read from the source of every file, so that a new file is held to the same rules."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from command_line import ROOT
+
+SRC = ROOT / "src"
+PACKAGE = SRC / "trajectory"
+
+# the rooms of the house from the ground up; those of one floor do not know each other
+FLOORS: list[set[str]] = [
+    {"errors", "transition"},
+    {"config", "hardware"},
+    {"behaviour"},
+    {"data"},
+    {"model", "baselines"},
+    {"planning"},
+    {"evaluation", "__init__"},
+]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities"}
+LIGHTNING_FILES = {
+    "data/datamodule.py",
+    "model/module.py",
+    "model/callbacks.py",
+    "evaluation/callback.py",
+    "evaluation/loggers.py",
+}
+RECIPE = PACKAGE / "behaviour" / "recipe.py"
+RECIPE_LIBRARIES = {"stable_baselines3", "sb3_contrib"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module.
+
+    Args:
+        deferred: whether it is imported inside a function or for type checking alone.
+    """
+
+    module: str
+    line: int
+    deferred: bool
+
+    @property
+    def top(self) -> str:
+        return self.module.partition(".")[0]
+
+
+def imports(path: Path) -> list[Import]:
+    """Every import of a file, wherever it stands."""
+    return list(_walk(ast.parse(path.read_text(), filename=str(path)), deferred=False))
+
+
+def _walk(node: ast.AST, *, deferred: bool) -> Iterator[Import]:
+    if isinstance(node, ast.Import):
+        yield from (Import(alias.name, node.lineno, deferred) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"line {node.lineno}: relative import"
+        # `from trajectory import x` may name the subpackage x
+        members = [f"trajectory.{alias.name}" for alias in node.names] if node.module == "trajectory" else [node.module]
+        yield from (Import(str(member), node.lineno, deferred) for member in members)
+    later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (
+        isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    )
+    for child in ast.iter_child_nodes(node):
+        yield from _walk(child, deferred=deferred or later)
+
+
+def room(module: str) -> str:
+    """The room of `trajectory.ROOM...`."""
+    return module.split(".")[1]
+
+
+def package_files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def mains() -> list[Path]:
+    return sorted(SRC.glob("*.py"))
+
+
+def named(paths: list[Path]) -> list:
+    return [pytest.param(path, id=str(path.relative_to(SRC))) for path in paths]
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in package_files()}
+    assert rooms == FLOOR.keys()
+
+
+@pytest.mark.parametrize("path", named(package_files()))
+def test_a_lower_room_never_imports_a_higher_one(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for found in imports(path):
+        if found.top != "trajectory":
+            continue
+        other = room(found.module)
+        assert other in FLOOR, f"line {found.line}: {found.module} is taken from the package's front door"
+        assert other == own or FLOOR[other] < FLOOR[own], f"line {found.line}: {own} imports {found.module}"
+
+
+@pytest.mark.parametrize("path", named(package_files()))
+def test_no_file_of_the_package_imports_a_main(path: Path) -> None:
+    assert not {found.top for found in imports(path)} & {main.stem for main in mains()}
+
+
+@pytest.mark.parametrize("path", named(package_files()))
+def test_lightning_and_hydra_stay_where_they_belong(path: Path) -> None:
+    tops = {found.top for found in imports(path)}
+    assert "hydra" not in tops
+    if path.relative_to(PACKAGE).as_posix() not in LIGHTNING_FILES:
+        assert not tops & LIGHTNING
+
+
+def test_the_files_that_may_import_lightning_do() -> None:
+    assert all({found.top for found in imports(PACKAGE / name)} & LIGHTNING for name in LIGHTNING_FILES)
+
+
+@pytest.mark.parametrize("path", named([*package_files(), *mains()]))
+def test_the_recipes_libraries_are_imported_by_the_recipe_alone_and_late(path: Path) -> None:
+    found = [one for one in imports(path) if one.top in RECIPE_LIBRARIES]
+    assert all(path == RECIPE and one.deferred for one in found)
+    assert found or path != RECIPE
+
+
+@pytest.mark.parametrize("path", named(mains()))
+def test_mains_do_not_import_each_other(path: Path) -> None:
+    assert not {found.top for found in imports(path)} & {main.stem for main in mains()}
+
+
+def test_every_imported_package_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = _names(project["dependencies"])
+    recipe = declared | _names(project["optional-dependencies"]["behaviour"])
+    distributions = packages_distributions()
+    for path in [*package_files(), *mains()]:
+        for found in imports(path):
+            if found.top in sys.stdlib_module_names or found.top == "trajectory":
+                continue
+            owners = {_normal(name) for name in distributions.get(found.top, [found.top])}
+            assert owners & (recipe if path == RECIPE else declared), f"{path}:{found.line}: {found.module}"
+
+
+def _names(requirements: list[str]) -> set[str]:
+    """The distribution names of requirements such as `minari[hdf5]>=0.5`."""
+    return {_normal(requirement.partition("[")[0].partition(">")[0].strip()) for requirement in requirements}
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def test_the_agent_is_imported_without_training_logging_or_simulation() -> None:
+    heavy = sorted(LIGHTNING | RECIPE_LIBRARIES | {"hydra", "wandb", "mujoco", "OpenGL", "minari", "imageio"})
+    code = f"""
+import sys
+from trajectory import TrajectoryAgent
+TrajectoryAgent.from_checkpoint
+print(*[name for name in {heavy} if name in sys.modules])
+"""
+    process = subprocess.run([sys.executable, "-c", code], cwd=SRC, capture_output=True, text=True, check=True)
+    assert process.stdout.split() == []

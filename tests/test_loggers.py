@@ -1,0 +1,109 @@
+"""`trajectory/evaluation/loggers.py`: CSV always, Weights & Biases offline, no account and no prompt."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
+
+from trajectory.errors import UserError
+from trajectory.evaluation.loggers import LoggerSettings, close_loggers, make_loggers
+
+RESULTS: dict[str, Any] = {
+    "steps": 6,
+    "return_mean": 12.5,
+    "return_std": 0.5,
+    "decision_latency_ms": 3.25,
+    "normalized_score_mean": 1.5,
+    "episodes": [
+        {"seed": 7, "return": 12.0, "length": 3, "normalized_score": 1.4, "terminated": True, "truncated": False},
+        {"seed": 8, "return": 13.0, "length": 4, "normalized_score": 1.6, "terminated": False, "truncated": True},
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without a Weights & Biases account, who is not there to answer."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "run"
+    path.mkdir()
+    return path
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [LoggerSettings(name="csv"), LoggerSettings(name="csv", mode="online"), LoggerSettings(mode="disabled")],
+    ids=["csv", "csv online", "disabled"],
+)
+def test_csv_alone(settings: LoggerSettings, folder: Path) -> None:
+    loggers = make_loggers(settings, folder, {})
+    assert [type(logger) for logger in loggers] == [CSVLogger]
+    loggers[0].log_metrics({"train/loss": 2.0}, step=1)
+    close_loggers(loggers, RESULTS, folder / "episode.mp4")
+    first, last = rows(folder)
+    assert (first["step"], first["train/loss"]) == ("1", "2.0")
+    assert (last["step"], last["final/return_mean"], last["final/return_std"]) == ("6", "12.5", "0.5")
+    assert (last["final/normalized_score_mean"], last["final/decision_latency_ms"]) == ("1.5", "3.25")
+    assert not (folder / "wandb").exists()
+
+
+def test_scores_are_left_out_where_the_environment_has_no_reference(folder: Path) -> None:
+    loggers = make_loggers(LoggerSettings(name="csv"), folder, {})
+    close_loggers(loggers, {**RESULTS, "normalized_score_mean": None}, folder / "episode.mp4")
+    assert "final/normalized_score_mean" not in rows(folder)[0]
+
+
+def test_offline_run_is_complete_without_an_account(folder: Path, capfd: pytest.CaptureFixture) -> None:
+    config = {"planner": {"beam_width": 4711}}
+    loggers = make_loggers(LoggerSettings(project="some-project"), folder, config)
+    assert [type(logger) for logger in loggers] == [CSVLogger, WandbLogger]
+    for logger in loggers:
+        logger.log_metrics({"train/loss": 2.0}, step=1)
+    (folder / "episode.mp4").write_bytes(b"film")
+    close_loggers(loggers, RESULTS, folder / "episode.mp4")
+    assert [row["step"] for row in rows(folder)] == ["1", "6"]
+
+    (run,) = (folder / "wandb").glob("offline-run-*")
+    (record,) = run.glob("*.wandb")
+    content = record.read_bytes()
+    for expected in (b"some-project", b"4711", b"train/loss", b"final/return_mean"):
+        assert expected in content
+    (video,) = run.glob("files/media/videos/final/*.mp4")
+    assert video.read_bytes() == b"film"
+    assert list(run.glob("files/media/table/final/*.json"))
+    printed = capfd.readouterr()
+    assert printed.out + printed.err == ""
+
+
+def test_two_offline_runs_after_each_other_have_folders_of_their_own(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        loggers = make_loggers(LoggerSettings(), tmp_path / name, {})
+        close_loggers(loggers, RESULTS, tmp_path / "episode.mp4")
+        assert len(list((tmp_path / name / "wandb").glob("offline-run-*"))) == 1
+
+
+def test_online_without_an_account_is_refused_and_leaves_nothing(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"logger\.mode must be offline unless WANDB_API_KEY .*, got 'online'"):
+        make_loggers(LoggerSettings(mode="online"), folder, {})
+    assert list(folder.iterdir()) == []

@@ -1,0 +1,183 @@
+"""Whole episodes in scripted worlds, where every length, flag and return is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box
+
+from test_beam_search import DISCOUNT, make_model
+from toy_world import STEPS, TOY
+from trajectory.errors import UserError
+from trajectory.evaluation.environments import check_layout, make_environment
+from trajectory.evaluation.rollout import EpisodeResult, Rollouts, run_episodes
+from trajectory.planning.agent import TrajectoryAgent
+from trajectory.planning.settings import PlannerSettings, SamplingSettings
+from trajectory.transition import TransitionLayout
+
+SCRIPTED = "Scripted-v0"
+LIMIT = 6
+
+
+class Scripted(gymnasium.Env):
+    """Seed s ends by itself after s steps; the reward is the action plus a hundredth of the step's number."""
+
+    def __init__(self, end: str = "terminated") -> None:
+        self.end = end
+        self.observation_space = Box(-np.inf, np.inf, (2,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.length, self.steps = seed or 1, 0
+        return np.array([self.length, 0], np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        done = self.steps == self.length
+        observation = np.array([self.length, self.steps], np.float32)
+        reward = float(action[0]) + self.steps / 100
+        return observation, reward, done and self.end == "terminated", done and self.end == "truncated", {}
+
+
+gymnasium.register(SCRIPTED, entry_point="test_rollout:Scripted", max_episode_steps=LIMIT)
+
+
+@dataclass
+class Diary:
+    """An agent that always takes the same action and writes down what it is told."""
+
+    action: float = 0.5
+    reset_with: tuple[int, list[int]] | None = None
+    told: list[tuple[list[int], list[float], list[float]]] = field(default_factory=list)
+
+    def reset(self, environments: int = 1, seeds: Sequence[int] | None = None) -> None:
+        self.reset_with = (environments, list(seeds or ()))
+
+    def act(
+        self,
+        observation: np.ndarray,
+        previous_reward: float | np.ndarray | None = None,
+        environments: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        assert environments is not None
+        assert isinstance(previous_reward, np.ndarray)
+        self.told.append((list(environments), observation[:, 1].tolist(), previous_reward.tolist()))
+        return np.full((len(observation), 1), self.action, np.float32)
+
+
+def run(agent: Diary, seeds: Sequence[int], **options: Any) -> Rollouts:
+    return run_episodes(agent, SCRIPTED, options.pop("env_kwargs", {}), seeds, progress=False, **options)
+
+
+def outcomes(rollouts: Rollouts) -> list[tuple[int, int, bool, bool]]:
+    return [(episode.seed, episode.length, episode.terminated, episode.truncated) for episode in rollouts.episodes]
+
+
+def test_terminations_and_time_limits_are_told_apart() -> None:
+    """The step on which both fall together counts as a termination and, as Gymnasium says, as a time limit."""
+    assert outcomes(run(Diary(), [3, 9, 1, 5, 6])) == [
+        (3, 3, True, False),
+        (9, LIMIT, False, True),
+        (1, 1, True, False),
+        (5, 5, True, False),
+        (6, 6, True, True),
+    ]
+
+
+def test_a_truncation_of_the_environment_itself_is_kept() -> None:
+    assert outcomes(run(Diary(), [2, 4], env_kwargs={"end": "truncated"})) == [(2, 2, False, True), (4, 4, False, True)]
+
+
+@pytest.mark.parametrize("max_steps", [1, 4])
+def test_max_steps_cuts_episodes_off_as_a_truncation(max_steps: int) -> None:
+    assert outcomes(run(Diary(), [2, 4, 9], max_steps=max_steps)) == [
+        (seed, min(seed, max_steps), seed <= max_steps, seed > max_steps) for seed in (2, 4, 9)
+    ]
+
+
+def test_max_steps_beyond_the_limit_changes_nothing() -> None:
+    assert outcomes(run(Diary(), [3, 9], max_steps=50)) == outcomes(run(Diary(), [3, 9]))
+
+
+def test_returns_are_the_sums_of_rewards() -> None:
+    for episode in run(Diary(action=0.25), [1, 3, 9]).episodes:
+        expected = sum(0.25 + step / 100 for step in range(1, episode.length + 1))
+        assert episode.episode_return == pytest.approx(expected, rel=1e-6)
+
+
+def test_actions_are_clipped_to_the_action_space() -> None:
+    [episode] = run(Diary(action=7.0), [2]).episodes
+    assert episode.episode_return == pytest.approx(2 * 1.0 + 0.03)
+
+
+def test_the_agent_hears_of_running_environments_only() -> None:
+    """Each with its own observation and the reward of its own last action."""
+    agent = Diary()
+    run(agent, [3, 1, 2])
+    assert agent.reset_with == (3, [3, 1, 2])
+    assert [told[0] for told in agent.told] == [[0, 1, 2], [0, 2], [0]]
+    assert [told[1] for told in agent.told] == [[0, 0, 0], [1, 1], [2]]
+    assert agent.told[1][2] == pytest.approx([0.51, 0.51])
+    assert agent.told[2][2] == pytest.approx([0.52])
+
+
+def test_latency_is_per_decision_and_within_the_whole() -> None:
+    rollouts = run(Diary(), [4, 2])
+    assert 0 < 4 * rollouts.decision_latency_ms < 1_000 * rollouts.seconds
+
+
+def test_planned_results_per_seed_do_not_depend_on_the_batch() -> None:
+    model = make_model(layout=TransitionLayout(1, 1), window=3, stop_bias=-3.0)
+    planner = PlannerSettings(beam_width=2, horizon=2, context=2, action=SamplingSettings(temperature=2.0))
+    agent = TrajectoryAgent(model.gpt, model.discretizer, planner, DISCOUNT)
+
+    def episodes(*seeds: int) -> list[EpisodeResult]:
+        return run_episodes(agent, TOY, {}, seeds, progress=False).episodes
+
+    together = episodes(0, 1, 2, 3)
+    assert episodes(2) == [together[2]]
+    assert episodes(3, 0) == [together[3], together[0]]
+    assert len({episode.episode_return for episode in together}) > 1
+    assert all(episode.length <= STEPS for episode in together)
+
+
+def test_simulator_states_are_those_before_every_step() -> None:
+    class Still(Diary):
+        def act(
+            self,
+            observation: np.ndarray,
+            previous_reward: float | np.ndarray | None = None,
+            environments: Sequence[int] | None = None,
+        ) -> np.ndarray:
+            return np.zeros((len(observation), 3), np.float32)
+
+    rollouts = run_episodes(Still(), "Hopper-v5", {}, [5, 6], max_steps=4, record_first=True, progress=False)
+    env = gymnasium.make("Hopper-v5")
+    env.reset(seed=5)
+    simulator: Any = env.unwrapped
+    expected = []
+    for _ in range(4):
+        expected.append(simulator.data.qpos.copy())
+        env.step(np.zeros(3, np.float32))
+    np.testing.assert_array_equal(np.stack(rollouts.episodes[0].states), np.stack(expected))
+    assert rollouts.episodes[1].states == []
+
+
+def test_unknown_environments_and_other_spaces_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^env\.id must be a registered Gymnasium environment, got 'Hoper-v5'"):
+        make_environment("Hoper-v5")
+    with pytest.raises(UserError, match=r"^env\.id must have a one-dimensional Box action space, got 'CartPole-v1'"):
+        make_environment("CartPole-v1")
+
+
+def test_dimensions_that_differ_are_refused() -> None:
+    env = make_environment(SCRIPTED, {"end": "truncated"})
+    check_layout(env, TransitionLayout(2, 1), "checkpoint=last.ckpt")
+    with pytest.raises(UserError, match=r"^checkpoint=last\.ckpt must have .* 2 observations and 1 .*got 3 and 1$"):
+        check_layout(env, TransitionLayout(3, 1), "checkpoint=last.ckpt")

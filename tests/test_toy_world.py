@@ -1,0 +1,78 @@
+"""On a few lines of dynamics, planning must beat the data that the model learnt from and imitation of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from toy_world import STEPS, TOY, fit, toy_data, toy_module
+from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
+from trajectory.evaluation.rollout import run_episodes
+from trajectory.model.gpt import GPTSettings
+from trajectory.model.module import TrajectoryModule
+from trajectory.model.optimization import OptimizerSettings
+from trajectory.planning.agent import TrajectoryAgent
+from trajectory.planning.settings import PlannerSettings, SamplingSettings
+
+PLANNER = PlannerSettings(beam_width=16, horizon=3, context=2, expansion=2, action=SamplingSettings(top_p=0.9))
+DISCOUNT = 0.95
+BEST = STEPS - 3.0  # the large reward is four steps away, the small one is earned on the way
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryDataModule:
+    tokenizer = TokenizerSettings(bins=20, discount=DISCOUNT)
+    return toy_data(tmp_path_factory.mktemp("store"), tokenizer, episodes=300, window=5, batch_size=64)
+
+
+@pytest.fixture(scope="module")
+def module(data: TrajectoryDataModule) -> TrajectoryModule:
+    model = GPTSettings(
+        n_layer=2,
+        n_head=2,
+        n_embd=32,
+        window=5,
+        bins=20,
+        embedding_dropout=0.0,
+        residual_dropout=0.0,
+        attention_dropout=0.0,
+    )
+    optimizer = OptimizerSettings(learning_rate=3e-3, decay_fraction=1.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = toy_module(data, model, PLANNER, optimizer)
+        fit(module, data, steps=400)
+    return module.eval()
+
+
+def mean_return(module: TrajectoryModule, planner: PlannerSettings) -> float:
+    agent = TrajectoryAgent(module.gpt, module.discretizer, planner, DISCOUNT)
+    rollouts = run_episodes(agent, TOY, {}, range(16), progress=False)
+    return float(np.mean([episode.episode_return for episode in rollouts.episodes]))
+
+
+@pytest.fixture(scope="module")
+def planned(module: TrajectoryModule) -> float:
+    return mean_return(module, PLANNER)
+
+
+def test_planning_beats_the_data(data: TrajectoryDataModule, planned: float) -> None:
+    """It closes most of the gap between the data's mean and the best that can be had."""
+    data_mean = data.summary["return_mean"]
+    assert data_mean < 0.5 * BEST
+    assert planned > data_mean + 0.75 * (BEST - data_mean)
+
+
+def test_planning_beats_imitation_with_the_same_model(module: TrajectoryModule, planned: float) -> None:
+    """Sampling the model's own actions, with nothing to choose from, imitates the data."""
+    imitation = replace(PLANNER, beam_width=1, expansion=1, horizon=1, context=4, action=SamplingSettings())
+    assert planned > mean_return(module, imitation) + 0.5 * BEST
+
+
+def test_return_to_go_sees_beyond_the_horizon(module: TrajectoryModule, planned: float) -> None:
+    """Without it the small reward near the start looks best."""
+    myopic = replace(PLANNER, discount=1e-4)
+    assert planned > mean_return(module, myopic) + 0.5 * BEST

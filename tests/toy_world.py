@@ -1,0 +1,127 @@
+"""A small world for the tests: a walk on a line, data of mixed quality from it, and a model to learn from those."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+from gymnasium.spaces import Box
+
+from trajectory.behaviour.record import RecordedEpisode
+from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
+from trajectory.data.store import STORE_VARIABLE, save_episodes
+from trajectory.model.gpt import GPTSettings
+from trajectory.model.module import TrajectoryModule
+from trajectory.model.optimization import OptimizerSettings
+from trajectory.planning.settings import PlannerSettings
+
+TOY = "ToyWorld-v0"
+STEPS = 20
+DRIFTS = (-0.4, 0.0, 0.4)  # of the three behaviour policies, in steps of 0.2 to the right
+
+
+class ToyWorld(gymnasium.Env):
+    """A walk on a line: a small reward near the start, a large one far to the right, a cliff on the left."""
+
+    def __init__(self) -> None:
+        self.observation_space = Box(-1.0, 1.0, (1,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.position = self.np_random.uniform(-0.2, 0.2)
+        return np.array([self.position], np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.position = min(1.0, self.position + 0.2 * float(action[0]) + 0.02 * self.np_random.standard_normal())
+        reward = 1.0 if self.position > 0.7 else 0.1 if abs(self.position) < 0.3 else 0.0
+        return np.array([self.position], np.float32), reward, self.position < -0.9, False, {}
+
+
+gymnasium.register(TOY, entry_point="toy_world:ToyWorld", max_episode_steps=STEPS)
+
+
+def record_toy_episodes(episodes: int, seed: int) -> list[RecordedEpisode]:
+    """Episodes of three noisy policies in turn: one drifts to the cliff, one stays, one drifts to the large reward."""
+    rng = np.random.default_rng(seed)
+    env = gymnasium.make(TOY)
+    recorded = []
+    for index in range(episodes):
+        observation, _ = env.reset(seed=seed * 100_000 + index)
+        episode = RecordedEpisode(observations=[observation])
+        done = False
+        while not done:
+            action = np.clip(rng.normal(DRIFTS[index % 3], 0.5, 1), -1.0, 1.0).astype(np.float32)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            episode.observations.append(observation)
+            episode.actions.append(action)
+            episode.rewards.append(float(reward))
+            episode.terminated = terminated
+            done = terminated or truncated
+        recorded.append(episode)
+    return recorded
+
+
+def toy_data(
+    store: Path, tokenizer: TokenizerSettings, *, episodes: int, window: int, batch_size: int, seed: int = 0
+) -> TrajectoryDataModule:
+    """Toy episodes written to and read from a Minari store of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(STORE_VARIABLE, str(store))
+        dataset_id = "toy/mixed-v0"
+        save_episodes(
+            dataset_id,
+            record_toy_episodes(episodes, seed),
+            TOY,
+            algorithm_name="three noisy policies",
+            author="tests",
+            code_permalink="tests/toy_world.py",
+            description="a walk on a line",
+        )
+        data = TrajectoryDataModule(dataset_id, "minari", tokenizer, window=window, batch_size=batch_size, seed=seed)
+        data.setup()
+    return data
+
+
+def toy_module(
+    data: TrajectoryDataModule,
+    model: GPTSettings,
+    planner: PlannerSettings,
+    optimizer: OptimizerSettings | None = None,
+    env_id: str = TOY,
+) -> TrajectoryModule:
+    """An untrained module for the toy data, with all that a checkpoint holds."""
+    module = TrajectoryModule(
+        layout=asdict(data.layout),
+        model=asdict(model),
+        optimizer=asdict(optimizer or OptimizerSettings()),
+        tokenizer=asdict(data.tokenizer),
+        environment={"id": env_id, "kwargs": {}, "reference": None},
+        dataset=data.summary,
+        planner=asdict(planner),
+    )
+    module.adopt(data.discretizer)
+    return module
+
+
+def fit(module: TrajectoryModule, data: TrajectoryDataModule, steps: int, **trainer: Any) -> pl.Trainer:
+    """Train on the CPU as `train.py` does, without its loggers and checkpoints unless given."""
+    defaults: dict[str, Any] = {"logger": False, "log_every_n_steps": 10}
+    fitted = pl.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="cpu",
+        devices=1,
+        gradient_clip_val=1.0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{**defaults, **trainer},
+    )
+    fitted.fit(module, data)
+    return fitted
