@@ -17,11 +17,11 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
+
 from command_line import ROOT, TINY, compose_config, run_main
 from evaluate import evaluate
-from omegaconf import DictConfig, OmegaConf
 from train import train
-
 from trajectory import TrajectoryAgent
 from trajectory.behaviour.record import RecordedEpisode
 from trajectory.config import one_line_errors
@@ -512,7 +512,15 @@ def test_truncated_checkpoint(refusal: Refusal, trained: Run, tmp_path: Path, ke
 
 @pytest.mark.parametrize(
     "content",
-    [b"not a checkpoint\n", b"\x80\x02N.", b"PK\x03\x04" + bytes(200), bytes(100), b"{}", b"\x80\x02}q\x00.", b"\xff" * 50],
+    [
+        b"not a checkpoint\n",
+        b"\x80\x02N.",
+        b"PK\x03\x04" + bytes(200),
+        bytes(100),
+        b"{}",
+        b"\x80\x02}q\x00.",
+        b"\xff" * 50,
+    ],
     ids=["text", "pickled none", "zip", "zeros", "json", "pickled dictionary", "ones"],
 )
 def test_file_that_is_no_checkpoint(refusal: Refusal, tmp_path: Path, content: bytes) -> None:

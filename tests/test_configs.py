@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import CONF, compose_config
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from command_line import CONF, compose_config
 from trajectory.baselines.cloning import CloningSettings
 from trajectory.behaviour.recipe import train_behaviour
 from trajectory.config import EvaluationSettings, TrainerSettings, settings
@@ -198,5 +198,5 @@ def test_command_line_wins_over_experiment_and_experiment_over_environment_and_t
     ],
 )
 def test_misspelt_override_is_refused_by_hydra(main: str, override: str) -> None:
-    with pytest.raises(HydraException, match="Could not (override|find)"):
+    with pytest.raises(HydraException, match=r"Could not (override|find)"):
         compose_config(main, override)

@@ -25,7 +25,7 @@ LIMIT = 6
 
 
 class Scripted(gymnasium.Env):
-    """Seed s ends by itself after s steps; the reward is the action plus a hundredth of the step's number."""
+    """Seed s ends by itself after s steps; the reward is the action plus s plus a hundredth of the step's number."""
 
     def __init__(self, end: str = "terminated") -> None:
         self.end = end
@@ -41,7 +41,7 @@ class Scripted(gymnasium.Env):
         self.steps += 1
         done = self.steps == self.length
         observation = np.array([self.length, self.steps], np.float32)
-        reward = float(action[0]) + self.steps / 100
+        reward = float(action[0]) + self.length + self.steps / 100
         return observation, reward, done and self.end == "terminated", done and self.end == "truncated", {}
 
 
@@ -107,13 +107,13 @@ def test_max_steps_beyond_the_limit_changes_nothing() -> None:
 
 def test_returns_are_the_sums_of_rewards() -> None:
     for episode in run(Diary(action=0.25), [1, 3, 9]).episodes:
-        expected = sum(0.25 + step / 100 for step in range(1, episode.length + 1))
+        expected = sum(0.25 + episode.seed + step / 100 for step in range(1, episode.length + 1))
         assert episode.episode_return == pytest.approx(expected, rel=1e-6)
 
 
 def test_actions_are_clipped_to_the_action_space() -> None:
     [episode] = run(Diary(action=7.0), [2]).episodes
-    assert episode.episode_return == pytest.approx(2 * 1.0 + 0.03)
+    assert episode.episode_return == pytest.approx(2 * 1.0 + 2 * 2 + 0.03)
 
 
 def test_the_agent_hears_of_running_environments_only() -> None:
@@ -123,8 +123,8 @@ def test_the_agent_hears_of_running_environments_only() -> None:
     assert agent.reset_with == (3, [3, 1, 2])
     assert [told[0] for told in agent.told] == [[0, 1, 2], [0, 2], [0]]
     assert [told[1] for told in agent.told] == [[0, 0, 0], [1, 1], [2]]
-    assert agent.told[1][2] == pytest.approx([0.51, 0.51])
-    assert agent.told[2][2] == pytest.approx([0.52])
+    assert agent.told[1][2] == pytest.approx([3.51, 2.51])
+    assert agent.told[2][2] == pytest.approx([3.52])
 
 
 def test_latency_is_per_decision_and_within_the_whole() -> None:

@@ -173,7 +173,7 @@ def test_top_k_of_one_takes_the_most_likely_token(seed: int, temperature: float,
 def test_a_token_of_zero_probability_is_never_drawn(
     dtype: torch.dtype, seed: int, tokens: int, share: float, scale: float, settings: SamplingSettings
 ) -> None:
-    """Also for the draws next to 0 and 1, with impossible tokens at both ends and anywhere between."""
+    """Also for the draws next to 0 and 1, or rounded to it, with impossible tokens at both ends and in between."""
     generator = torch.Generator().manual_seed(seed)
     logits = scale * torch.randn(200, tokens, generator=generator, dtype=dtype)
     impossible = torch.rand(200, tokens, generator=generator) < share
@@ -181,7 +181,7 @@ def test_a_token_of_zero_probability_is_never_drawn(
     impossible[torch.arange(200), torch.randint(tokens, (200,), generator=generator)] = False
     logits = logits.masked_fill(impossible, -torch.inf)
     probabilities = filter_logits(logits, settings).softmax(-1)
-    for uniform in (0.0, torch.finfo(dtype).tiny, 1e-8, 0.5, 1 - 1e-7, NEAREST_TO_ONE[dtype]):
+    for uniform in (0.0, torch.finfo(dtype).tiny, 1e-8, 0.5, 1 - 1e-7, NEAREST_TO_ONE[dtype], 1.0):
         drawn = sample(logits, torch.full((200,), uniform, dtype=dtype), settings)
         assert (probabilities.gather(1, drawn[:, None]) > 0).all(), uniform
 

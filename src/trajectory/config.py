@@ -6,7 +6,7 @@ import logging
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,7 @@ def settings(cls: type[Settings], values: DictConfig | dict[str, Any], key: str)
         UserError: a value of the wrong type, an unknown key, or a value that the dataclass itself refuses.
     """
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))  # ty: ignore[invalid-return-type]
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))  # ty: ignore[invalid-explicit-return]
     except OmegaConfBaseException as error:
         full_key = getattr(error, "full_key", None)
         raise UserError(f"{key}{'.' + full_key if full_key else ''}: {_first_line(error)}") from error
@@ -106,7 +106,7 @@ def _without_missing(values: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def one_line_errors(folder: Path, *, debug: bool) -> Iterator[None]:
+def one_line_errors(folder: Path, *, debug: bool) -> Generator[None]:
     """Turn a user's error into one line and exit code 1; remove the run's folder unless it holds a checkpoint."""
     try:
         yield

@@ -8,16 +8,12 @@ from __future__ import annotations
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import gymnasium
 import numpy as np
 
 from trajectory.behaviour.policy import GaussianPolicy
-
-if TYPE_CHECKING:
-    from sb3_contrib import TRPO
-    from stable_baselines3.common.vec_env import VecNormalize
 
 
 def train_behaviour(
@@ -86,7 +82,7 @@ def train_behaviour(
 
 def evaluate_policy(policy: GaussianPolicy, env_id: str, episodes: int, *, seed: int) -> dict[str, float]:
     """Undiscounted returns of the stochastic policy and of its mean action, each over `episodes` episodes."""
-    env = gymnasium.make(env_id)
+    env: Any = gymnasium.make(env_id)
     rng = np.random.default_rng(seed)
     scores: dict[str, float] = {}
     for name, scale in (("stochastic", 1.0), ("deterministic", 0.0)):
@@ -107,7 +103,7 @@ def evaluate_policy(policy: GaussianPolicy, env_id: str, episodes: int, *, seed:
     return scores
 
 
-def _export(model: TRPO, venv: VecNormalize, env_id: str, step: int, seed: int) -> GaussianPolicy:
+def _export(model: Any, venv: Any, env_id: str, step: int, seed: int) -> GaussianPolicy:
     """The current SB3 policy and its observation statistics as a `GaussianPolicy`."""
     state = {name: value.detach().numpy() for name, value in model.policy.state_dict().items()}
     hidden = [f"mlp_extractor.policy_net.{2 * layer}" for layer in range(len(model.policy.net_arch))]

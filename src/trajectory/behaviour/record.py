@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -41,7 +42,8 @@ def record_episodes(
     """
     environments = min(ENVIRONMENTS, 1 + steps // 2_000)
     envs = [gymnasium.make(env_id) for _ in range(environments)]
-    low, high = envs[0].action_space.low, envs[0].action_space.high
+    space: Any = envs[0].action_space
+    low, high = space.low, space.high
     seeds = np.random.SeedSequence(seed).spawn(environments + 1)
     rng = np.random.default_rng(seeds[-1])
     episodes: list[RecordedEpisode] = []

@@ -59,7 +59,7 @@ class Discretizer(nn.Module):
             with np.errstate(over="ignore"):
                 numbers = np.asarray(column, dtype=np.float32)
             if not np.isfinite(numbers).all():
-                raise UserError(f"{layout.name(dimension)} must hold finite float32 numbers only")
+                raise UserError(f"{layout.name(dimension)} must hold finite numbers only, as float32")
             lows, highs, values = fit_column(numbers, bins, binning)
             count = len(values)
             discretizer.boundaries[dimension, : count - 1] = torch.from_numpy(_between(highs[:-1], lows[1:]))

@@ -6,9 +6,10 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import minari
 from minari.data_collector import EpisodeBuffer
@@ -30,7 +31,7 @@ def in_store(dataset_id: str) -> bool:
     return (store_path() / dataset_id / "data").is_dir()
 
 
-def save_episodes(dataset_id: str, episodes: list[RecordedEpisode], env_id: str, **metadata: object) -> None:
+def save_episodes(dataset_id: str, episodes: list[RecordedEpisode], env_id: str, **metadata: Any) -> None:
     """Write episodes as a Minari dataset: prepared in a hidden folder of the store, then renamed into place.
 
     An interruption leaves nothing that loads; where two processes write the same id, the first one's stays.
@@ -74,7 +75,7 @@ def save_episodes(dataset_id: str, episodes: list[RecordedEpisode], env_id: str,
 
 
 @contextmanager
-def _hidden_store(store: Path) -> Iterator[Path]:
+def _hidden_store(store: Path) -> Generator[Path]:
     """A store of its own in a hidden folder of `store`, so that a later rename stays on one file system."""
     before = os.environ.get(STORE_VARIABLE)
     hidden = Path(tempfile.mkdtemp(prefix=".recording-", dir=store))

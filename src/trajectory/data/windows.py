@@ -55,10 +55,10 @@ class TokenWindows(Dataset):
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, starts: Tensor) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) rows -> (B, W, D) tokens and (B, W) bool mask of the transitions that count in the loss."""
-        episode = torch.searchsorted(self.ends, starts, right=True)
-        rows = starts[:, None] + self.offsets
+        episode = torch.searchsorted(self.ends, index, right=True)
+        rows = index[:, None] + self.offsets
         inside = rows < self.ends[episode, None]
         tokens = self.tokens[rows.clamp(max=len(self.tokens) - 1)]
         tokens = tokens.masked_fill(~inside[:, :, None], self.stop_token)

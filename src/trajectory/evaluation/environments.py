@@ -11,7 +11,7 @@ from trajectory.errors import UserError
 from trajectory.transition import TransitionLayout
 
 
-def make_environment(env_id: str, kwargs: dict[str, Any] | None = None) -> gymnasium.Env:
+def make_environment(env_id: str, kwargs: dict[str, Any] | None = None) -> Any:
     """A Gymnasium environment with one-dimensional Box observations and actions.
 
     Raises:
@@ -28,7 +28,7 @@ def make_environment(env_id: str, kwargs: dict[str, Any] | None = None) -> gymna
     return env
 
 
-def check_layout(env: gymnasium.Env, layout: TransitionLayout, owner: str) -> None:
+def check_layout(env: Any, layout: TransitionLayout, owner: str) -> None:
     """Refuse a dataset or checkpoint (`owner`) whose dimensions differ from the environment's."""
     have = (env.observation_space.shape[0], env.action_space.shape[0])
     want = (layout.observation_dim, layout.action_dim)

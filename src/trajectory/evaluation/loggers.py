@@ -43,7 +43,8 @@ def make_loggers(settings: LoggerSettings, folder: Path, config: dict[str, Any])
         known = bool(os.environ.get("WANDB_API_KEY")) or wandb.api.api_key is not None
         require(known, "logger.mode", "offline unless WANDB_API_KEY is set or `wandb login` was run", settings.mode)
     logging.getLogger("wandb").setLevel(logging.ERROR)
-    run = wandb.init(
+    init: Any = wandb.init
+    run = init(
         project=settings.project,
         dir=folder,
         name=folder.name,

@@ -5,14 +5,12 @@ from __future__ import annotations
 import ctypes.util
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
-
-if TYPE_CHECKING:
-    import gymnasium
 
 MISSING = (
     "no video: no offscreen OpenGL was found; on Debian or Ubuntu install libegl1 libegl-mesa0 libgl1-mesa-dri "
@@ -32,7 +30,7 @@ def choose_gl() -> None:
 
 
 def write_video(
-    path: Path, env: gymnasium.Env, states: list[np.ndarray], *, size: int = 480, fps: int = 30, progress: bool = True
+    path: Path, env: Any, states: list[np.ndarray], *, size: int = 480, fps: int = 30, progress: bool = True
 ) -> str | None:
     """Draw MuJoCo positions as an MP4, skipping frames so that it plays in real time.
 
@@ -41,7 +39,8 @@ def write_video(
     """
     try:
         import imageio.v2 as imageio
-        import mujoco
+
+        mujoco: Any = import_module("mujoco")  # its names come from C++, unknown to type checkers
     except ImportError as error:
         return f"no video: {error}; install the package `imageio[ffmpeg]`"
     simulator: Any = env.unwrapped
@@ -56,8 +55,9 @@ def write_video(
         model.vis.global_.offwidth = model.vis.global_.offheight = size
         with (
             mujoco.Renderer(model, size, size) as renderer,
-            imageio.get_writer(temporary, format="FFMPEG", fps=fps) as writer,
+            imageio.get_writer(temporary, format="FFMPEG", fps=fps) as video,
         ):
+            writer: Any = video
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
             data = mujoco.MjData(model)
@@ -66,7 +66,6 @@ def write_video(
                 data.qpos[:] = state
                 mujoco.mj_forward(model, data)
                 renderer.update_scene(data, camera)
-                renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
                 writer.append_data(renderer.render())
     except Exception as error:  # drivers fail in many ways, none of which may cost the results
         temporary.unlink(missing_ok=True)

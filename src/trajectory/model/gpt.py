@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -135,7 +136,7 @@ class GPT(nn.Module):
         self.token_embedding = nn.Embedding(N * D + 1, C)
         self.position_embedding = nn.Parameter(torch.zeros(self.block_size, C))
         self.dropout = nn.Dropout(settings.embedding_dropout)
-        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.n_layer))
+        self.blocks: Any = nn.ModuleList(Block(settings) for _ in range(settings.n_layer))
         self.final_norm = nn.LayerNorm(C)
         # head d predicts the token after dimension d
         self.head = nn.Parameter(torch.empty(D, N + 1, C))

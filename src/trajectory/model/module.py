@@ -55,14 +55,13 @@ class TrajectoryModule(pl.LightningModule):
         tokens, mask = batch
         losses, token_mask = token_losses(self.gpt, tokens, mask)
         loss = weighted_loss(losses, token_mask, self.loss_weights)
-        if self.global_step % self.trainer.log_every_n_steps == 0:
-            for kind, mean in losses_by_kind(self.gpt, losses.detach(), token_mask).items():
-                self.log(f"train/loss_{kind}", mean)
-            self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
+        for kind, mean in losses_by_kind(self.gpt, losses.detach(), token_mask).items():
+            self.log(f"train/loss_{kind}", mean)
+        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.gpt, self.settings)
         total = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
