@@ -30,6 +30,7 @@ from trajectory.data.store import save_episodes
 
 EVALUATION = ("evaluation.episodes=2", "evaluation.max_steps=15", "trainer.threads=1")
 MINARI = (*(override for override in TINY if not override.startswith("dataset.")), "dataset=minari")
+FUNCTIONS: dict[str, Callable[[DictConfig, Path], float]] = {"train": train, "evaluate": evaluate}
 RUN_FILES = {"config.yaml", "train.log", "metrics.csv", "results.json", "wandb", ".hydra"}
 
 
@@ -309,16 +310,15 @@ def test_agent_of_a_checkpoint_controls_anyones_loop(trained: Run) -> None:
     env = gymnasium.make("Hopper-v5")
     observation, _ = env.reset(seed=episode["seed"])
     agent.reset(seeds=[episode["seed"]])
-    reward, total, terminated = None, 0.0, False
-    for _ in range(15):
-        action = agent.act(observation, reward)
+    rewards: list[float] = []
+    terminated = False
+    while not terminated and len(rewards) < 15:
+        action = agent.act(observation, rewards[-1] if rewards else None)
         assert action in env.action_space
         observation, reward, terminated, _, _ = env.step(action)
-        total += float(reward)
-        if terminated:
-            break
+        rewards.append(float(reward))
     env.close()
-    assert total == pytest.approx(episode["return"], rel=1e-4)
+    assert sum(rewards) == pytest.approx(episode["return"], rel=1e-4)
     agent.reset(3)
     assert agent.act(np.zeros((3, 11))).shape == (3, 3)
 
@@ -376,14 +376,14 @@ def refusal(tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.Mo
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
 
-    def run(function: Callable[[DictConfig, Path], float], *overrides: str) -> str:
-        config = compose_config(function.__name__, *overrides)
+    def run(main: str, *overrides: str) -> str:
+        config = compose_config(main, *overrides)
         folder = tmp_path / "run"
         folder.mkdir()
         before = sorted(store.rglob("*"))
         capfd.readouterr()
         with pytest.raises(SystemExit) as leave, one_line_errors(folder, debug=False):
-            function(config, folder)
+            FUNCTIONS[main](config, folder)
         assert leave.value.code == 1
         assert not folder.exists()
         assert sorted(store.rglob("*")) == before
@@ -433,12 +433,12 @@ def refusal(tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.Mo
 def test_bad_setting_of_training_is_one_line_and_records_nothing(
     refusal: Refusal, override: str, words: list[str]
 ) -> None:
-    line = refusal(train, *TINY, override)
+    line = refusal("train", *TINY, override)
     assert all(word in line for word in words), line
 
 
 def test_minari_dataset_must_be_named(refusal: Refusal) -> None:
-    assert "dataset.id" in refusal(train, *MINARI)
+    assert "dataset.id" in refusal("train", *MINARI)
 
 
 def test_environment_without_reference_returns_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,26 +465,26 @@ def write_dataset(dataset_id: str, *, bad: float = 0.0, observation_dim: int = 1
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_dataset_with_a_number_that_is_not_finite(refusal: Refusal, bad: float) -> None:
     write_dataset("test/broken-v0", bad=bad)
-    line = refusal(train, *MINARI, "dataset.id=test/broken-v0")
+    line = refusal("train", *MINARI, "dataset.id=test/broken-v0")
     for word in ("dataset.id='test/broken-v0' must", "finite", str(bad), "observation[5]", "episode 1", "step 2"):
         assert word in line
 
 
 def test_dataset_of_another_environment(refusal: Refusal) -> None:
     write_dataset("test/hopper-v0")
-    line = refusal(train, *MINARI, "dataset.id=test/hopper-v0", "env.id=Walker2d-v5")
+    line = refusal("train", *MINARI, "dataset.id=test/hopper-v0", "env.id=Walker2d-v5")
     for word in ("dataset.id='test/hopper-v0' must", "Walker2d-v5", "17", "6", "11", "3"):
         assert word in line
 
 
 def test_dataset_that_is_only_half_in_the_store(refusal: Refusal, tmp_path: Path) -> None:
     (tmp_path / "store" / "test" / "half-v0" / "data").mkdir(parents=True)
-    line = refusal(train, *MINARI, "dataset.id=test/half-v0")
+    line = refusal("train", *MINARI, "dataset.id=test/half-v0")
     assert "dataset.id='test/half-v0' must" in line
 
 
 def test_random_dataset_is_not_recorded_from_another_environment(refusal: Refusal) -> None:
-    line = refusal(train, *TINY, "dataset.quality=random", "env.id=Swimmer-v5")
+    line = refusal("train", *TINY, "dataset.quality=random", "env.id=Swimmer-v5")
     assert "env.id must be" in line
     assert "'Swimmer-v5'" in line
 
@@ -498,7 +498,7 @@ def altered(trained: Run, path: Path, change: Callable[[dict[str, Any]], object]
 
 
 def test_checkpoint_must_be_given(refusal: Refusal) -> None:
-    assert refusal(evaluate) == "error: Missing mandatory value: checkpoint"
+    assert refusal("evaluate") == "error: Missing mandatory value: checkpoint"
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
@@ -506,34 +506,25 @@ def test_truncated_checkpoint(refusal: Refusal, trained: Run, tmp_path: Path, ke
     content = (trained.folder / "last.ckpt").read_bytes()
     path = tmp_path / "short.ckpt"
     path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
-    line = refusal(evaluate, f"checkpoint={path}")
+    line = refusal("evaluate", f"checkpoint={path}")
     assert line.startswith(f"error: checkpoint must be a complete checkpoint of this project, got '{path}'")
 
 
 @pytest.mark.parametrize(
     "content",
-    [
-        b"not a checkpoint\n",
-        b"\x80\x02N.",
-        b"PK\x03\x04" + bytes(200),
-        bytes(100),
-        b"{}",
-        b"\x80\x02}q\x00.",
-        b"\xff" * 50,
-    ],
-    ids=["text", "pickled none", "zip", "zeros", "json", "pickled dictionary", "ones"],
+    [b"not a checkpoint\n", b"{}", b"PK\x03\x04" + bytes(200), bytes(100), b"\xff" * 50, b"\x80\x02N.", b"\x80\x02}."],
+    ids=["text", "json", "zip", "zeros", "ones", "pickled none", "pickled dictionary"],
 )
 def test_file_that_is_no_checkpoint(refusal: Refusal, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "garbage.ckpt"
     path.write_bytes(content)
-    line = refusal(evaluate, f"checkpoint={path}")
+    line = refusal("evaluate", f"checkpoint={path}")
     assert line.startswith(f"error: checkpoint must be a complete checkpoint of this project, got '{path}'")
 
 
 def test_folder_in_place_of_a_checkpoint(refusal: Refusal, tmp_path: Path) -> None:
-    assert f"checkpoint must be the path of a checkpoint file, got '{tmp_path}'" in refusal(
-        evaluate, f"checkpoint={tmp_path}"
-    )
+    line = refusal("evaluate", f"checkpoint={tmp_path}")
+    assert f"checkpoint must be the path of a checkpoint file, got '{tmp_path}'" in line
 
 
 @pytest.mark.parametrize(
@@ -552,13 +543,13 @@ def test_checkpoint_of_another_kind(
     refusal: Refusal, trained: Run, tmp_path: Path, change: Callable[[dict[str, Any]], object]
 ) -> None:
     path = altered(trained, tmp_path / "other.ckpt", change)
-    line = refusal(evaluate, f"checkpoint={path}", *EVALUATION)
+    line = refusal("evaluate", f"checkpoint={path}", *EVALUATION)
     assert line.startswith(f"error: checkpoint must be a complete checkpoint of this project, got '{path}'")
 
 
 def test_checkpoint_of_another_environment(refusal: Refusal, trained: Run, tmp_path: Path) -> None:
     checkpoint = f"checkpoint={trained.folder / 'last.ckpt'}"
-    line = refusal(evaluate, checkpoint, "env.id=Walker2d-v5")
+    line = refusal("evaluate", checkpoint, "env.id=Walker2d-v5")
     for word in ("env.id must be Hopper-v5", str(trained.folder / "last.ckpt"), "got 'Walker2d-v5'"):
         assert word in line
 
@@ -566,10 +557,10 @@ def test_checkpoint_of_another_environment(refusal: Refusal, trained: Run, tmp_p
         content["hyper_parameters"]["environment"]["id"] = "Walker2d-v5"
 
     path = altered(trained, tmp_path / "walker.ckpt", to_walker)
-    line = refusal(evaluate, f"checkpoint={path}", "env=hopper")
+    line = refusal("evaluate", f"checkpoint={path}", "env=hopper")
     assert "env.id must be Walker2d-v5" in line
     assert "got 'Hopper-v5'" in line
-    line = refusal(evaluate, f"checkpoint={path}")
+    line = refusal("evaluate", f"checkpoint={path}")
     assert f"checkpoint={path} must have the dimensions of Walker2d-v5" in line
 
 
@@ -586,5 +577,5 @@ def test_checkpoint_of_another_environment(refusal: Refusal, trained: Run, tmp_p
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_bad_setting_of_evaluation(refusal: Refusal, trained: Run, override: str, words: list[str]) -> None:
-    line = refusal(evaluate, f"checkpoint={trained.folder / 'last.ckpt'}", override)
+    line = refusal("evaluate", f"checkpoint={trained.folder / 'last.ckpt'}", override)
     assert all(word in line for word in words), line

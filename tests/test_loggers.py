@@ -103,7 +103,9 @@ def test_two_offline_runs_after_each_other_have_folders_of_their_own(tmp_path: P
         assert len(list((tmp_path / name / "wandb").glob("offline-run-*"))) == 1
 
 
-def test_online_without_an_account_is_refused_and_leaves_nothing(folder: Path) -> None:
+def test_online_without_an_account_is_refused_and_leaves_nothing(folder: Path, capfd: pytest.CaptureFixture) -> None:
     with pytest.raises(UserError, match=r"logger\.mode must be offline unless WANDB_API_KEY .*, got 'online'"):
         make_loggers(LoggerSettings(mode="online"), folder, {})
     assert list(folder.iterdir()) == []
+    printed = capfd.readouterr()
+    assert printed.out + printed.err == ""

@@ -100,8 +100,10 @@ class Snapshots(pl.Callback):
         self.weights[trainer.global_step] = {name: value.clone() for name, value in pl_module.state_dict().items()}
 
 
-@pytest.mark.parametrize(("every_n_steps", "steps"), [(3, [3, 6, 9]), (5, [5, 10]), (10, [10]), (11, []), (None, [])])
-def test_it_evaluates_at_its_steps_with_its_seeds(
+@pytest.mark.parametrize(
+    ("every_n_steps", "steps"), [(3, [3, 6, 9, 10]), (5, [5, 10]), (10, [10]), (11, [10]), (None, [])]
+)
+def test_it_evaluates_at_its_steps_and_at_the_end_with_its_seeds(
     data: TrajectoryDataModule, every_n_steps: int | None, steps: list[int]
 ) -> None:
     callback = evaluation(every_n_steps=every_n_steps, max_steps=2)

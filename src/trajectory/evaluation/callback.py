@@ -24,7 +24,7 @@ class PlanningEvaluation(pl.Callback):
 
     Args:
         environment: `id`, `kwargs` and `reference` returns.
-        every_n_steps: training steps between evaluations; None never evaluates.
+        every_n_steps: training steps between evaluations, the last step always being one; None never evaluates.
         seeds: one episode per seed, the same ones every time.
         max_steps: of an episode; None is the environment's own limit.
         best_path: where the best checkpoint goes; None keeps none.
@@ -58,16 +58,25 @@ class PlanningEvaluation(pl.Callback):
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             self.evaluate(trainer, pl_module)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Evaluate the final model too; where nothing is evaluated on the way, it is the best there is."""
+        if self.every_n_steps is None:
+            if self.best_path is not None:
+                save_checkpoint(trainer, self.best_path)
+        elif not self.history or self.history[-1]["step"] != trainer.global_step:
+            self.evaluate(trainer, pl_module)
+
     def evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
         """Plan with the module as it is, log the outcome and save it if it is the best so far."""
         assert isinstance(module, TrajectoryModule)
-        training = module.training
+        modes = [(part, part.training) for part in module.modules()]
         module.eval()
         agent = TrajectoryAgent(module.gpt, module.discretizer, self.planner, self.discount)
         rollouts = run_episodes(
             agent, self.environment["id"], self.environment["kwargs"], self.seeds, max_steps=self.max_steps
         )
-        module.train(training)
+        for part, training in modes:
+            part.training = training
         summary = summarize_rollouts(rollouts, self.environment["reference"])
         self.seconds += rollouts.seconds
         self.history.append({"step": trainer.global_step, **summary})

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trajectory.config import settings
 from trajectory.data.discretizer import Discretizer
-from trajectory.errors import UserError, require
+from trajectory.errors import require
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.model.gpt import GPT
 from trajectory.planning.beam_search import beam_search, draws_needed
@@ -96,8 +96,17 @@ class TrajectoryAgent:
             f"of shape ({len(environments)}, {layout.observation_dim})",
             np.shape(observation),
         )
-        require(bool(np.isfinite(observations).all()), "observation", "finite", observations)
-        self._remember(environments, previous_reward)
+        bad = observations[~np.isfinite(observations)]
+        require(len(bad) == 0, "observation", "finite", float(bad[0]) if len(bad) else None)
+        rewards = None if previous_reward is None else np.atleast_1d(np.asarray(previous_reward, dtype=np.float32))
+        if rewards is None:
+            started = any(self.pending[environment] is not None for environment in environments)
+            require(not started, "previous_reward", "given from an episode's second step on", None)
+        else:
+            shape = (len(environments),)
+            require(rewards.shape == shape, "previous_reward", f"of shape {shape}", rewards.shape)
+            require(bool(np.isfinite(rewards).all()), "previous_reward", "finite", previous_reward)
+            self._remember(environments, rewards)
         device = self.gpt.head.device
         tokens = self.discretizer.encode(torch.from_numpy(observations).to(device), layout.observation)
         stale = [index for index, environment in enumerate(environments) if not self.planned[environment]]
@@ -113,16 +122,14 @@ class TrajectoryAgent:
         result = actions.cpu().numpy()
         return result[0] if np.ndim(observation) == 1 else result
 
-    def _remember(self, environments: Sequence[int], previous_reward: float | np.ndarray | None) -> None:
+    def _remember(self, environments: Sequence[int], rewards: np.ndarray) -> None:
         """Complete each environment's last transition with its reward."""
         layout = self.gpt.layout
         for index, environment in enumerate(environments):
             pending = self.pending[environment]
             if pending is None:
                 continue
-            if previous_reward is None:
-                raise UserError("previous_reward must be given from an episode's second step on, got None")
-            reward = torch.tensor([np.atleast_1d(previous_reward)[index]], dtype=torch.float32, device=pending.device)
+            reward = torch.from_numpy(rewards[index : index + 1]).to(pending.device)
             reward_token = self.discretizer.encode(reward, slice(layout.reward_index, layout.reward_index + 1))
             # the return-to-go is not known yet and the model does not look at it: the top bin, as published
             value_token = self.discretizer.counts[layout.value_index :] - 1

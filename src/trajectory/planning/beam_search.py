@@ -4,11 +4,11 @@ Names: E environments, n beams (1 before the first expansion, then `beam_width`)
 O = observation_dim, N bins.
 
 When the window slides. The model knows its window of W transitions by absolute positions counted from the window's
-start. As soon as the window is full, it is cropped by whole transitions to the last `context` ones and encoded anew
-from position 0. So each token is drawn from exactly what the trained model gives for a window it could have seen
-in training, and the cache is never used at positions it was not computed for. With context + horizon at most W
-nothing slides. The published code crops to the same length after every transition, and so encodes everything anew for
-every token; the published fast code drops old keys and keeps wrong positions.
+start. As soon as the window is full, it is cropped by whole transitions to the last `context` ones (at least one) and
+encoded anew from position 0. So each token is drawn from exactly what the trained model gives for a window it could
+have seen in training, and the cache is never used at positions it was not computed for. With context + horizon at
+most W nothing slides. The published code crops to the same length after every transition, and so encodes everything
+anew for every token; the published fast code drops old keys and keeps wrong positions.
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ class SamplingSettings:
         top_k, top_p = self.top_k, self.top_p
         require(top_k is None or (_whole(top_k) and top_k >= 1), f"{key}.top_k", "null or at least 1", top_k)
         require(top_p is None or (_number(top_p) and 0 < top_p <= 1), f"{key}.top_p", "null or in (0, 1]", top_p)
-        require(_number(self.temperature) and self.temperature > 0, f"{key}.temperature", "above 0", self.temperature)
+        temperature = self.temperature
+        finite = _number(temperature) and 0 < temperature < float("inf")
+        require(finite, f"{key}.temperature", "above 0 and finite", temperature)
 
     @property
     def greedy(self) -> bool:
@@ -89,6 +91,8 @@ class PlannerSettings:
                 f"planner.context must leave room for planning (horizon {self.horizon}) in the model's window of "
                 f"{window} transitions, so be at most {window - 1}, got {self.context}"
             )
+        # the step from one transition to the next is only learnt in windows that hold two
+        require(window > 1 or self.horizon == 1, "planner.horizon", "1 with model.window=1", self.horizon)
 
     def sampling(self, kind: TokenKind) -> SamplingSettings:
         """The sampling of a kind of token."""
