@@ -22,9 +22,10 @@ from trajectory.baselines.cloning import CloningSettings, train_cloning
 from trajectory.config import EvaluationSettings, TrainerSettings, given, one_line_errors, settings
 from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
 from trajectory.data.source import locate
+from trajectory.errors import require
 from trajectory.evaluation.callback import PlanningEvaluation
 from trajectory.evaluation.environments import check_layout, make_environment
-from trajectory.evaluation.loggers import LoggerSettings, close_loggers, make_loggers
+from trajectory.evaluation.loggers import LoggerSettings, check_account, close_loggers, make_loggers
 from trajectory.evaluation.report import evaluate_and_report
 from trajectory.evaluation.rollout import Agent
 from trajectory.hardware import device_for, precision_for, set_threads
@@ -40,6 +41,8 @@ log = logging.getLogger("train")
 
 def train(config: DictConfig, folder: Path) -> float:
     """One run: everything it leaves is under `folder`; returns the mean return of the final episodes."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    require(not missing, ", ".join(missing), "given", "???")
     # all settings are checked before anything is recorded or trained
     planner = settings(PlannerSettings, config.planner, "planner")
     tokenizer = settings(TokenizerSettings, config.tokenizer, "tokenizer")
@@ -50,6 +53,11 @@ def train(config: DictConfig, folder: Path) -> float:
     optimizer = settings(OptimizerSettings, config.model.optimizer, "model.optimizer")
     baseline = settings(CloningSettings, config.baseline, "baseline") if "baseline" in config else None
     planner.check_window(model.window)
+    logger = settings(LoggerSettings, config.logger, "logger")
+    check_account(logger)
+    require(
+        isinstance(config.seed, int) and 0 <= config.seed < 2**32, "seed", "a whole number below 2**32", config.seed
+    )
     environment: dict[str, Any] = given(config.env)
     env = make_environment(environment["id"], environment["kwargs"])
 
@@ -74,7 +82,7 @@ def train(config: DictConfig, folder: Path) -> float:
     log.info("dataset %(id)s: %(episodes)d episodes, %(steps)d steps, mean return %(return_mean).1f", data.summary)
     log.info("training on %s in %s with %d CPU threads", device, precision, threads)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
-    loggers = make_loggers(settings(LoggerSettings, config.logger, "logger"), folder, given(config))
+    loggers = make_loggers(logger, folder, given(config))
 
     agent: Agent
     facts: dict[str, Any] = {"dataset": data.summary, "seed": config.seed, "checkpoint": str(folder / "last.ckpt")}

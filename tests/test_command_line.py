@@ -304,6 +304,15 @@ def test_clone_leaves_the_same_results(trained: Run, cloned: Run) -> None:
     assert len(cloned.table) == 5
 
 
+def test_collect_alone_records_the_same_data_in_another_store(trained: Run, tmp_path: Path) -> None:
+    process = run_main("collect", "dataset.steps=1000", folder=tmp_path)
+    assert process.returncode == 0, process.stderr
+    dataset = trained.results["dataset"]
+    assert (tmp_path / "store" / dataset["id"] / "data").is_dir()
+    for key, value in dataset.items():
+        assert f"  {key}: {value}\n" in process.stdout
+
+
 def test_agent_of_a_checkpoint_controls_anyones_loop(trained: Run) -> None:
     agent = TrajectoryAgent.from_checkpoint(trained.folder / "last.ckpt")
     episode = trained.results["episodes"][0]
@@ -459,7 +468,8 @@ def write_dataset(dataset_id: str, *, bad: float = 0.0, observation_dim: int = 1
         actions = [np.zeros(3, dtype=np.float32) for _ in range(length)]
         episodes.append(RecordedEpisode(observations, actions, [0.0] * length, terminated=True))
     episodes[1].observations[2][5] = bad
-    save_episodes(dataset_id, episodes, "Hopper-v5", author="nobody", algorithm_name="none", code_permalink="none")
+    about = dict.fromkeys(("author", "algorithm_name", "code_permalink", "description"), "none")
+    save_episodes(dataset_id, episodes, "Hopper-v5", **about)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -42,7 +42,7 @@ class TrainerSettings:
         require(self.precision in precisions, "trainer.precision", f"one of {', '.join(precisions)}", self.precision)
         threads = self.threads
         require(
-            threads == "auto" or (threads.isdigit() and int(threads) >= 1),
+            threads == "auto" or (threads.isdecimal() and int(threads) >= 1),
             "trainer.threads",
             "auto or a whole number of at least 1",
             threads,
@@ -107,7 +107,11 @@ def _without_missing(values: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def one_line_errors(folder: Path, *, debug: bool) -> Generator[None]:
-    """Turn a user's error into one line and exit code 1; remove the run's folder unless it holds a checkpoint."""
+    """Turn a user's error into one line and exit code 1; remove what the run wrote unless that holds a checkpoint.
+
+    In a folder that held more than Hydra's own files before the run, that stays.
+    """
+    earlier = {path for path in folder.glob("*") if path.name != ".hydra" and path.suffix != ".log"}
     try:
         yield
     except (UserError, OmegaConfBaseException) as error:
@@ -116,7 +120,8 @@ def one_line_errors(folder: Path, *, debug: bool) -> Generator[None]:
         print(f"error: {_first_line(error)}", file=sys.stderr)
         if not any(folder.glob("**/*.ckpt")):
             logging.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
+            for path in {folder} if not earlier else set(folder.glob("*")) - earlier:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         sys.exit(1)
 
 

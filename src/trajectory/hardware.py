@@ -9,10 +9,14 @@ from typing import Any
 
 import torch
 
+from trajectory.errors import require
+
 
 def device_for(accelerator: str) -> torch.device:
     """The device that `trainer.accelerator` (auto, cpu or gpu) means here."""
-    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    there = torch.cuda.is_available()
+    require(accelerator != "gpu" or there, "trainer.accelerator", "auto or cpu where torch finds no GPU", accelerator)
+    return torch.device("cuda" if accelerator != "cpu" and there else "cpu")
 
 
 def precision_for(precision: str, device: torch.device) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from trajectory.behaviour.policy import GaussianPolicy
 from trajectory.behaviour.record import record_episodes
 from trajectory.data.store import in_store, save_episodes
-from trajectory.errors import UserError, require
+from trajectory.errors import require
 
 POLICIES = Path(__file__).parent.parent / "behaviour" / "policies"
 DEFAULT_STEPS = 200_000
@@ -50,16 +50,14 @@ def ensure_builtin(
     require(isinstance(steps, int) and steps >= 1, "dataset.steps", "a whole number of at least 1", steps)
     require(isinstance(seed, int) and seed >= 0, "dataset.seed", "a whole number of at least 0", seed)
     dataset_id = builtin_id(environment, quality, steps, seed)
+    policies = POLICIES / environment
+    recorded_on = {GaussianPolicy.load(path).metadata["environment"] for path in policies.glob("*.safetensors")}
+    require(
+        not recorded_on or env_id in recorded_on, "env.id", f"{', '.join(recorded_on)} for env={environment}", env_id
+    )
     if in_store(dataset_id):
         return dataset_id
-    policy = None
-    if quality != "random":
-        policy = GaussianPolicy.load(POLICIES / environment / f"{quality}.safetensors")
-        if policy.metadata.get("environment") != env_id:
-            raise UserError(
-                f"env.id must be {policy.metadata.get('environment')} for the built-in {environment} policies, "
-                f"got {env_id!r}"
-            )
+    policy = None if quality == "random" else GaussianPolicy.load(policies / f"{quality}.safetensors")
     episodes = record_episodes(env_id, policy, steps=steps, seed=seed)
     provenance = {
         "steps": steps,

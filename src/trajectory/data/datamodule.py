@@ -34,6 +34,8 @@ class TokenizerSettings:
     terminal_reward: float | None = -100.0
 
     def __post_init__(self) -> None:
+        require(self.binning in ("quantile", "uniform"), "tokenizer.binning", "quantile or uniform", self.binning)
+        require(self.bins >= 2, "tokenizer.bins", "at least 2", self.bins)
         require(0 <= self.discount < 1, "tokenizer.discount", "at least 0 and below 1", self.discount)
 
 

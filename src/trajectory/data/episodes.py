@@ -61,7 +61,10 @@ def load_episodes(dataset_id: str) -> Episodes:
             f"dataset.id={dataset_id!r} must be in the local Minari store {store_path()}: record a built-in one with "
             f"`python src/collect.py env=hopper`, or point {STORE_VARIABLE} to the store that has it"
         )
-    dataset = minari.load_dataset(dataset_id)
+    try:
+        dataset = minari.load_dataset(dataset_id)
+    except (ValueError, OSError, KeyError) as error:
+        raise UserError(f"dataset.id={dataset_id!r} must be a complete Minari dataset: {error}") from error
     for name, space in (("observation", dataset.observation_space), ("action", dataset.action_space)):
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             raise UserError(f"dataset.id={dataset_id!r}: the {name} space must be a one-dimensional Box, got {space}")

@@ -19,8 +19,10 @@ def make_environment(env_id: str, kwargs: dict[str, Any] | None = None) -> Any:
     """
     try:
         env = gymnasium.make(env_id, **(kwargs or {}))
-    except gymnasium.error.Error as error:
+    except (gymnasium.error.Error, ImportError) as error:
         raise UserError(f"env.id must be a registered Gymnasium environment, got {env_id!r}: {error}") from error
+    except TypeError as error:
+        raise UserError(f"env.kwargs must be what {env_id} takes, got {kwargs}: {error}") from error
     for name, space in (("observation", env.observation_space), ("action", env.action_space)):
         if not isinstance(space, Box) or len(space.shape) != 1:
             env.close()

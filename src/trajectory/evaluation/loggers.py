@@ -27,21 +27,28 @@ class LoggerSettings:
         require(self.mode in ("offline", "online", "disabled"), "logger.mode", "offline, online or disabled", self.mode)
 
 
+def check_account(settings: LoggerSettings) -> None:
+    """Raise a `UserError` for `logger.mode=online` without a Weights & Biases key; never asks for one."""
+    if settings.name == "wandb" and settings.mode == "online":
+        import wandb
+
+        known = bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False)
+        require(known, "logger.mode", "offline unless WANDB_API_KEY is set or `wandb login` was run", settings.mode)
+
+
 def make_loggers(settings: LoggerSettings, folder: Path, config: dict[str, Any]) -> list[Logger]:
     """The run's loggers, writing below `folder`; never asks for an account.
 
     Raises:
         UserError: `logger.mode=online` without a Weights & Biases key.
     """
+    check_account(settings)
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists")
     loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
     if settings.name == "csv" or settings.mode == "disabled":
         return loggers
     import wandb
 
-    if settings.mode == "online":
-        known = bool(os.environ.get("WANDB_API_KEY")) or wandb.api.api_key is not None
-        require(known, "logger.mode", "offline unless WANDB_API_KEY is set or `wandb login` was run", settings.mode)
     logging.getLogger("wandb").setLevel(logging.ERROR)
     init: Any = wandb.init
     run = init(

@@ -49,6 +49,8 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
     try:
         content = torch.load(path, map_location=device, weights_only=True)
         hyperparameters, weights = content["hyper_parameters"], content["state_dict"]
+        for key in ("tokenizer", "environment", "dataset", "planner"):
+            hyperparameters[key]
         gpt, discretizer = build(hyperparameters)
         gpt.load_state_dict(_below("gpt.", weights))
         discretizer.load_state_dict(_below("discretizer.", weights))

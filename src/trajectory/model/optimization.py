@@ -33,6 +33,10 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "model.optimizer.learning_rate", "above 0", self.learning_rate)
+        rule = "two numbers, each at least 0 and below 1"
+        betas = self.betas
+        require(len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "model.optimizer.betas", rule, betas)
+        require(self.weight_decay >= 0, "model.optimizer.weight_decay", "at least 0", self.weight_decay)
         require(
             0 <= self.warmup_fraction <= self.decay_fraction <= 1,
             "model.optimizer.warmup_fraction and decay_fraction",
