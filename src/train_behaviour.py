@@ -1,7 +1,7 @@
 """Train the policies that the built-in datasets are recorded from: `python src/train_behaviour.py env=hopper`.
 
-Needs the optional extra `behaviour`. The snapshots and their returns land in the run's folder; the shipped medium
-policy is the first snapshot with a third to a half of the expert's return, the expert the best one.
+Needs the optional extra `behaviour`. The snapshots and their returns land in the run's folder; a medium policy is one
+with a third to a half of the expert's return.
 """
 
 from __future__ import annotations
