@@ -42,7 +42,8 @@ def evaluate(config: DictConfig, folder: Path) -> float:
     env.close()
     agent = TrajectoryAgent(checkpoint.gpt, checkpoint.discretizer, planner, trained["tokenizer"]["discount"])
     set_threads(trainer.threads)
-    OmegaConf.save(config, folder / "config.yaml")
+    resolved = {**given(config), "planner": asdict(planner), "env": environment}
+    OmegaConf.save(OmegaConf.create(resolved), folder / "config.yaml")
     results = evaluate_and_report(
         folder,
         agent,
