@@ -155,7 +155,8 @@ def test_metrics_have_training_evaluation_and_final_rows(trained: Run) -> None:
 def test_a_row_of_metrics_describes_one_step(trained: Run) -> None:
     """The loss is the weighted mean of its kinds' losses, of the same batch; Hopper has 11 + 3 + 1 + 1 tokens."""
     counts = {"observation": 11 * 10 - 1, "action": 3 * 10, "reward": 10, "value": 10}  # predicted, per window
-    weights = {"observation": 1, "action": 5, "reward": 1, "value": 1}
+    optimizer = compose_config("train", *TINY).model.optimizer
+    weights = {"observation": 1.0, **{kind: optimizer[f"{kind}_weight"] for kind in ("action", "reward", "value")}}
     rows = [row for row in trained.metrics if "train/loss" in row]
     assert rows
     for row in rows:

@@ -327,7 +327,7 @@ class TestBuiltin:
             ({"steps": 0}, "dataset.steps must be a whole number of at least 1, got 0"),
             ({"steps": 1e5}, "dataset.steps must be a whole number of at least 1, got 100000.0"),
             ({"seed": -1}, "dataset.seed must be a whole number of at least 0, got -1"),
-            ({"id": "Walker2d-v5"}, "env.id must be Hopper-v5 for the built-in hopper policies, got 'Walker2d-v5'"),
+            ({"id": "Walker2d-v5"}, "env.id must be Hopper-v5 for env=hopper, got 'Walker2d-v5'"),
             ({"name": "crawler"}, "dataset.quality must be one of random for env=crawler, got 'medium'"),
         ],
     )
