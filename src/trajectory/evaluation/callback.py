@@ -50,7 +50,6 @@ class PlanningEvaluation(pl.Callback):
         self.best_path = best_path
         self.best: float | None = None
         self.history: list[dict[str, Any]] = []
-        self.seconds = 0.0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -78,7 +77,6 @@ class PlanningEvaluation(pl.Callback):
         for part, training in modes:
             part.training = training
         summary = summarize_rollouts(rollouts, self.environment["reference"])
-        self.seconds += rollouts.seconds
         self.history.append({"step": trainer.global_step, **summary})
         metrics = {
             "evaluation/return_mean": summary["return_mean"],
