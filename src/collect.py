@@ -1,28 +1,42 @@
-"""Record a built-in dataset into the local Minari store: `python src/collect.py env=hopper dataset.quality=expert`."""
+"""Bring a dataset onto this machine and describe it: `python src/collect.py env=hopper dataset.quality=expert`.
+
+Records a built-in dataset, downloads a published one, imports your own episodes or looks at a D4RL file; all but the
+last end in the local Minari store. Leaves a data card, a picture of what is in it, in the run's folder.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from trajectory.config import given, one_line_errors
+from trajectory.config import given, one_line_errors, settings
+from trajectory.data.card import draw_card
 from trajectory.data.datamodule import summarize
-from trajectory.data.episodes import load_episodes
 from trajectory.data.source import locate
+from trajectory.environments import EnvironmentSettings
+from trajectory.errors import require
 
 log = logging.getLogger("collect")
 
 
 @hydra.main(config_path="../conf", config_name="collect", version_base="1.3")
 def main(config: DictConfig) -> None:
-    with one_line_errors(Path(HydraConfig.get().runtime.output_dir), debug=config.debug):
-        dataset_id = locate(given(config.dataset), given(config.env))
-        summary = summarize(load_episodes(dataset_id), dataset_id, config.dataset.source)
-        log.info("\n".join(["in the local Minari store:", *(f"  {key}: {value}" for key, value in summary.items())]))
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with one_line_errors(folder, debug=config.debug):
+        missing = sorted(OmegaConf.missing_keys(config))
+        require(not missing, ", ".join(missing), "given", "???")
+        source = locate(given(config.dataset), settings(EnvironmentSettings, config.env, "env"))
+        episodes = source.load()
+        summary = summarize(episodes, source)
+        (folder / "data_card.png").write_bytes(draw_card(episodes, summary))
+        (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        facts = [*(f"  {key}: {value}" for key, value in summary.items()), f"data card: {folder / 'data_card.png'}"]
+        log.info("\n".join(["the dataset:", *facts]))
 
 
 if __name__ == "__main__":

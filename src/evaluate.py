@@ -14,8 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from trajectory.config import EvaluationSettings, TrainerSettings, given, one_line_errors, settings
-from trajectory.errors import UserError
-from trajectory.evaluation.environments import check_layout, make_environment
+from trajectory.environments import EnvironmentSettings, check_layout, make_environment
+from trajectory.errors import require
 from trajectory.evaluation.report import evaluate_and_report
 from trajectory.hardware import device_for, set_threads
 from trajectory.model.checkpoint import load_checkpoint
@@ -31,18 +31,22 @@ def evaluate(config: DictConfig, folder: Path) -> float:
     trained = checkpoint.hyperparameters
     planner = settings(PlannerSettings, merge(trained["planner"], given(config.planner)), "planner")
     asked = given(config.env)
-    environment = {**trained["environment"], **{key: asked[key] for key in ("kwargs", "reference") if key in asked}}
-    if asked.get("id", environment["id"]) != environment["id"]:
-        raise UserError(
-            f"env.id must be {environment['id']}, the environment that checkpoint={config.checkpoint} was trained "
-            f"on, got {asked['id']!r}"
+    known = trained["environment"]
+    for key in ("id", "observation_keys"):
+        require(
+            asked.get(key, known.get(key)) == known.get(key),
+            f"env.{key}",
+            f"{known.get(key)}, with which checkpoint={config.checkpoint} was trained",
+            asked.get(key),
         )
-    env = make_environment(environment["id"], environment["kwargs"])
+    changed = {key: asked[key] for key in ("kwargs", "reference") if key in asked}
+    environment = settings(EnvironmentSettings, {**known, **changed}, "env")
+    env = make_environment(environment)
     check_layout(env, checkpoint.gpt.layout, f"checkpoint={config.checkpoint}")
     env.close()
     agent = TrajectoryAgent(checkpoint.gpt, checkpoint.discretizer, planner, trained["tokenizer"]["discount"])
     set_threads(trainer.threads)
-    resolved = {**given(config), "planner": asdict(planner), "env": environment}
+    resolved = {**given(config), "planner": asdict(planner), "env": asdict(environment)}
     OmegaConf.save(OmegaConf.create(resolved), folder / "config.yaml")
     results = evaluate_and_report(
         folder,

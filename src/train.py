@@ -22,10 +22,10 @@ from trajectory.baselines.cloning import CloningSettings, train_cloning
 from trajectory.config import EvaluationSettings, TrainerSettings, given, one_line_errors, settings
 from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
 from trajectory.data.source import locate
+from trajectory.environments import EnvironmentSettings, make_environment
 from trajectory.errors import require
 from trajectory.evaluation.callback import PlanningEvaluation
-from trajectory.evaluation.environments import check_layout, make_environment
-from trajectory.evaluation.loggers import LoggerSettings, check_account, close_loggers, make_loggers
+from trajectory.evaluation.loggers import LoggerSettings, check_account, close_loggers, log_image, make_loggers
 from trajectory.evaluation.report import evaluate_and_report
 from trajectory.evaluation.rollout import Agent
 from trajectory.hardware import device_for, precision_for, set_threads
@@ -58,36 +58,35 @@ def train(config: DictConfig, folder: Path) -> float:
     require(
         isinstance(config.seed, int) and 0 <= config.seed < 2**32, "seed", "a whole number below 2**32", config.seed
     )
-    environment: dict[str, Any] = given(config.env)
-    env = make_environment(environment["id"], environment["kwargs"])
+    environment = settings(EnvironmentSettings, config.env, "env")
+    make_environment(environment).close()
 
     threads = set_threads(trainer_settings.threads)
     device = device_for(trainer_settings.accelerator)
     precision = precision_for(trainer_settings.precision, device)
     pl.seed_everything(config.seed, verbose=False)
     began = time.perf_counter()
-    dataset_id = locate(given(config.dataset), environment)
+    source = locate(given(config.dataset), environment)
     recorded = time.perf_counter()
     data = TrajectoryDataModule(
-        dataset_id,
-        config.dataset.source,
+        source,
         tokenizer,
         window=model.window,
         batch_size=trainer_settings.batch_size,
         seed=config.seed,
     )
     data.setup()
-    check_layout(env, data.layout, f"dataset.id={dataset_id!r}")
-    env.close()
+    (folder / "data_card.png").write_bytes(data.card)
     log.info("dataset %(id)s: %(episodes)d episodes, %(steps)d steps, mean return %(return_mean).1f", data.summary)
     log.info("training on %s in %s with %d CPU threads", device, precision, threads)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     loggers = make_loggers(logger, folder, given(config))
+    log_image(loggers, "data/card", folder / "data_card.png")
 
     agent: Agent
     facts: dict[str, Any] = {"dataset": data.summary, "seed": config.seed, "checkpoint": str(folder / "last.ckpt")}
     if baseline is not None:
-        clone = train_cloning(data.episodes, baseline, config.seed)
+        clone = train_cloning(source.load(), baseline, config.seed)
         clone.save(folder / "clone.safetensors")
         agent = clone
         facts |= {"planner": None, "baseline": asdict(baseline), "checkpoint": str(folder / "clone.safetensors")}
@@ -97,7 +96,7 @@ def train(config: DictConfig, folder: Path) -> float:
             model=asdict(model),
             optimizer=asdict(optimizer),
             tokenizer=asdict(tokenizer),
-            environment=environment,
+            environment=asdict(environment),
             dataset=data.summary,
             planner=asdict(planner),
         )

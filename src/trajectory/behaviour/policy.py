@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,18 +10,24 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+OBSERVATION_CLIP = 10.0  # standard deviations, of normalised observations
+LOG_STD_RANGE = (-20.0, 2.0)  # of a squashed policy, as SAC has it
+
 
 @dataclass(frozen=True)
 class GaussianPolicy:
-    """A tanh MLP over normalised observations with a state-independent Gaussian around its output.
+    """An MLP whose output is the mean of a Gaussian over actions.
 
-    Plain NumPy, so that recording needs no learning library and gives the same bytes for the same seed.
+    Two kinds: plain (TRPO, PPO) with tanh layers over normalised observations and one standard deviation for all
+    states; squashed (SAC) with ReLU layers over observations as they are, whose output is mean and log standard
+    deviation, and whose sample goes through tanh. Plain NumPy, so that recording needs no learning library and gives
+    the same bytes for the same seed.
 
     Args:
         observation_mean, observation_std: (observation_dim,) running statistics of the training run.
-        weights: one (inputs, outputs) matrix per layer, the last one giving the action's mean.
+        weights: one (inputs, outputs) matrix per layer.
         biases: one (outputs,) vector per layer.
-        log_std: (action_dim,) log standard deviation, in action units.
+        log_std: (action_dim,) log standard deviation, in action units; None makes the policy a squashed one.
         metadata: provenance as written by the recipe (environment, algorithm, steps, return, versions).
     """
 
@@ -28,28 +35,40 @@ class GaussianPolicy:
     observation_std: np.ndarray
     weights: tuple[np.ndarray, ...]
     biases: tuple[np.ndarray, ...]
-    log_std: np.ndarray
+    log_std: np.ndarray | None
     metadata: dict[str, str]
 
-    def mean_action(self, observations: np.ndarray) -> np.ndarray:
-        """(E, observation_dim) observations -> (E, action_dim) mean actions, not yet clipped."""
-        hidden = (observations - self.observation_mean) / self.observation_std
-        hidden = np.clip(hidden, -10.0, 10.0)
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            hidden = np.tanh(hidden @ weight + bias)
-        return hidden @ self.weights[-1] + self.biases[-1]
+    @property
+    def action_dim(self) -> int:
+        """Number of action dimensions."""
+        return len(self.biases[-1]) // (2 if self.log_std is None else 1)
 
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Sample actions from given standard normal `noise` of shape (E, action_dim); clip them to the action space."""
-        return self.mean_action(observations) + np.exp(self.log_std) * noise
+        """Sample actions with given standard normal noise; the caller clips them to the action space.
+
+        Args:
+            observations: (E, observation_dim).
+            noise: (E, action_dim); zeros give the policy's most likely action.
+        """
+        if self.log_std is None:
+            mean, log_std = np.split(self._forward(observations, _relu), 2, axis=-1)
+            return np.tanh(mean + np.exp(np.clip(log_std, *LOG_STD_RANGE)) * noise)
+        normalized = (observations - self.observation_mean) / self.observation_std
+        return self._forward(np.clip(normalized, -OBSERVATION_CLIP, OBSERVATION_CLIP), np.tanh) + (
+            np.exp(self.log_std) * noise
+        )
+
+    def _forward(self, hidden: np.ndarray, activation: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """(E, inputs) of the first layer -> (E, outputs) of the last."""
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            hidden = activation(hidden @ weight + bias)
+        return hidden @ self.weights[-1] + self.biases[-1]
 
     def save(self, path: Path) -> None:
         """Write the policy with its metadata as one safetensors file."""
-        tensors = {
-            "observation_mean": self.observation_mean,
-            "observation_std": self.observation_std,
-            "log_std": self.log_std,
-        }
+        tensors = {"observation_mean": self.observation_mean, "observation_std": self.observation_std}
+        if self.log_std is not None:
+            tensors["log_std"] = self.log_std
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             tensors[f"weight_{index}"] = weight
             tensors[f"bias_{index}"] = bias
@@ -68,6 +87,10 @@ class GaussianPolicy:
             observation_std=tensors["observation_std"],
             weights=tuple(tensors[f"weight_{index}"] for index in range(layers)),
             biases=tuple(tensors[f"bias_{index}"] for index in range(layers)),
-            log_std=tensors["log_std"],
+            log_std=tensors.get("log_std"),
             metadata=metadata,
         )
+
+
+def _relu(hidden: np.ndarray) -> np.ndarray:
+    return np.maximum(hidden, 0.0)

@@ -1,11 +1,13 @@
-"""The recipe that trained the shipped behaviour policies: TRPO from sb3-contrib, the optional extra `behaviour`.
+"""The recipe that trained the shipped behaviour policies, with a library of the optional extra `behaviour`.
 
-Never imported at run time; `python src/train_behaviour.py env=hopper` is its command.
+Never imported at run time; `python src/train_behaviour.py env=walker2d` is its command.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,75 +16,125 @@ import gymnasium
 import numpy as np
 
 from trajectory.behaviour.policy import GaussianPolicy
+from trajectory.errors import require
+
+MEDIUM_RATIO = 0.42  # of the expert's return: the middle of "a third to a half"
 
 
-def train_behaviour(
-    env_id: str,
-    folder: Path,
-    *,
-    seed: int,
-    steps: int,
-    snapshot_steps: int,
-    environments: int,
-    hidden: tuple[int, ...],
-    evaluation_episodes: int,
-) -> list[dict[str, float | str]]:
-    """Train with TRPO and write a snapshot of the policy every `snapshot_steps` environment steps.
+@dataclass(frozen=True)
+class RecipeSettings:
+    """How the policies of one environment are trained; `conf/behaviour/` explains the keys."""
 
-    Each snapshot is a safetensors file under `folder`, named by its step, beside an `index.json` that lists
-    step, return of the stochastic policy (mean, std) and return of its mean action over `evaluation_episodes`.
+    algorithm: str
+    steps: int
+    snapshot_steps: int
+    replay_policies: int
+    evaluation_episodes: int
+    environments: int
+    seed: int
+    hidden: list[int]
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(self.algorithm in ("TRPO", "SAC"), "behaviour.algorithm", "TRPO or SAC", self.algorithm)
+        for key in ("steps", "snapshot_steps", "replay_policies", "evaluation_episodes", "environments"):
+            require(getattr(self, key) >= 1, f"behaviour.{key}", "at least 1", getattr(self, key))
+
+
+def train_behaviour(env_id: str, env_kwargs: dict[str, Any], folder: Path, settings: RecipeSettings) -> dict[str, Any]:
+    """Train, keeping a snapshot every `snapshot_steps` environment steps, and choose which of them to ship.
+
+    Under `folder`: `snapshots/`, one safetensors file per snapshot and an `index.json` with the returns of the policy
+    (mean and standard deviation, with and without its noise); `policies/`, the chosen ones under the names that
+    `trajectory.data.builtin` looks for.
+
+    Returns:
+        The index entries that were chosen: `expert`, `medium` and `replay`.
 
     Raises:
         ImportError: sb3-contrib is not installed (`pip install -e '.[behaviour]'`).
     """
     from sb3_contrib import TRPO
+    from stable_baselines3 import SAC
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
 
-    folder.mkdir(parents=True, exist_ok=True)
-    venv = VecNormalize(make_vec_env(env_id, n_envs=environments, seed=seed), gamma=0.99)
-    model = TRPO(
+    snapshots = folder / "snapshots"
+    snapshots.mkdir(parents=True, exist_ok=True)
+    venv = make_vec_env(env_id, n_envs=settings.environments, seed=settings.seed, env_kwargs=env_kwargs)
+    if settings.algorithm == "TRPO":
+        venv = VecNormalize(venv, gamma=settings.arguments.get("gamma", 0.99))
+    model = {"TRPO": TRPO, "SAC": SAC}[settings.algorithm](
         "MlpPolicy",
         venv,
-        seed=seed,
+        seed=settings.seed,
         device="cpu",
-        n_steps=4096 // environments,
-        batch_size=256,
-        gamma=0.99,
-        gae_lambda=0.95,
-        cg_max_steps=25,
-        cg_damping=0.1,
-        n_critic_updates=10,
-        learning_rate=1e-3,
-        sub_sampling_factor=1,
-        policy_kwargs={"net_arch": list(hidden)},
+        policy_kwargs={"net_arch": list(settings.hidden)},
+        **settings.arguments,
     )
-    index: list[dict[str, float | str]] = []
+    provenance = {
+        "environment": env_id,
+        "environment_kwargs": json.dumps(env_kwargs),
+        "algorithm": settings.algorithm,
+        "seed": str(settings.seed),
+        "versions": json.dumps({name: version(name) for name in ("sb3-contrib", "gymnasium", "mujoco", "torch")}),
+    }
+    index: list[dict[str, Any]] = []
 
     class Snapshots(BaseCallback):
         def _on_step(self) -> bool:
             return True
 
         def _on_rollout_start(self) -> None:
-            if self.num_timesteps < len(index) * snapshot_steps:
-                return
-            policy = _export(model, venv, env_id, self.num_timesteps, seed)
-            scores = evaluate_policy(policy, env_id, evaluation_episodes, seed=10_000 + seed)
+            if self.num_timesteps >= len(index) * settings.snapshot_steps:
+                self.save()
+
+        def _on_training_end(self) -> None:
+            self.save()
+
+        def save(self) -> None:
+            policy = _export(model, venv, {**provenance, "steps": str(self.num_timesteps)})
+            scores = evaluate_policy(policy, settings.evaluation_episodes, seed=10_000 + settings.seed)
             name = f"step_{self.num_timesteps:08d}.safetensors"
-            policy.save(folder / name)
+            policy.save(snapshots / name)
             index.append({"file": name, "step": self.num_timesteps, **scores})
-            (folder / "index.json").write_text(json.dumps(index, indent=1))
+            (snapshots / "index.json").write_text(json.dumps(index, indent=1))
             print(index[-1], flush=True)
 
-    model.learn(steps, callback=Snapshots())
+    model.learn(settings.steps, callback=Snapshots())
     venv.close()
-    return index
+    chosen = choose(index, settings.replay_policies)
+    policies = folder / "policies"
+    policies.mkdir(exist_ok=True)
+    for name in ("expert", "medium"):
+        shutil.copy(snapshots / chosen[name]["file"], policies / f"{name}.safetensors")
+    for number, entry in enumerate(chosen["replay"]):
+        shutil.copy(snapshots / entry["file"], policies / f"replay_{number:02d}.safetensors")
+    return chosen
 
 
-def evaluate_policy(policy: GaussianPolicy, env_id: str, episodes: int, *, seed: int) -> dict[str, float]:
-    """Undiscounted returns of the stochastic policy and of its mean action, each over `episodes` episodes."""
-    env: Any = gymnasium.make(env_id)
+def choose(index: list[dict[str, Any]], replay_policies: int) -> dict[str, Any]:
+    """Which snapshots become the shipped policies, by the mean return of the policy with its noise.
+
+    Expert: the best. Medium: of those before it, the one whose return is nearest to `MEDIUM_RATIO` of the expert's.
+    Replay: at most `replay_policies`, evenly spaced from the untrained policy to medium, both included.
+    """
+
+    def score(entry: dict[str, Any]) -> float:
+        return entry["stochastic_return_mean"]
+
+    best = max(range(len(index)), key=lambda position: score(index[position]))
+    target = MEDIUM_RATIO * score(index[best])
+    medium = min(range(best + 1), key=lambda position: abs(score(index[position]) - target))
+    positions = np.unique(np.linspace(0, medium, min(replay_policies, medium + 1)).round().astype(int))
+    return {"expert": index[best], "medium": index[medium], "replay": [index[position] for position in positions]}
+
+
+def evaluate_policy(policy: GaussianPolicy, episodes: int, *, seed: int) -> dict[str, float]:
+    """Undiscounted returns of a policy with and without its noise, each over `episodes` episodes."""
+    kwargs = json.loads(policy.metadata.get("environment_kwargs", "{}"))
+    env: Any = gymnasium.make(policy.metadata["environment"], **kwargs)
     rng = np.random.default_rng(seed)
     scores: dict[str, float] = {}
     for name, scale in (("stochastic", 1.0), ("deterministic", 0.0)):
@@ -91,7 +143,7 @@ def evaluate_policy(policy: GaussianPolicy, env_id: str, episodes: int, *, seed:
             observation, _ = env.reset(seed=seed + episode)
             total, done = 0.0, False
             while not done:
-                noise = scale * rng.standard_normal((1, len(policy.log_std)))
+                noise = scale * rng.standard_normal((1, policy.action_dim))
                 action = np.clip(policy.act(observation[None], noise)[0], env.action_space.low, env.action_space.high)
                 observation, reward, terminated, truncated, _ = env.step(action)
                 total += float(reward)
@@ -103,22 +155,22 @@ def evaluate_policy(policy: GaussianPolicy, env_id: str, episodes: int, *, seed:
     return scores
 
 
-def _export(model: Any, venv: Any, env_id: str, step: int, seed: int) -> GaussianPolicy:
-    """The current SB3 policy and its observation statistics as a `GaussianPolicy`."""
+def _export(model: Any, venv: Any, metadata: dict[str, str]) -> GaussianPolicy:
+    """The present SB3 policy as a `GaussianPolicy`: a plain one where observations are normalised, else a squashed."""
     state = {name: value.detach().numpy() for name, value in model.policy.state_dict().items()}
-    hidden = [f"mlp_extractor.policy_net.{2 * layer}" for layer in range(len(model.policy.net_arch))]
-    layers = [*hidden, "action_net"]
-    return GaussianPolicy(
-        observation_mean=venv.obs_rms.mean.copy(),
-        observation_std=np.sqrt(venv.obs_rms.var + venv.epsilon),
-        weights=tuple(state[f"{layer}.weight"].T for layer in layers),
-        biases=tuple(state[f"{layer}.bias"] for layer in layers),
-        log_std=state["log_std"],
-        metadata={
-            "environment": env_id,
-            "algorithm": "TRPO",
-            "steps": str(step),
-            "seed": str(seed),
-            "versions": json.dumps({name: version(name) for name in ("sb3-contrib", "gymnasium", "mujoco", "torch")}),
-        },
-    )
+    depth = len(model.policy.net_arch)
+    if hasattr(venv, "obs_rms"):
+        layers = [*(f"mlp_extractor.policy_net.{2 * layer}" for layer in range(depth)), "action_net"]
+        weights = [state[f"{layer}.weight"].T for layer in layers]
+        biases = [state[f"{layer}.bias"] for layer in layers]
+        mean, std, log_std = venv.obs_rms.mean.copy(), np.sqrt(venv.obs_rms.var + venv.epsilon), state["log_std"]
+    else:
+        layers = [f"actor.latent_pi.{2 * layer}" for layer in range(depth)]
+        heads = ("actor.mu", "actor.log_std")
+        weights = [state[f"{name}.weight"].T for name in layers]
+        weights.append(np.concatenate([state[f"{head}.weight"].T for head in heads], axis=1))
+        biases = [state[f"{name}.bias"] for name in layers]
+        biases.append(np.concatenate([state[f"{head}.bias"] for head in heads]))
+        size = len(weights[0])
+        mean, std, log_std = np.zeros(size), np.ones(size), None
+    return GaussianPolicy(mean, std, tuple(weights), tuple(biases), log_std, metadata)

@@ -1,85 +1,131 @@
-"""Record whole episodes of a behaviour policy, vectorised and seeded."""
+"""Record whole episodes of behaviour policies, vectorised and seeded."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 import numpy as np
 from tqdm import tqdm
 
 from trajectory.behaviour.policy import GaussianPolicy
+from trajectory.environments import EnvironmentSettings, make_raw_environment
 
 ENVIRONMENTS = 16  # at most, side by side under one batched policy call
 
 
-@dataclass
+@dataclass(frozen=True)
 class RecordedEpisode:
-    """One episode as it happened: L transitions and L + 1 observations."""
+    """One episode as it happened, L transitions and L + 1 observations.
 
-    observations: list[np.ndarray] = field(default_factory=list)
-    actions: list[np.ndarray] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    terminated: bool = False
+    Args:
+        observations: (L + 1, observation_dim), for a Dict observation space a dictionary of such arrays.
+        actions: (L, action_dim).
+        rewards: (L,) float64.
+        terminated: whether the task ended; else a time limit cut the episode off.
+    """
+
+    observations: Any
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminated: bool
+
+
+class _Running:
+    """An episode that is not over."""
+
+    def __init__(self, number: int, observation: Any) -> None:
+        self.number = number
+        self.observations = [observation]
+        self.actions: list[np.ndarray] = []
+        self.rewards: list[float] = []
+
+    def over(self, terminated: bool) -> RecordedEpisode:
+        """In arrays, which need a fraction of the memory."""
+        first = self.observations[0]
+        observations: Any = (
+            {key: np.stack([observation[key] for observation in self.observations]) for key in first}
+            if isinstance(first, dict)
+            else np.stack(self.observations)
+        )
+        return RecordedEpisode(observations, np.stack(self.actions), np.array(self.rewards), terminated)
 
 
 def record_episodes(
-    env_id: str,
-    policy: GaussianPolicy | None,
+    environment: EnvironmentSettings,
+    policies: Sequence[GaussianPolicy | None],
     *,
     steps: int,
     seed: int,
 ) -> list[RecordedEpisode]:
-    """Record at least `steps` transitions in whole episodes, in the order the episodes began.
+    """Record at least `steps` transitions, in equal parts from each policy, one policy after the other.
 
-    New episodes begin until those begun hold `steps` transitions; all of them are then run to their end, so no
-    episode is cut off by the recording and long ones are as likely to be kept as short ones.
+    Whole episodes, in the order they began. New ones begin until those begun hold a policy's part; all of them are
+    then run to their end, so no episode is cut off by the recording and long ones are as likely to be kept as short
+    ones.
 
     Args:
-        policy: None acts uniformly at random in the action space.
+        policies: None acts uniformly at random in the action space.
         seed: seeds environments and actions; the same seed and versions give the same bytes.
     """
-    environments = min(ENVIRONMENTS, 1 + steps // 2_000)
-    envs = [gymnasium.make(env_id) for _ in range(environments)]
+    seeds = np.random.SeedSequence(seed).spawn(len(policies)) if len(policies) > 1 else [np.random.SeedSequence(seed)]
+    episodes: list[RecordedEpisode] = []
+    with tqdm(total=steps, desc=f"recording {environment.id}", unit="step", unit_scale=True) as progress:
+        for index, policy in enumerate(policies):
+            part = steps * (index + 1) // len(policies) - steps * index // len(policies)
+            if part > 0:
+                episodes += _record_policy(environment, policy, part, seeds[index], progress)
+    return episodes
+
+
+def _record_policy(
+    environment: EnvironmentSettings,
+    policy: GaussianPolicy | None,
+    steps: int,
+    seed: np.random.SeedSequence,
+    progress: tqdm,
+) -> list[RecordedEpisode]:
+    slots = min(ENVIRONMENTS, 1 + steps // 2_000)
+    envs = [make_raw_environment(environment) for _ in range(slots)]
     space: Any = envs[0].action_space
     low, high = space.low, space.high
-    seeds = np.random.SeedSequence(seed).spawn(environments + 1)
+    seeds = seed.spawn(slots + 1)
     rng = np.random.default_rng(seeds[-1])
-    episodes: list[RecordedEpisode] = []
-    running: dict[int, RecordedEpisode] = {}
+    episodes: dict[int, RecordedEpisode] = {}
+    running: dict[int, _Running] = {}
+    begun = recorded = 0
 
     def begin(slot: int, first_seed: int | None = None) -> None:
+        nonlocal begun
         observation, _ = envs[slot].reset(seed=first_seed)
-        running[slot] = RecordedEpisode(observations=[observation])
-        episodes.append(running[slot])
+        running[slot] = _Running(begun, observation)
+        begun += 1
 
-    for slot in range(environments):
+    for slot in range(slots):
         begin(slot, int(seeds[slot].generate_state(1)[0]))
-    recorded = 0
-    with tqdm(total=steps, desc=f"recording {env_id}", unit="step", unit_scale=True) as progress:
-        while running:
-            noise = rng.standard_normal((environments, len(low)))
-            uniform = rng.random((environments, len(low)))
-            slots = list(running)
-            if policy is None:
-                actions = (low + (high - low) * uniform[slots]).astype(np.float32)
-            else:
-                observations = np.stack([running[slot].observations[-1] for slot in slots])
-                actions = np.clip(policy.act(observations, noise[slots]), low, high).astype(np.float32)
-            recorded += len(slots)
-            progress.update(min(len(slots), max(0, progress.total - progress.n)))
-            for slot, action in zip(slots, actions, strict=True):
-                episode = running[slot]
-                observation, reward, terminated, truncated, _ = envs[slot].step(action)
-                episode.observations.append(observation)
-                episode.actions.append(action)
-                episode.rewards.append(float(reward))
-                episode.terminated = terminated
-                if terminated or truncated:
-                    del running[slot]
-                    if recorded < steps:
-                        begin(slot)
+    while running:
+        noise = rng.standard_normal((slots, len(low)))
+        uniform = rng.random((slots, len(low)))
+        active = list(running)
+        if policy is None:
+            actions = (low + (high - low) * uniform[active]).astype(space.dtype)
+        else:
+            observations = np.stack([running[slot].observations[-1] for slot in active])
+            actions = np.clip(policy.act(observations, noise[active]), low, high).astype(space.dtype)
+        progress.update(min(len(active), max(0, steps - recorded)))
+        recorded += len(active)
+        for slot, action in zip(active, actions, strict=True):
+            episode = running[slot]
+            observation, reward, terminated, truncated, _ = envs[slot].step(action)
+            episode.observations.append(observation)
+            episode.actions.append(action)
+            episode.rewards.append(float(reward))
+            if terminated or truncated:
+                episodes[episode.number] = episode.over(terminated)
+                del running[slot]
+                if recorded < steps:
+                    begin(slot)
     for env in envs:
         env.close()
-    return episodes
+    return [episodes[number] for number in range(begun)]

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 
 from trajectory.behaviour.policy import GaussianPolicy
 from trajectory.behaviour.record import record_episodes
 from trajectory.data.store import in_store, save_episodes
+from trajectory.environments import EnvironmentSettings, make_environment
 from trajectory.errors import require
 
 POLICIES = Path(__file__).parent.parent / "behaviour" / "policies"
 DEFAULT_STEPS = 200_000
 DEFAULT_SEED = 0
 CODE_LINK = "src/trajectory/behaviour/record.py of the Trajectory Transformer experiment framework"
+MIXTURES = {  # the policies of each quality, by the names of their files, in equal parts
+    "medium": ["medium"],
+    "medium-replay": ["replay_*"],
+    "medium-expert": ["medium", "expert"],
+    "expert": ["expert"],
+}
 
 
 def builtin_id(environment: str, quality: str, steps: int = DEFAULT_STEPS, seed: int = DEFAULT_SEED) -> str:
@@ -24,58 +33,72 @@ def builtin_id(environment: str, quality: str, steps: int = DEFAULT_STEPS, seed:
         name += f"-steps{steps}"
     if seed != DEFAULT_SEED:
         name += f"-seed{seed}"
-    return f"trajectory/{environment}/{name}-v0"
+    return f"trajectory/{re.sub(r'[^A-Za-z0-9_-]', '-', environment)}/{name}-v0"
+
+
+def policy_files(environment: str, quality: str) -> list[Path]:
+    """The shipped policies that record a quality, in order; none where the environment lacks one of them."""
+    found = [sorted((POLICIES / environment).glob(f"{name}.safetensors")) for name in MIXTURES.get(quality, [])]
+    return [path for paths in found for path in paths] if all(found) else []
 
 
 def qualities(environment: str) -> list[str]:
-    """The qualities that can be recorded for an environment: random, and one per shipped policy."""
-    return ["random", *sorted(path.stem for path in (POLICIES / environment).glob("*.safetensors"))]
+    """The qualities that can be recorded for an environment; without shipped policies only random."""
+    return ["random", *(quality for quality in MIXTURES if policy_files(environment, quality))]
 
 
-def ensure_builtin(
-    environment: str, env_id: str, quality: str, *, steps: int, seed: int, reference: dict[str, float] | None
-) -> str:
+def ensure_builtin(environment: EnvironmentSettings, quality: str, *, steps: int, seed: int) -> str:
     """The id of a built-in dataset, recorded now if the local store does not have it.
 
-    Args:
-        environment: its short name (hopper), which names the shipped policies' folder.
-        env_id: its Gymnasium id (Hopper-v5).
-        reference: `random` and `expert` reference returns, stored as Minari's reference scores; None for none.
-
     Raises:
-        UserError: an unknown quality, or a number of steps or seed that is not a whole number in range.
+        UserError: an unknown quality, an environment other than the one its policies were trained in, or a number of
+            steps or seed that is not a whole number in range.
     """
-    known = qualities(environment)
-    require(quality in known, "dataset.quality", f"one of {', '.join(known)} for env={environment}", quality)
+    name = environment.name
+    known = qualities(name)
+    require(quality in known, "dataset.quality", f"one of {', '.join(known)} for env={name}", quality)
     require(isinstance(steps, int) and steps >= 1, "dataset.steps", "a whole number of at least 1", steps)
     require(isinstance(seed, int) and seed >= 0, "dataset.seed", "a whole number of at least 0", seed)
-    dataset_id = builtin_id(environment, quality, steps, seed)
-    policies = POLICIES / environment
-    recorded_on = {GaussianPolicy.load(path).metadata["environment"] for path in policies.glob("*.safetensors")}
-    require(
-        not recorded_on or env_id in recorded_on, "env.id", f"{', '.join(recorded_on)} for env={environment}", env_id
-    )
+    make_environment(environment).close()
+    shipped = sorted((POLICIES / name).glob("*.safetensors"))
+    for policy in map(GaussianPolicy.load, shipped[:1]):
+        trained_in = policy.metadata["environment"]
+        require(environment.id == trained_in, "env.id", f"{trained_in} for env={name}", environment.id)
+        kwargs = json.loads(policy.metadata.get("environment_kwargs", "{}"))
+        rule = f"{kwargs} with dataset=builtin, as the policies of env={name} were trained"
+        require(environment.kwargs == kwargs, "env.kwargs", rule, environment.kwargs)
+    if environment.kwargs and not shipped:  # other arguments make other data
+        name += "-" + hashlib.sha256(json.dumps(environment.kwargs, sort_keys=True).encode()).hexdigest()[:8]
+    dataset_id = builtin_id(name, quality, steps, seed)
     if in_store(dataset_id):
         return dataset_id
-    policy = None if quality == "random" else GaussianPolicy.load(policies / f"{quality}.safetensors")
-    episodes = record_episodes(env_id, policy, steps=steps, seed=seed)
+    policies = [GaussianPolicy.load(path) for path in policy_files(name, quality)]
     provenance = {
         "steps": steps,
         "seed": seed,
-        "policy": policy.metadata if policy else "uniform over the action space",
-        "versions": {name: version(name) for name in ("gymnasium", "mujoco", "numpy")},
+        "policies": [policy.metadata for policy in policies] or "uniform over the action space",
+        "versions": {package: version(package) for package in ("gymnasium", "mujoco", "numpy")},
     }
     save_episodes(
         dataset_id,
-        episodes,
-        env_id,
-        algorithm_name=f"{policy.metadata['algorithm']}, stochastic" if policy else "uniform random actions",
+        record_episodes(environment, policies or [None], steps=steps, seed=seed),
+        environment,
+        algorithm_name=describe(policies),
         author="Trajectory Transformer experiment framework",
         code_permalink=CODE_LINK,
-        ref_min_score=reference["random"] if reference else None,
-        ref_max_score=reference["expert"] if reference else None,
         description=(
-            f"{quality} quality on {env_id}, recorded locally; not a D4RL dataset. Provenance: {json.dumps(provenance)}"
+            f"{quality} quality on {environment.id}, recorded locally; not a D4RL dataset. "
+            f"Provenance: {json.dumps(provenance)}"
         ),
     )
     return dataset_id
+
+
+def describe(policies: list[GaussianPolicy]) -> str:
+    """Who acts, in one line: `TRPO after 151,552 steps, stochastic`."""
+    if not policies:
+        return "uniform random actions"
+    steps = [f"{int(policy.metadata['steps']):,}" for policy in policies]
+    if len(steps) > 2:
+        steps = [f"{len(steps)} snapshots from {steps[0]} to {steps[-1]}"]
+    return f"{policies[0].metadata['algorithm']} after {' and '.join(steps)} steps, stochastic"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
+from trajectory.data.cache import TokenizedData, cache_key, load_tokens, save_tokens
+from trajectory.data.card import draw_card
 from trajectory.data.discretizer import Discretizer
-from trajectory.data.episodes import Episodes, load_episodes
+from trajectory.data.episodes import Episodes
 from trajectory.data.returns import return_to_go, shape_rewards
+from trajectory.data.source import Source
 from trajectory.data.windows import ShuffledBatches, TokenWindows, tokenize
 from trajectory.errors import require
+from trajectory.transition import TransitionLayout
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,17 @@ class TokenizerSettings:
 
 
 class TrajectoryDataModule(pl.LightningDataModule):
-    """Windows of a Minari dataset as tokens.
+    """Windows of a dataset as tokens.
 
-    After `setup`: `layout`, `discretizer`, `windows` and `summary` (id, source, number of episodes and steps, mean,
-    standard deviation and best of the returns, content hash).
+    After `setup`: `layout`, `discretizer`, `windows`, `card` (the data card, a PNG) and `summary` (id, source,
+    behaviour policy, number of episodes and steps, mean, standard deviation and best of the returns, content hash).
     """
 
     def __init__(
-        self, dataset_id: str, source: str, tokenizer: TokenizerSettings, *, window: int, batch_size: int, seed: int
+        self, source: Source, tokenizer: TokenizerSettings, *, window: int, batch_size: int, seed: int
     ) -> None:
         super().__init__()
         require(isinstance(batch_size, int) and batch_size >= 1, "trainer.batch_size", "at least 1", batch_size)
-        self.dataset_id = dataset_id
         self.source = source
         self.tokenizer = tokenizer
         self.window = window
@@ -60,18 +62,19 @@ class TrajectoryDataModule(pl.LightningDataModule):
         self.windows: TokenWindows | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Load, fit the bins and tokenise; done once, however often Lightning calls it."""
+        """Load and tokenise, or find the tokens of an earlier start; done once, however often Lightning calls it."""
         if self.windows is not None:
             return
-        self.episodes = episodes = load_episodes(self.dataset_id)
-        self.layout = episodes.layout
-        self.summary = summarize(episodes, self.dataset_id, self.source)
-        rewards = shape_rewards(episodes, self.tokenizer.terminal_reward)
-        values = return_to_go(rewards, episodes.ends, episodes.terminated, self.tokenizer.discount)
-        columns = [*episodes.observations.T, *episodes.actions.T, rewards, values]
-        self.discretizer = Discretizer.fit(columns, self.tokenizer.bins, self.tokenizer.binning, self.layout)
-        tokens = tokenize(episodes, rewards, values, self.discretizer)
-        self.windows = TokenWindows(tokens, episodes.ends, episodes.terminated, self.window, self.tokenizer.bins)
+        key = cache_key(self.source.files, {"source": self.source.about(), "tokenizer": asdict(self.tokenizer)})
+        data = load_tokens(key)
+        if data is None:
+            data = tokenize_source(self.source, self.tokenizer)
+            save_tokens(key, data)
+        self.summary = {name: value for name, value in data.summary.items() if name != "layout"}
+        self.layout = TransitionLayout(**data.summary["layout"])
+        self.discretizer = data.discretizer
+        self.card = data.card
+        self.windows = TokenWindows(data.tokens, data.ends, data.terminated, self.window, self.tokenizer.bins)
 
     def train_dataloader(self) -> DataLoader:
         """Batches of (tokens, mask), gathered by index; their order depends on seed and epoch alone."""
@@ -80,20 +83,36 @@ class TrajectoryDataModule(pl.LightningDataModule):
         return DataLoader(self.windows, sampler=batches, batch_size=None)
 
 
-def summarize(episodes: Episodes, dataset_id: str, source: str) -> dict[str, Any]:
+def tokenize_source(source: Source, settings: TokenizerSettings) -> TokenizedData:
+    """Load a dataset, fit the bins and tokenise, one column at a time: beside the data, a few columns of memory.
+
+    Raises:
+        UserError: what the source refuses.
+    """
+    episodes = source.load()
+    summary = {**summarize(episodes, source), "layout": asdict(episodes.layout)}
+    rewards = shape_rewards(episodes, settings.terminal_reward)
+    values = return_to_go(rewards, episodes.ends, episodes.terminated, settings.discount)
+    columns = [*episodes.observations.T, *episodes.actions.T, rewards, values]
+    progress = tqdm(columns, desc=f"fitting bins of {source.id}", unit="column", leave=False)
+    discretizer = Discretizer.fit(progress, settings.bins, settings.binning, episodes.layout)
+    tokens = tokenize(episodes, rewards, values, discretizer)
+    card = draw_card(episodes, summary)
+    return TokenizedData(tokens, episodes.ends, episodes.terminated, discretizer, summary, card)
+
+
+def summarize(episodes: Episodes, source: Source) -> dict[str, Any]:
     """What stands in checkpoints and results about the data; plain numbers and strings."""
     returns = episodes.returns()
-    digest = hashlib.sha256()
-    for column in (episodes.observations, episodes.actions, episodes.rewards, episodes.ends, episodes.terminated):
-        digest.update(np.ascontiguousarray(column).data)
     return {
-        "id": dataset_id,
-        "source": source,
+        "id": source.id,
+        "source": source.kind,
+        "behaviour": source.behaviour,
         "episodes": len(episodes),
         "steps": len(episodes.rewards),
         "return_mean": float(returns.mean()),
         "return_std": float(returns.std()),
         "return_max": float(returns.max()),
         "terminated_share": float(episodes.terminated.mean()),
-        "content_hash": digest.hexdigest()[:16],
+        "content_hash": episodes.content_hash(),
     }

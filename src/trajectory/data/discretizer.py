@@ -8,6 +8,8 @@ bin, the middle of a uniform one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -40,11 +42,12 @@ class Discretizer(nn.Module):
         self.register_buffer("counts", torch.zeros(dimensions, dtype=torch.long))
 
     @classmethod
-    def fit(cls, columns: list[np.ndarray], bins: int, binning: str, layout: TransitionLayout) -> Discretizer:
+    def fit(cls, columns: Iterable[np.ndarray], bins: int, binning: str, layout: TransitionLayout) -> Discretizer:
         """Fit the bins of each column.
 
         Args:
-            columns: one (T,) array of finite numbers per dimension of the transition.
+            columns: one (T,) array of finite numbers per dimension of the transition, one at a time in memory where
+                they come from a generator.
             bins: N, at least 2.
             binning: "quantile" or "uniform".
             layout: names the dimensions in messages.
@@ -54,13 +57,15 @@ class Discretizer(nn.Module):
         """
         require(binning in ("quantile", "uniform"), "tokenizer.binning", "quantile or uniform", binning)
         require(isinstance(bins, int) and bins >= 2, "tokenizer.bins", "a whole number of at least 2", bins)
-        discretizer = cls(len(columns), bins)
+        fits = []
         for dimension, column in enumerate(columns):
             with np.errstate(over="ignore"):
                 numbers = np.asarray(column, dtype=np.float32)
             if not np.isfinite(numbers).all():
                 raise UserError(f"{layout.name(dimension)} must hold finite numbers only, as float32")
-            lows, highs, values = fit_column(numbers, bins, binning)
+            fits.append(fit_column(numbers, bins, binning))
+        discretizer = cls(len(fits), bins)
+        for dimension, (lows, highs, values) in enumerate(fits):
             count = len(values)
             discretizer.boundaries[dimension, : count - 1] = torch.from_numpy(_between(highs[:-1], lows[1:]))
             discretizer.values[dimension, :count] = torch.from_numpy(values)
@@ -158,15 +163,19 @@ def _allot(bins: int, shares: list, limits: list[int]) -> list[int]:
 
 def _quantile_bins(members: np.ndarray, weights: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cut distinct values with their multiplicities into at most `bins` groups of about equal weight."""
-    cumulative = np.cumsum(weights)
-    middle = cumulative - weights / 2
-    group = np.minimum((middle / cumulative[-1] * bins).astype(np.int64), bins - 1)
-    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    middle = np.cumsum(weights, dtype=np.float64)
+    total = middle[-1]
+    middle -= weights / 2
+    # a member belongs to the group that the middle of its weight falls into
+    starts = np.unique(np.searchsorted(middle, np.arange(bins) * (total / bins)))
+    starts = starts[starts < len(members)]
     stops = np.append(starts[1:], len(members))
-    sums = np.add.reduceat(members.astype(np.float64) * weights, starts)
-    means = (sums / np.add.reduceat(weights, starts)).astype(np.float32)
+    means = [
+        np.dot(members[start:stop].astype(np.float64), weights[start:stop]) / weights[start:stop].sum()
+        for start, stop in zip(starts, stops, strict=True)
+    ]
     lows, highs = members[starts], members[stops - 1]
-    return lows, highs, np.clip(means, lows, highs)
+    return lows, highs, np.clip(np.array(means, dtype=np.float32), lows, highs)
 
 
 def _between(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from trajectory.data.episodes import Episodes
+from trajectory.data.episodes import CHUNK, Episodes
 
 
 def shape_rewards(episodes: Episodes, terminal_reward: float | None) -> np.ndarray:
-    """(T,) rewards with the last one of each terminated episode replaced by `terminal_reward`, unless it is None."""
-    rewards = episodes.rewards.astype(np.float64)
+    """(T,) float32 rewards, the last of each terminated episode replaced by `terminal_reward` unless it is None."""
+    rewards = episodes.rewards.copy()
     if terminal_reward is not None:
         rewards[episodes.ends[episodes.terminated] - 1] = terminal_reward
     return rewards
@@ -24,17 +24,32 @@ def shape_rewards(episodes: Episodes, terminal_reward: float | None) -> np.ndarr
 def return_to_go(rewards: np.ndarray, ends: np.ndarray, terminated: np.ndarray, discount: float) -> np.ndarray:
     """Discounted return strictly after each transition: value_t = r_{t+1} + discount * value_{t+1}.
 
-    A scan by doubling: after pass k every row holds the discounted sum of its next 2^k rewards, so the longest
-    episode's length enters only as a logarithm.
+    Computed in float64, some whole episodes at a time, which bounds the intermediates.
 
     Args:
-        rewards: (T,) float64.
+        rewards: (T,) floats.
         ends: (E,) row after each episode's last transition.
         terminated: (E,) bool; an episode that is not terminated is bootstrapped (see the module's docstring).
         discount: in [0, 1).
 
     Returns:
-        (T,) float64.
+        (T,) of the rewards' type.
+    """
+    values = np.empty_like(rewards)
+    first = start = 0
+    while first < len(ends):
+        last = max(first + 1, int(np.searchsorted(ends, start + CHUNK, side="right")))
+        stop = int(ends[last - 1])
+        part = rewards[start:stop].astype(np.float64)
+        values[start:stop] = _scan(part, ends[first:last] - start, terminated[first:last], discount)
+        first, start = last, stop
+    return values
+
+
+def _scan(rewards: np.ndarray, ends: np.ndarray, terminated: np.ndarray, discount: float) -> np.ndarray:
+    """`return_to_go` by doubling: after pass k every row holds the discounted sum of its next 2^k rewards.
+
+    So the longest episode's length enters only as a logarithm.
     """
     lengths = np.diff(ends, prepend=0)
     after = np.repeat(ends, lengths) - np.arange(len(rewards)) - 1  # transitions that follow in the same episode

@@ -1,35 +1,109 @@
-"""Where a dataset comes from: one function from the `dataset` config to an id in the local Minari store."""
+"""Where a dataset comes from: one function from the `dataset` config to episodes that can be read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trajectory.data.builtin import ensure_builtin
-from trajectory.errors import require
+from trajectory.data.d4rl import load_d4rl
+from trajectory.data.episodes import Episodes
+from trajectory.data.own import ensure_own
+from trajectory.data.published import ensure_published
+from trajectory.data.store import behaviour_of, dataset_files, load_episodes
+from trajectory.environments import EnvironmentSettings, check_layout, make_environment
+from trajectory.errors import UserError, require
 
 
-def locate(dataset: dict[str, Any], environment: dict[str, Any]) -> str:
-    """The id of the dataset that a config asks for, recorded first where it is a built-in one not yet in the store.
+@dataclass(frozen=True)
+class Source:
+    """A dataset that lies on this machine.
 
     Args:
-        dataset: `source` ("builtin" or "minari") and that source's own keys, as in `conf/dataset/`.
-        environment: `name`, `id`, `kwargs` and `reference` returns.
+        id: what it is called in checkpoints and results.
+        kind: `dataset.source`.
+        behaviour: who acted, as far as is known.
+        environment: what it is meant for.
+        files: all whose bytes its content depends on.
+        read: reads and validates it; what else its content depends on are these `options`.
+    """
+
+    id: str
+    kind: str
+    behaviour: str
+    environment: EnvironmentSettings
+    files: list[Path]
+    read: Callable[..., Episodes]
+    options: dict[str, Any]
+
+    def load(self) -> Episodes:
+        """All episodes, validated and held against the environment.
+
+        Raises:
+            UserError: what the reader refuses, or dimensions that differ from the environment's.
+        """
+        episodes = self.read(**self.options)
+        env = make_environment(self.environment)
+        check_layout(env, episodes.layout, f"dataset.id={self.id!r}")
+        env.close()
+        return episodes
+
+    def about(self) -> dict[str, Any]:
+        """All but the files' bytes that content and summary depend on, as plain values."""
+        environment = {"id": self.environment.id, "kwargs": self.environment.kwargs}
+        return {"id": self.id, "kind": self.kind, "behaviour": self.behaviour, **self.options, **environment}
+
+
+def locate(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
+    """The dataset that a config asks for: recorded, downloaded or imported first where need be.
+
+    Args:
+        dataset: `source` and that source's own keys, as in `conf/dataset/`.
 
     Raises:
-        UserError: an unknown source, or what the source itself refuses.
+        UserError: an unknown source, a key that it needs and does not have, or what the source itself refuses.
     """
-    source = dataset["source"]
-    require(source in ("builtin", "minari"), "dataset.source", "builtin or minari", source)
-    if source == "minari":
-        require(isinstance(dataset.get("id"), str), "dataset.id", "given with dataset=minari", dataset.get("id"))
-        return dataset["id"]
-    # the shipped policies know the environment as it is registered
-    require(not environment["kwargs"], "env.kwargs", "empty with dataset=builtin", environment["kwargs"])
-    return ensure_builtin(
-        environment["name"],
-        environment["id"],
-        dataset["quality"],
-        steps=dataset["steps"],
-        seed=dataset["seed"],
-        reference=environment["reference"],
-    )
+    kind = dataset["source"]
+    known = {"builtin": _builtin, "minari": _minari, "d4rl": _d4rl, "own": _own}
+    require(kind in known, "dataset.source", f"one of {', '.join(known)}", kind)
+    return known[kind](dataset, environment)
+
+
+def _builtin(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
+    dataset_id = ensure_builtin(environment, dataset["quality"], steps=dataset["steps"], seed=dataset["seed"])
+    return _stored("builtin", dataset_id, environment)
+
+
+def _minari(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
+    ensure_published(_given(dataset, "id"), environment)
+    return _stored("minari", dataset["id"], environment)
+
+
+def _own(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
+    path = Path(_given(dataset, "path"))
+    ensure_own(_given(dataset, "id"), path, environment, dataset["behaviour"], dataset["author"])
+    return _stored("own", dataset["id"], environment)
+
+
+def _d4rl(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
+    path = Path(_given(dataset, "path"))
+    env = make_environment(environment)
+    limit = env.spec.max_episode_steps
+    env.close()
+    options = {"path": path, "max_episode_steps": limit}
+    return Source(path.stem, "d4rl", "as D4RL recorded it", environment, [path], load_d4rl, options)
+
+
+def _stored(kind: str, dataset_id: str, environment: EnvironmentSettings) -> Source:
+    options = {"dataset_id": dataset_id, "keys": environment.observation_keys}
+    behaviour, files = behaviour_of(dataset_id), dataset_files(dataset_id)
+    return Source(dataset_id, kind, behaviour, environment, files, load_episodes, options)
+
+
+def _given(dataset: dict[str, Any], key: str) -> str:
+    value = dataset.get(key)
+    if not isinstance(value, str):
+        raise UserError(f"dataset.{key} must be given with dataset={dataset['source']}, got {value!r}")
+    return value

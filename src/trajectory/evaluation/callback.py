@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from trajectory.environments import EnvironmentSettings
 from trajectory.evaluation.results import summarize_rollouts
 from trajectory.evaluation.rollout import run_episodes
 from trajectory.model.callbacks import save_checkpoint
@@ -23,7 +24,6 @@ class PlanningEvaluation(pl.Callback):
     own, environments from theirs.
 
     Args:
-        environment: `id`, `kwargs` and `reference` returns.
         every_n_steps: training steps between evaluations, the last step always being one; None never evaluates.
         seeds: one episode per seed, the same ones every time.
         max_steps: of an episode; None is the environment's own limit.
@@ -32,7 +32,7 @@ class PlanningEvaluation(pl.Callback):
 
     def __init__(
         self,
-        environment: dict[str, Any],
+        environment: EnvironmentSettings,
         planner: PlannerSettings,
         discount: float,
         *,
@@ -71,12 +71,10 @@ class PlanningEvaluation(pl.Callback):
         modes = [(part, part.training) for part in module.modules()]
         module.eval()
         agent = TrajectoryAgent(module.gpt, module.discretizer, self.planner, self.discount)
-        rollouts = run_episodes(
-            agent, self.environment["id"], self.environment["kwargs"], self.seeds, max_steps=self.max_steps
-        )
+        rollouts = run_episodes(agent, self.environment, self.seeds, max_steps=self.max_steps)
         for part, training in modes:
             part.training = training
-        summary = summarize_rollouts(rollouts, self.environment["reference"])
+        summary = summarize_rollouts(rollouts, self.environment.reference)
         self.history.append({"step": trainer.global_step, **summary})
         metrics = {
             "evaluation/return_mean": summary["return_mean"],

@@ -62,6 +62,15 @@ def make_loggers(settings: LoggerSettings, folder: Path, config: dict[str, Any])
     return [*loggers, WandbLogger(experiment=run)]
 
 
+def log_image(loggers: list[Logger], name: str, path: Path) -> None:
+    """Show a picture on the dashboard."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            logger.experiment.log({name: wandb.Image(str(path))})
+
+
 def close_loggers(loggers: list[Logger], results: dict[str, Any], video: Path) -> None:
     """Log the final episodes, and the video where there is one, and finish every logger."""
     final = {

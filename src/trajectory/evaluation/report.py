@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trajectory.evaluation.environments import make_environment
+from trajectory.environments import EnvironmentSettings, make_environment
 from trajectory.evaluation.results import format_table, provenance, summarize_rollouts, write_results
 from trajectory.evaluation.rollout import Agent, run_episodes
 from trajectory.evaluation.video import write_video
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 def evaluate_and_report(
     folder: Path,
     agent: Agent,
-    environment: dict[str, Any],
+    environment: EnvironmentSettings,
     seeds: range,
     *,
     max_steps: int | None,
@@ -35,19 +36,17 @@ def evaluate_and_report(
     Returns:
         The results as written.
     """
-    rollouts = run_episodes(
-        agent, environment["id"], environment["kwargs"], seeds, max_steps=max_steps, record_first=video
-    )
+    rollouts = run_episodes(agent, environment, seeds, max_steps=max_steps, record_first=video)
     results = {
-        "environment": environment,
+        "environment": asdict(environment),
         **facts,
-        **summarize_rollouts(rollouts, environment["reference"]),
+        **summarize_rollouts(rollouts, environment.reference),
         "wall_clock_s": {**wall_clock_s, "evaluate": rollouts.seconds},
         **provenance(),
     }
     write_results(folder / "results.json", results)
     if video:
-        env = make_environment(environment["id"], environment["kwargs"])
+        env = make_environment(environment)
         problem = write_video(folder / "episode.mp4", env, rollouts.episodes[0].states)
         env.close()
         if problem:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from trajectory.evaluation.environments import make_environment
+from trajectory.environments import EnvironmentSettings, make_environment
 
 
 class Agent(Protocol):
@@ -54,8 +54,7 @@ class Rollouts:
 
 def run_episodes(
     agent: Agent,
-    env_id: str,
-    env_kwargs: dict[str, Any],
+    environment: EnvironmentSettings,
     seeds: Sequence[int],
     *,
     max_steps: int | None = None,
@@ -70,7 +69,7 @@ def run_episodes(
         record_first: keep the simulator states of the first episode.
     """
     began = time.perf_counter()
-    envs = [make_environment(env_id, env_kwargs) for _ in seeds]
+    envs = [make_environment(environment) for _ in seeds]
     results = [EpisodeResult(seed) for seed in seeds]
     observations = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
     rewards = np.zeros(len(seeds), dtype=np.float32)

@@ -1,0 +1,90 @@
+"""The data card: what a dataset looks like, on one picture."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from trajectory.data.episodes import Episodes
+
+MOST_ROWS = 200_000  # that ranges are drawn from, evenly spaced
+PERCENTILES = (0, 1, 25, 50, 75, 99, 100)
+
+
+def describe_columns(episodes: Episodes) -> list[dict[str, Any]]:
+    """Per dimension of observation and action, and for the reward: percentiles, and the share of rows at each bound.
+
+    A bound is the least or greatest number of the column; a large share there is saturation.
+    """
+    stride = -(-len(episodes.rewards) // MOST_ROWS)
+    names = [f"observation {i}" for i in range(episodes.layout.observation_dim)]
+    names += [f"action {i}" for i in range(episodes.layout.action_dim)]
+    columns = [*episodes.observations[::stride].T, *episodes.actions[::stride].T, episodes.rewards[::stride]]
+    return [
+        {
+            "name": name,
+            "percentiles": np.percentile(column, PERCENTILES).tolist(),
+            "at_least": float(np.mean(column == column.min())),
+            "at_greatest": float(np.mean(column == column.max())),
+        }
+        for name, column in zip([*names, "reward"], columns, strict=True)
+    ]
+
+
+def draw_card(episodes: Episodes, summary: dict[str, Any]) -> bytes:
+    """A PNG: histograms of returns and lengths, how episodes end, range and saturation of every dimension.
+
+    Args:
+        summary: `id`, `source`, `behaviour`, `content_hash` and the means, as `summarize` gives them.
+    """
+    columns = describe_columns(episodes)
+    figure = Figure(figsize=(12, 4.6 + 0.19 * len(columns)), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(2, 3, height_ratios=(1, 0.3 + 0.075 * len(columns)))
+    figure.suptitle(
+        f"{summary['id']}  ({summary['source']}, content {summary['content_hash']})\n{summary['behaviour']}: "
+        f"{summary['episodes']:,} episodes, {summary['steps']:,} steps, return {summary['return_mean']:.0f} ± "
+        f"{summary['return_std']:.0f}, best {summary['return_max']:.0f}"
+    )
+    for position, name, numbers in ((0, "return", episodes.returns()), (1, "length", episodes.lengths)):
+        axes = figure.add_subplot(grid[0, position])
+        axes.hist(numbers, bins=40, color="tab:blue")
+        axes.axvline(float(np.mean(numbers)), color="black", linewidth=1)
+        axes.set(xlabel=f"{name} (line: mean)", ylabel="episodes")
+    axes = figure.add_subplot(grid[0, 2])
+    share = float(episodes.terminated.mean())
+    bars = axes.bar(["terminated", "cut off by\na time limit"], [share, 1 - share], color=["tab:red", "tab:green"])
+    axes.bar_label(bars, labels=[f"{share:.1%}", f"{1 - share:.1%}"])
+    axes.set(ylabel="share of episodes", ylim=(0, 1.12))
+
+    rows = np.arange(len(columns))
+    names = [column["name"] for column in columns]
+    spread = np.array([column["percentiles"] for column in columns])
+    scale = np.maximum(np.abs(spread).max(axis=1), 1e-12)
+    axes = figure.add_subplot(grid[1, :2])
+    relative = spread / scale[:, None]
+    axes.hlines(rows, relative[:, 0], relative[:, -1], color="lightgray", linewidth=2, label="all")
+    axes.hlines(rows, relative[:, 1], relative[:, -2], color="tab:blue", linewidth=2, alpha=0.5, label="1% to 99%")
+    axes.hlines(rows, relative[:, 2], relative[:, -3], color="tab:blue", linewidth=6, label="25% to 75%")
+    axes.plot(relative[:, 3], rows, "|", color="black", label="median")
+    axes.set_yticks(rows, [f"{name}  (±{limit:.3g})" for name, limit in zip(names, scale, strict=True)])
+    axes.set(xlabel="range, relative to the greatest magnitude (in brackets)", xlim=(-1.05, 1.05))
+    axes.invert_yaxis()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 1.6 / len(rows)), ncols=4, frameon=False)
+    axes = figure.add_subplot(grid[1, 2])
+    least, greatest = ([column[key] for column in columns] for key in ("at_least", "at_greatest"))
+    axes.barh(rows, [-value for value in least], color="tab:orange", label="least")
+    axes.barh(rows, greatest, color="tab:purple", label="greatest")
+    limit = max(0.05, 1.1 * max(*least, *greatest))
+    axes.set(xlabel="saturation: share of rows at each end", xlim=(-limit, limit))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):.0%}")
+    axes.set_yticks(rows, names)
+    axes.invert_yaxis()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 1.6 / len(rows)), ncols=2, frameon=False)
+    png = BytesIO()
+    figure.savefig(png, format="png", dpi=80, metadata={"Software": None})
+    return png.getvalue()

@@ -1,0 +1,86 @@
+"""D4RL's raw HDF5 files: flat columns, episodes told apart by two flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from trajectory.data.episodes import Episodes, check_finite
+from trajectory.errors import UserError, require
+
+
+def load_d4rl(path: Path, max_episode_steps: int | None) -> Episodes:
+    """Read `observations`, `actions`, `rewards`, `terminals` and, where there, `timeouts`.
+
+    An episode ends where `terminals` (the task ended) or `timeouts` (a time limit cut it off) is set; a row with both
+    counts as a termination. A file without `timeouts` is cut every `max_episode_steps`, as D4RL's own loader does.
+    A trailing episode that the recording cut off is kept, as one that is not terminated.
+
+    Args:
+        path: a file such as hopper_medium-v2.hdf5.
+        max_episode_steps: of the environment; None for no limit.
+
+    Raises:
+        UserError: not a complete HDF5 file, a column missing, of another shape or length, not of numbers or not finite.
+    """
+    owner = f"dataset.path={str(path)!r}"
+    require(path.is_file(), "dataset.path", "the path of a D4RL HDF5 file", str(path))
+    try:
+        with h5py.File(path, "r") as file:
+            return _read(file, owner, max_episode_steps)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise UserError(f"{owner} must be a complete HDF5 file: {str(error).splitlines()[0]}") from error
+
+
+def _read(file: h5py.File, owner: str, max_episode_steps: int | None) -> Episodes:
+    columns: dict[str, h5py.Dataset] = {}
+    for name in ("observations", "actions", "rewards", "terminals", "timeouts"):
+        column = file.get(name)
+        if column is None and name == "timeouts":
+            continue
+        if not isinstance(column, h5py.Dataset):
+            raise UserError(f"{owner} must have the columns of D4RL's layout, got none named {name!r}")
+        if not (np.issubdtype(column.dtype, np.number) or column.dtype == bool):
+            raise UserError(f"{owner} must hold numbers, got {column.dtype} in {name}")
+        dimensions = 2 if name in ("observations", "actions") else 1
+        shape = column.shape if dimensions == 2 or column.shape[1:] != (1,) else column.shape[:1]
+        if len(shape) != dimensions:
+            raise UserError(f"{owner} must have {dimensions}-dimensional {name}, got shape {column.shape}")
+        columns[name] = column
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"{owner} must have columns of one length, got {lengths}")
+    rows = lengths["rewards"]
+    require(rows > 0, owner, "a file of at least one transition", rows)
+
+    numbers = {}
+    for name in ("observations", "actions", "rewards"):
+        numbers[name] = np.empty(columns[name].shape, dtype=np.float32)
+        columns[name].read_direct(numbers[name])
+    terminals = columns["terminals"][()].reshape(rows) != 0
+    if "timeouts" in columns:
+        over = terminals | (columns["timeouts"][()].reshape(rows) != 0)
+    else:
+        over = terminals | _time_limits(terminals, max_episode_steps)
+    over[-1] = True
+    ends = np.flatnonzero(over) + 1
+    episodes = Episodes(
+        observations=numbers["observations"],
+        actions=numbers["actions"],
+        rewards=numbers["rewards"].reshape(rows),
+        ends=ends,
+        terminated=terminals[ends - 1],
+    )
+    check_finite(episodes, owner)
+    return episodes
+
+
+def _time_limits(terminals: np.ndarray, limit: int | None) -> np.ndarray:
+    """(T,) bool: every `limit`-th row since the episode's start."""
+    if limit is None:
+        return np.zeros_like(terminals)
+    rows = np.arange(len(terminals))
+    starts = np.maximum.accumulate(np.where(np.append(True, terminals[:-1]), rows, 0))
+    return (rows - starts + 1) % limit == 0

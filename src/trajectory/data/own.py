@@ -1,0 +1,212 @@
+"""Your own data: arrays or a folder of episodes become a dataset of the local Minari store."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import minari
+import numpy as np
+from gymnasium.spaces import Dict
+
+from trajectory.behaviour.record import RecordedEpisode
+from trajectory.data.store import check_id, in_store, save_episodes
+from trajectory.environments import EnvironmentSettings, make_environment, make_raw_environment
+from trajectory.errors import UserError, require
+
+SUFFIXES = (".npz", ".parquet")
+
+
+def create_dataset(
+    dataset_id: str,
+    episodes: Sequence[Mapping[str, Any]] | Mapping[str, Any],
+    env_id: str,
+    *,
+    behaviour: str,
+    env_kwargs: dict[str, Any] | None = None,
+    reference: dict[str, float] | None = None,
+    author: str = "unknown",
+    description: str = "",
+) -> None:
+    """Write your own data as a dataset of the local Minari store, whole or not at all.
+
+    Args:
+        dataset_id: such as `me/hopper/walks-v0`.
+        episodes: one mapping per episode of `observations` (L, observation_dim) or, with the one after the last action,
+            (L + 1, observation_dim), for Dict observations a mapping of such arrays; `actions` (L, action_dim);
+            `rewards` (L,); and `terminated`, True where the task ended and False where a time limit cut the episode
+            off. Or one mapping of flat columns over all episodes, with `terminals` (T,) and `timeouts` (T,) instead.
+        env_id: the Gymnasium environment they come from, with `env_kwargs`.
+        behaviour: who acted, in a few words.
+        reference: `random` and `expert` returns that normalised scores are relative to.
+
+    Raises:
+        UserError: an id that is taken or not allowed, or an episode that does not fit the environment.
+    """
+    check_id(dataset_id)
+    require(not in_store(dataset_id), "dataset.id", "one that is not yet in the local Minari store", dataset_id)
+    environment = EnvironmentSettings(env_id, env_id, env_kwargs or {}, reference=reference)
+    if isinstance(episodes, Mapping):
+        episodes = _split(episodes)
+    _save(dataset_id, episodes, environment, behaviour, author, description, "")
+
+
+def ensure_own(dataset_id: str, path: Path, environment: EnvironmentSettings, behaviour: str, author: str) -> None:
+    """Bring a folder of episodes into the local store, unless just these are there under this id already.
+
+    Args:
+        path: a folder of .npz or .parquet files, one per episode, in the natural order of their names.
+
+    Raises:
+        UserError: no such folder or an empty one, a file that is not an episode of this environment, or an id under
+            which other data is stored.
+    """
+    check_id(dataset_id)
+    require(path.is_dir(), "dataset.path", "a folder of .npz or .parquet files", str(path))
+    files = sorted((file for file in path.iterdir() if file.suffix in SUFFIXES), key=_natural)
+    require(len(files) > 0, "dataset.path", "a folder with at least one .npz or .parquet file", str(path))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + file.read_bytes())
+    mark = f"From files with SHA-256 {digest.hexdigest()}."
+    if in_store(dataset_id):
+        known = str(minari.load_dataset(dataset_id).storage.metadata.get("description"))
+        require(mark in known, "dataset.id", f"another one, as other data than {path} is stored under it", dataset_id)
+        return
+    episodes = [read_episode(file) for file in files]
+    names = [file.name for file in files]
+    _save(dataset_id, episodes, environment, behaviour, author, mark, "", names)
+
+
+def read_episode(path: Path) -> dict[str, Any]:
+    """One episode from an .npz of its arrays, or a .parquet of one row per step.
+
+    A parquet file has the columns `observations` and `actions` (lists), `rewards` and `terminated`, whose last row
+    counts. An .npz may hold Dict observations as `observations/KEY`.
+    """
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                columns = {name: file[name] for name in file.files}
+        else:
+            columns = _read_parquet(path)
+    except (ValueError, OSError, EOFError, BadZipFile, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"dataset.path: {path} must be a complete {path.suffix} file of numbers: {reason}") from error
+    parts = {name.partition("/")[2]: columns.pop(name) for name in list(columns) if name.startswith("observations/")}
+    return {**columns, "observations": parts} if parts else columns
+
+
+def _read_parquet(path: Path) -> dict[str, np.ndarray]:
+    try:
+        from pyarrow.parquet import read_table
+    except ImportError as error:
+        raise UserError(f"reading {path} needs the optional extra: `pip install -e '.[parquet]'`") from error
+    table = read_table(path)
+    return {name: np.array(table[name].to_pylist()) for name in table.column_names}
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """episode_2 before episode_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _split(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Flat columns with `terminals` and `timeouts` as one mapping per episode."""
+    for name in ("observations", "actions", "rewards", "terminals", "timeouts"):
+        require(name in columns, "episodes", "flat columns of D4RL's names", f"none named {name!r}")
+    flat = {name: np.asarray(columns[name]) for name in ("observations", "actions", "rewards", "terminals", "timeouts")}
+    lengths = {name: len(column) for name, column in flat.items()}
+    require(len(set(lengths.values())) == 1, "episodes", "columns of one length", lengths)
+    over = (flat["terminals"] != 0) | (flat["timeouts"] != 0)
+    over[-1:] = True
+    ends = np.flatnonzero(over) + 1
+    return [
+        {
+            **{name: flat[name][start:end] for name in ("observations", "actions", "rewards")},
+            "terminated": bool(flat["terminals"][end - 1]),
+        }
+        for start, end in pairwise([0, *ends.tolist()])
+    ]
+
+
+def _save(
+    dataset_id: str,
+    episodes: Sequence[Mapping[str, Any]],
+    environment: EnvironmentSettings,
+    behaviour: str,
+    author: str,
+    description: str,
+    code: str,
+    names: Sequence[str] | None = None,
+) -> None:
+    require(len(episodes) > 0, "episodes", "at least one", 0)
+    make_environment(environment).close()
+    env = make_raw_environment(environment)
+    recorded = [
+        _checked(episode, env, f"episode {names[index] if names else index}") for index, episode in enumerate(episodes)
+    ]
+    env.close()
+    save_episodes(
+        dataset_id,
+        recorded,
+        environment,
+        algorithm_name=behaviour,
+        author=author,
+        code_permalink=code or None,
+        description=description or "own data",
+    )
+
+
+def _checked(episode: Mapping[str, Any], env: Any, owner: str) -> RecordedEpisode:
+    """An episode in the environment's shapes and types, or a `UserError` that says what is wrong with which."""
+    for name in ("observations", "actions", "rewards", "terminated"):
+        require(name in episode, owner, "a mapping with observations, actions, rewards, terminated", list(episode))
+    rewards = _numbers(episode["rewards"], f"{owner}: rewards", None).reshape(-1)
+    length = len(rewards)
+    require(length > 0, f"{owner}: rewards", "of at least one transition", 0)
+    actions = _numbers(episode["actions"], f"{owner}: actions", env.action_space.shape)
+    require(len(actions) == length, f"{owner}: actions", f"{length} long as the rewards are", len(actions))
+    space = env.observation_space
+    observations: Any
+    if isinstance(space, Dict):
+        given = episode["observations"]
+        known = isinstance(given, Mapping) and set(given) == set(space.spaces)
+        require(known, f"{owner}: observations", f"a mapping with {', '.join(space.spaces)}", type(given).__name__)
+        observations = {
+            key: _observations(given[key], f"{owner}: observations[{key!r}]", part, length)
+            for key, part in space.spaces.items()
+        }
+    else:
+        observations = _observations(episode["observations"], f"{owner}: observations", space, length)
+    terminated = np.asarray(episode["terminated"]).reshape(-1) != 0
+    require(len(terminated) in (1, length), f"{owner}: terminated", "one flag, or one per transition", len(terminated))
+    require(not terminated[:-1].any(), f"{owner}: terminated", "set on the last transition alone", terminated.tolist())
+    return RecordedEpisode(observations, actions.astype(env.action_space.dtype), rewards, bool(terminated[-1]))
+
+
+def _observations(values: Any, owner: str, space: Any, length: int) -> np.ndarray:
+    """(L + 1, D): without the observation after the last action, which nothing reads, the last one stands twice."""
+    observations = _numbers(values, owner, space.shape).astype(space.dtype)
+    rule = f"{length} or {length + 1} long, the rewards being {length}"
+    require(len(observations) in (length, length + 1), owner, rule, len(observations))
+    return observations if len(observations) > length else np.concatenate([observations, observations[-1:]])
+
+
+def _numbers(values: Any, owner: str, shape: tuple[int, ...] | None) -> np.ndarray:
+    """An array of finite numbers, each row of the given shape."""
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise UserError(f"{owner} must be rows of one length: {error}") from error
+    require(array.dtype.kind in "fiub", owner, "numbers", array.dtype.name)
+    if shape is not None:
+        require(array.shape[1:] == shape, owner, f"an array of shape (L, {', '.join(map(str, shape))})", array.shape)
+    bad = np.argwhere(~np.isfinite(array))
+    require(len(bad) == 0, owner, "finite", f"{array[tuple(bad[0])]} at {bad[0].tolist()}" if len(bad) else None)
+    return array

@@ -1,0 +1,59 @@
+"""Published Minari datasets: the local store first, then a download that is verified before it counts."""
+
+from __future__ import annotations
+
+import os
+import socket
+from urllib.parse import urlsplit
+
+import minari
+
+from trajectory.data.store import check_id, hidden_store, in_store, load_episodes, store_path
+from trajectory.environments import EnvironmentSettings, check_layout, make_environment
+from trajectory.errors import UserError
+
+HUB = "https://huggingface.co"  # where Minari's published datasets lie, unless HF_ENDPOINT says otherwise
+CONNECT_TIMEOUT = 5.0  # seconds
+
+
+def ensure_published(dataset_id: str, environment: EnvironmentSettings) -> None:
+    """Make sure that a dataset is in the local store, downloading it where it is not.
+
+    A download is verified before it enters the store: not empty, dimensions of the environment, finite numbers.
+
+    Raises:
+        UserError: neither in the store nor to be had from the hub, or not what the environment needs.
+    """
+    check_id(dataset_id)
+    if in_store(dataset_id):
+        return
+    owner = f"dataset.id={dataset_id!r}"
+    _check_network(dataset_id)
+    with hidden_store(dataset_id):
+        try:
+            minari.download_dataset(dataset_id)
+        except Exception as error:  # the hub's client raises its own kinds, its transport's and Minari's
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"{owner} must be in the local Minari store or published: {reason}") from error
+        episodes = load_episodes(dataset_id, environment.observation_keys)
+        env = make_environment(environment)
+        check_layout(env, episodes.layout, owner)
+        env.close()
+
+
+def _check_network(dataset_id: str) -> None:
+    """One clear message at once, where the hub's client would try again and again."""
+    hub = urlsplit(os.environ.get("HF_ENDPOINT") or HUB)
+    problem = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else None
+    if problem is None:
+        port = hub.port or (80 if hub.scheme == "http" else 443)
+        try:
+            socket.create_connection((hub.hostname or "", port), timeout=CONNECT_TIMEOUT).close()
+        except OSError as error:
+            problem = f"{hub.hostname}:{port} cannot be reached ({error})"
+    if problem:
+        raise UserError(
+            f"dataset.id={dataset_id!r} must be in the local Minari store {store_path()} or on the network, and "
+            f"{problem}: fetch it where there is a network with `minari download {dataset_id}` and copy its folder, or "
+            f"record a built-in one with `python src/collect.py env=hopper`"
+        )
