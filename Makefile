@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: train test test-slow lint format install clean
+.PHONY: train test test-slow bench lint format install clean
 
 train: $(INSTALLED)
 	$(RUN) src/train.py env=hopper experiment=laptop
@@ -14,6 +14,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow
+
+bench: $(INSTALLED)
+	$(RUN) src/benchmark.py
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check

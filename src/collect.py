@@ -24,19 +24,24 @@ from trajectory.errors import require
 log = logging.getLogger("collect")
 
 
+def collect(config: DictConfig, folder: Path) -> None:
+    """One dataset; its summary and data card are left under `folder`."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    require(not missing, ", ".join(missing), "given", "???")
+    source = locate(given(config.dataset), settings(EnvironmentSettings, config.env, "env"))
+    episodes = source.load()
+    summary = summarize(episodes, source)
+    (folder / "data_card.png").write_bytes(draw_card(episodes, summary))
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    facts = [*(f"  {key}: {value}" for key, value in summary.items()), f"data card: {folder / 'data_card.png'}"]
+    log.info("\n".join(["the dataset:", *facts]))
+
+
 @hydra.main(config_path="../conf", config_name="collect", version_base="1.3")
 def main(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     with one_line_errors(folder, debug=config.debug):
-        missing = sorted(OmegaConf.missing_keys(config))
-        require(not missing, ", ".join(missing), "given", "???")
-        source = locate(given(config.dataset), settings(EnvironmentSettings, config.env, "env"))
-        episodes = source.load()
-        summary = summarize(episodes, source)
-        (folder / "data_card.png").write_bytes(draw_card(episodes, summary))
-        (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-        facts = [*(f"  {key}: {value}" for key, value in summary.items()), f"data card: {folder / 'data_card.png'}"]
-        log.info("\n".join(["the dataset:", *facts]))
+        collect(config, folder)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -30,30 +35,64 @@ TINY = (
 )
 
 
+Refusal = Callable[..., str]  # the type of the fixture `refusal`
+
+
 def compose_config(main: str, *overrides: str) -> DictConfig:
     """The config that `python src/MAIN.py OVERRIDES` runs with."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(main, list(overrides))
 
 
-def run_main(main: str, *overrides: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """`python src/MAIN.py OVERRIDES` in `folder`, which also holds its home and its Minari store.
+def start_main(
+    main: str, *overrides: str, folder: Path, most_bytes: int | None = None, **variables: str
+) -> subprocess.Popen[str]:
+    """Start `python src/MAIN.py OVERRIDES` in `folder`, which also holds its home, its Minari store and its caches.
 
     It has no Weights & Biases account and nobody to answer a prompt.
 
     Args:
+        most_bytes: that a file may grow to, as on a full disk; None for no limit.
         variables: more environment variables.
     """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "HYDRA_"))}
+    dropped = ("WANDB_", "HYDRA_", "HF_", "MINARI_", "TRAJECTORY_", "XDG_")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(dropped) and not name.lower().endswith("_proxy")
+    }
     home = folder / "home"
     home.mkdir(exist_ok=True)
-    return subprocess.run(
+    # matplotlib's list of fonts is the machine's, and takes seconds to make
+    kept |= {
+        "HOME": str(home),
+        "MINARI_DATASETS_PATH": str(folder / "store"),
+        "MPLCONFIGDIR": matplotlib.get_cachedir(),
+    }
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored below a shell's background job
+        if most_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+
+    return subprocess.Popen(
         [sys.executable, str(ROOT / "src" / f"{main}.py"), *overrides],
         cwd=folder,
-        env=kept | {"HOME": str(home), "MINARI_DATASETS_PATH": str(folder / "store"), **variables},
+        env=kept | variables,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
+        preexec_fn=prepare,
     )
+
+
+def run_main(main: str, *overrides: str, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """What `start_main` starts, finished."""
+    with start_main(main, *overrides, folder=folder, **options) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=300)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)

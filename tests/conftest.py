@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from command_line import compose_config
+from example_data import contents
+from trajectory.config import one_line_errors
+from trajectory.data.cache import CACHE_VARIABLE
 from trajectory.model.gpt import GPT, GPTSettings
 from trajectory.transition import TransitionLayout
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tokens are kept away from the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture
@@ -19,6 +32,38 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "store"
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(path))
     return path
+
+
+@pytest.fixture
+def refusal(
+    tmp_path: Path, store: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """`refusal(main, *overrides)`: runs a main's function as its process would, gives the one line that it ends with.
+
+    It must leave no run folder and change nothing else, in the store or beside it. Nobody has a Weights & Biases
+    account.
+    """
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+    def run(main: str, *overrides: str) -> str:
+        function = getattr(importlib.import_module(main), main)
+        config = compose_config(main, *overrides)
+        store.mkdir(exist_ok=True)
+        before = contents(tmp_path)
+        folder = tmp_path / "run"
+        folder.mkdir()
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as leave, one_line_errors(folder, debug=False):
+            function(config, folder)
+        assert leave.value.code == 1
+        assert contents(tmp_path) == before
+        # a bar that shows what went on before is not part of the message
+        (line,) = [line for line in capfd.readouterr().err.splitlines() if line and "%|" not in line]
+        return line
+
+    return run
 
 
 @pytest.fixture(scope="session")

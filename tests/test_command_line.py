@@ -17,21 +17,19 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from command_line import ROOT, TINY, compose_config, run_main
+from command_line import ROOT, TINY, Refusal, compose_config, run_main
 from evaluate import evaluate
+from example_data import HOPPER, save
 from train import train
 from trajectory import TrajectoryAgent
 from trajectory.behaviour.record import RecordedEpisode
-from trajectory.config import one_line_errors
-from trajectory.data.episodes import load_episodes
-from trajectory.data.store import save_episodes
+from trajectory.data.store import load_episodes
 
 EVALUATION = ("evaluation.episodes=2", "evaluation.max_steps=15", "trainer.threads=1")
 MINARI = (*(override for override in TINY if not override.startswith("dataset.")), "dataset=minari")
-FUNCTIONS: dict[str, Callable[[DictConfig, Path], float]] = {"train": train, "evaluate": evaluate}
-RUN_FILES = {"config.yaml", "train.log", "metrics.csv", "results.json", "wandb", ".hydra"}
+RUN_FILES = {"config.yaml", "train.log", "data_card.png", "metrics.csv", "results.json", "wandb", ".hydra"}
 
 
 @dataclass(frozen=True)
@@ -338,11 +336,7 @@ def test_agent_of_a_checkpoint_controls_anyones_loop(trained: Run) -> None:
     [
         ("train", ["planner.horizon=0"], ["planner.horizon must be", "at least 1", "got 0"]),
         ("train", ["env.id=Nosuch-v0"], ["env.id must be", "'Nosuch-v0'"]),
-        (
-            "train",
-            ["dataset=minari", "dataset.id=mujoco/hopper/medium-v0"],
-            ["dataset.id='mujoco/hopper/medium-v0' must be", "collect.py", "MINARI_DATASETS_PATH"],
-        ),
+        ("train", ["dataset=d4rl", "dataset.path=nosuch.hdf5"], ["dataset.path must be", "'nosuch.hdf5'"]),
         ("evaluate", ["checkpoint=nosuch.ckpt"], ["checkpoint must be", "'nosuch.ckpt'"]),
     ],
     ids=["horizon", "environment", "dataset", "checkpoint"],
@@ -371,38 +365,6 @@ def test_hydra_refuses_what_it_does_not_know_in_its_own_words(override: str, wor
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-Refusal = Callable[..., str]
-
-
-@pytest.fixture
-def refusal(tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Refusal:
-    """Runs a main's function as its process would and gives the one line that it ends with.
-
-    It must leave neither a run folder nor a dataset, and nobody has a Weights & Biases account.
-    """
-    store = tmp_path / "store"
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(store))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-
-    def run(main: str, *overrides: str) -> str:
-        config = compose_config(main, *overrides)
-        folder = tmp_path / "run"
-        folder.mkdir()
-        before = sorted(store.rglob("*"))
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as leave, one_line_errors(folder, debug=False):
-            FUNCTIONS[main](config, folder)
-        assert leave.value.code == 1
-        assert not folder.exists()
-        assert sorted(store.rglob("*")) == before
-        (line,) = capfd.readouterr().err.splitlines()
-        return line
-
-    return run
-
-
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -410,13 +372,20 @@ def refusal(tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.Mo
         ("env.id=Hopper-v3", ["env.id must be", "'Hopper-v3'"]),
         ("env.id=nosuch_module:Env-v0", ["env.id must be", "'nosuch_module:Env-v0'"]),
         ("env.id=hopper-medium-v2", ["env.id must be", "'hopper-medium-v2'"]),
-        ("env.id=CartPole-v1", ["env.id must have", "Box action space", "'CartPole-v1'", "Discrete(2)"]),
-        ("env.id=FrozenLake-v1", ["env.id must have", "Box observation space", "'FrozenLake-v1'"]),
+        ("env.id=CartPole-v1", ["env.id=CartPole-v1", "action space must be", "Discrete(2)"]),
+        ("env.id=FrozenLake-v1", ["env.id=FrozenLake-v1", "observation space must be", "Discrete(16)"]),
         ("env.id=Walker2d-v5", ["env.id must be", "Hopper-v5", "'Walker2d-v5'"]),
         ("+env.kwargs.nosuch=1", ["env.kwargs", "nosuch"]),
         ("env=from_checkpoint", ["env.id"]),
+        ("env=gym", ["env.id"]),
+        ("+env.kwargs.healthy_reward=2.0", ["env.kwargs must be {}", "env=hopper", "2.0"]),
+        ("env.observation_keys=[observation]", ["env.observation_keys must be null", "Hopper-v5", "['observation']"]),
+        ("env.reference.expert=-100", ["env.reference must be", "-100"]),
         ("dataset.source=nosuch", ["dataset.source must be", "'nosuch'"]),
         ("dataset.quality=nosuch", ["dataset.quality must be", "random", "medium", "expert", "'nosuch'"]),
+        ("dataset.source=own", ["dataset.path must be given", "dataset=own"]),
+        ("dataset.source=d4rl", ["dataset.path must be given", "dataset=d4rl"]),
+        ("dataset.source=minari", ["dataset.id must be given", "dataset=minari"]),
         ("dataset.steps=0", ["dataset.steps must be", "got 0"]),
         ("dataset.steps=many", ["dataset.steps must be", "'many'"]),
         ("dataset.seed=-1", ["dataset.seed must be", "got -1"]),
@@ -461,16 +430,16 @@ def test_environment_without_reference_returns_trains(tmp_path: Path, monkeypatc
     assert [episode["normalized_score"] for episode in results["episodes"]] == [None, None]
 
 
-def write_dataset(dataset_id: str, *, bad: float = 0.0, observation_dim: int = 11) -> None:
+def write_dataset(dataset_id: str, *, bad: float = 0.0) -> None:
     """Two episodes of nothing in the dimensions of Hopper-v5, with one number given."""
-    episodes = []
-    for length in (4, 6):
-        observations = [np.zeros(observation_dim) for _ in range(length + 1)]
-        actions = [np.zeros(3, dtype=np.float32) for _ in range(length)]
-        episodes.append(RecordedEpisode(observations, actions, [0.0] * length, terminated=True))
-    episodes[1].observations[2][5] = bad
-    about = dict.fromkeys(("author", "algorithm_name", "code_permalink", "description"), "none")
-    save_episodes(dataset_id, episodes, "Hopper-v5", **about)
+    episodes = [
+        RecordedEpisode(
+            np.zeros((length + 1, 11)), np.zeros((length, 3), np.float32), np.zeros(length), terminated=True
+        )
+        for length in (4, 6)
+    ]
+    episodes[1].observations[2, 5] = bad
+    save(dataset_id, episodes, HOPPER)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -14,10 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from command_line import CONF, compose_config
 from trajectory.baselines.cloning import CloningSettings
-from trajectory.behaviour.recipe import train_behaviour
+from trajectory.behaviour.recipe import RecipeSettings
 from trajectory.config import EvaluationSettings, TrainerSettings, settings
 from trajectory.data.builtin import DEFAULT_SEED, DEFAULT_STEPS
 from trajectory.data.datamodule import TokenizerSettings
+from trajectory.environments import EnvironmentSettings
 from trajectory.evaluation.loggers import LoggerSettings
 from trajectory.model.gpt import GPTSettings
 from trajectory.model.optimization import OptimizerSettings
@@ -35,6 +35,13 @@ SECTIONS = {
     "model.optimizer": OptimizerSettings,
 }
 
+MANDATORY = {  # what an option leaves to be given
+    "minari": ("dataset.id=some/dataset-v0",),
+    "d4rl": ("dataset.path=some.hdf5",),
+    "own": ("dataset.path=some", "dataset.id=some/dataset-v0"),
+    "gym": ("env.id=Swimmer-v5",),
+}
+
 
 def groups(main: str) -> list[str]:
     """The config groups that a main's defaults list names."""
@@ -43,13 +50,16 @@ def groups(main: str) -> list[str]:
 
 
 def choices() -> list[tuple[str, str, str]]:
-    """(main, group, option) for every option that a main can be given; from_checkpoint is for evaluate alone."""
+    """(main, group, option) for every option that a main can be given.
+
+    from_checkpoint is for evaluate alone, and there is no recipe for any environment.
+    """
     return [
         (main, group, path.stem)
         for main in MAINS
         for group in groups(main)
         for path in sorted((CONF / group).glob("*.yaml"))
-        if path.stem != "from_checkpoint" or main == "evaluate"
+        if (path.stem != "from_checkpoint" or main == "evaluate") and (path.stem != "gym" or main != "train_behaviour")
     ]
 
 
@@ -82,10 +92,11 @@ def train_config() -> DictConfig:
 
 @pytest.mark.parametrize(("main", "group", "option"), choices())
 def test_every_option_composes_resolves_and_instantiates(main: str, group: str, option: str) -> None:
-    given = ["dataset.id=some/dataset-v0"] if option == "minari" else []
-    config = compose_config(main, f"{group}={option}", *given)
+    config = compose_config(main, f"{group}={option}", *MANDATORY.get(option, ()))
     OmegaConf.to_container(config, resolve=True, throw_on_missing=main != "evaluate")
     assert instantiate(config).keys() == {key for key in SECTIONS if OmegaConf.select(config, key) is not None}
+    if "env" in config and main != "evaluate":
+        assert settings(EnvironmentSettings, config.env, "env").id == config.env.id
 
 
 def test_every_file_of_conf_is_an_option_of_a_main() -> None:
@@ -154,14 +165,20 @@ def test_builtin_dataset_is_the_one_with_the_plain_name(train_config: DictConfig
     assert (train_config.dataset.steps, train_config.dataset.seed) == (DEFAULT_STEPS, DEFAULT_SEED)
 
 
-def test_behaviour_recipe_takes_the_keys_of_its_config() -> None:
-    config = compose_config("train_behaviour")
-    keyword_only = {
-        name
-        for name, parameter in inspect.signature(train_behaviour).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    assert {str(key) for key in config} == keyword_only | {"env", "debug"}
+@pytest.mark.parametrize("env", ["hopper", "walker2d", "halfcheetah", "ant"])
+def test_every_environment_has_a_recipe_of_its_own(env: str) -> None:
+    config = compose_config("train_behaviour", f"env={env}")
+    assert (CONF / "behaviour" / f"{env}.yaml").is_file()
+    assert {str(key) for key in config.behaviour} == {field.name for field in fields(RecipeSettings)}
+    recipe = settings(RecipeSettings, config.behaviour, "behaviour")
+    assert recipe.steps == config.behaviour.steps
+    assert recipe.arguments == OmegaConf.to_container(config.behaviour.arguments)
+
+
+def test_any_environment_goes_by_its_id_unless_it_is_named() -> None:
+    environment = compose_config("train", "env=gym", "env.id=Swimmer-v5").env
+    assert (environment.name, environment.kwargs, environment.observation_keys) == ("Swimmer-v5", {}, None)
+    assert compose_config("train", "env=gym", "env.id=Swimmer-v5", "env.name=fish").env.name == "fish"
 
 
 def test_command_line_wins_over_experiment_and_experiment_over_environment_and_that_over_planner(

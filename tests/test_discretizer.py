@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+import trajectory.data.discretizer
 from trajectory.data.discretizer import ATOM_SHARE, Discretizer
 from trajectory.errors import UserError
 from trajectory.transition import TransitionLayout
@@ -60,6 +61,90 @@ def test_tokens_keep_the_order_of_numbers(column: np.ndarray, bins: int, binning
     assert (np.diff(encode(discretizer, ordered)) >= 0).all()
     used = discretizer.values[0, : discretizer.counts[0]].numpy()
     assert (np.diff(used) > 0).all()
+
+
+def slow_atoms(counts: list[tuple[float, int]], bins: int) -> set[float]:
+    """The values that get a bin of their own."""
+    rows = sum(count for _, count in counts)
+    atoms = {value for value, count in counts if count >= max(2, ATOM_SHARE * rows / bins)}
+    limit = (bins - 1) // 2
+    if len(atoms) > limit:
+        next_count = sorted((count for _, count in counts), reverse=True)[limit]
+        atoms = {value for value, count in counts if count > next_count}
+    return atoms
+
+
+def slow_quantile_bins(column: np.ndarray, bins: int) -> list[list[tuple[float, int]]]:
+    """The members of each bin, ascending, each with the number of its rows; value by value."""
+    counts = sorted(Counter(column.tolist()).items())
+    if len(counts) <= bins:
+        return [[one] for one in counts]
+    atoms = slow_atoms(counts, bins)
+    runs: list[list[tuple[float, int]]] = []
+    for value, count in counts:
+        if value in atoms or not runs or runs[-1][-1][0] in atoms:
+            runs.append([])
+        runs[-1].append((value, count))
+    rows = [sum(count for _, count in run) for run in runs]
+    shares = [1] * len(runs)
+    for _ in range(bins - len(runs)):
+        need = [
+            total / (share + 0.5) if share < len(run) else -1
+            for total, share, run in zip(rows, shares, runs, strict=True)
+        ]
+        shares[need.index(max(need))] += 1
+    groups = []
+    for run, total, share in zip(runs, rows, shares, strict=True):
+        parts: list[list[tuple[float, int]]] = [[] for _ in range(share)]
+        before = 0
+        for value, count in run:
+            # a member belongs to the group that the middle of its rows falls into
+            middle = before + count / 2
+            parts[max(group for group in range(share) if group * (total / share) <= middle)].append((value, count))
+            before += count
+        groups += [part for part in parts if part]
+    return groups
+
+
+few_values = st.integers(-30, 30).map(lambda number: number / 4)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    column=arrays(np.float32, st.integers(1, 400), elements=few_values | numbers) | columns,
+    bins=st.sampled_from([2, 3, 4, 5, 7, 10, 20, 50]),
+)
+def test_quantile_bins_against_a_slow_loop(column: np.ndarray, bins: int) -> None:
+    groups = slow_quantile_bins(column, bins)
+    discretizer = fit(column, bins, "quantile")
+    assert discretizer.counts[0] == len(groups)
+    number_of = {value: number for number, group in enumerate(groups) for value, _ in group}
+    assert encode(discretizer, column).tolist() == [number_of[value] for value in column.tolist()]
+    means = [sum(value * count for value, count in group) / sum(count for _, count in group) for group in groups]
+    spread = max(abs(column.max()), abs(column.min()))
+    np.testing.assert_allclose(discretizer.values[0, : len(groups)], means, rtol=1e-5, atol=1e-7 * spread)
+
+
+@settings(deadline=None, max_examples=50)
+@given(column=columns, bins=st.integers(2, 20), binning=st.sampled_from(BINNINGS), chunk=st.integers(1, 200))
+def test_how_many_rows_are_looked_at_at_a_time_changes_nothing(
+    column: np.ndarray, bins: int, binning: str, chunk: int
+) -> None:
+    whole = fit(column, bins, binning).state_dict()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trajectory.data.discretizer, "CHUNK", chunk)
+        parts = fit(column, bins, binning).state_dict()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@settings(deadline=None, max_examples=50)
+@given(column=columns, bins=st.integers(2, 20), binning=st.sampled_from(BINNINGS), seed=st.integers(0, 100))
+def test_the_order_of_rows_changes_nothing(column: np.ndarray, bins: int, binning: str, seed: int) -> None:
+    before = column.copy()
+    one = fit(column, bins, binning).state_dict()
+    np.testing.assert_array_equal(column, before)
+    other = fit(np.random.default_rng(seed).permutation(column), bins, binning).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @settings(deadline=None, max_examples=50)

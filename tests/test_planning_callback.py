@@ -17,9 +17,10 @@ import torch
 from gymnasium.spaces import Box
 from pytorch_lightning.loggers import CSVLogger
 
-from toy_world import STEPS, TOY, fit, toy_data, toy_module
+from toy_world import STEPS, TOY, TOY_ENVIRONMENT, fit, toy_data, toy_module
 from trajectory import TrajectoryAgent
 from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
+from trajectory.environments import EnvironmentSettings
 from trajectory.evaluation.callback import PlanningEvaluation
 from trajectory.evaluation.rollout import run_episodes
 from trajectory.model.gpt import GPTSettings
@@ -69,7 +70,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryDataModule:
 
 
 def evaluation(env_id: str = TOY, every_n_steps: int | None = 3, **options: Any) -> PlanningEvaluation:
-    environment = {"id": env_id, "kwargs": {}, "reference": {"random": 1.0, "expert": 11.0}}
+    environment = EnvironmentSettings("toy", env_id, reference={"random": 1.0, "expert": 11.0})
     return PlanningEvaluation(environment, PLANNER, DISCOUNT, every_n_steps=every_n_steps, seeds=SEEDS, **options)
 
 
@@ -172,7 +173,7 @@ def test_dropout_is_off_while_planning(data: TrajectoryDataModule) -> None:
     first, second = (callback.evaluate(trainer, module)["episodes"] for _ in range(2))
     assert first == second == callback.history[0]["episodes"]
     agent = TrajectoryAgent(module.gpt.eval(), module.discretizer, PLANNER, DISCOUNT)
-    alone = run_episodes(agent, TOY, {}, SEEDS, progress=False)
+    alone = run_episodes(agent, TOY_ENVIRONMENT, SEEDS, progress=False)
     assert [episode.episode_return for episode in alone.episodes] == [episode["return"] for episode in first]
 
 
@@ -207,7 +208,7 @@ def test_the_best_checkpoint_plans_as_the_model_did(data: TrajectoryDataModule, 
     train(data, 4, callback)
     agent = TrajectoryAgent.from_checkpoint(tmp_path / "best.ckpt")
     assert (agent.settings, agent.discount) == (PLANNER, DISCOUNT)
-    rollouts = run_episodes(agent, TOY, {}, SEEDS, progress=False)
+    rollouts = run_episodes(agent, TOY_ENVIRONMENT, SEEDS, progress=False)
     expected = [episode["return"] for episode in callback.history[0]["episodes"]]
     assert [episode.episode_return for episode in rollouts.episodes] == expected
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trajectory.data.episodes import Episodes
+import trajectory.data.episodes
+from trajectory.data.episodes import CHUNK, Episodes, blocks
 from trajectory.data.returns import return_to_go, shape_rewards
 
 
@@ -49,6 +50,64 @@ def test_long_episodes_of_both_endings() -> None:
     rewards = np.random.default_rng(0).normal(3.0, 1.0, ends[-1])
     values = return_to_go(rewards, ends, terminated, 0.99)
     np.testing.assert_allclose(values, slow_return_to_go(rewards, ends, terminated, 0.99), rtol=1e-9, atol=1e-9)
+
+
+def test_an_episode_longer_than_what_is_computed_at_a_time_among_many_short_ones() -> None:
+    rng = np.random.default_rng(0)
+    lengths = np.concatenate([np.ones(500, dtype=np.int64), [CHUNK + 1_000], rng.integers(1, 40, 3_000)])
+    ends = np.cumsum(lengths)
+    assert ends[-1] - ends[500] > CHUNK / 2
+    terminated = rng.random(len(ends)) < 0.5
+    rewards = rng.normal(3.0, 1.0, ends[-1])
+    values = return_to_go(rewards, ends, terminated, 0.99)
+    np.testing.assert_allclose(values, slow_return_to_go(rewards, ends, terminated, 0.99), rtol=1e-9, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=20),
+    chunk=st.integers(1, 100),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    seed=st.integers(0, 1_000),
+)
+def test_how_many_rows_are_computed_at_a_time_changes_nothing(
+    lengths: list[int], chunk: int, dtype: type, seed: int
+) -> None:
+    """Not even the last bit."""
+    rng = np.random.default_rng(seed)
+    ends = np.cumsum(lengths)
+    terminated = rng.random(len(ends)) < 0.5
+    rewards = rng.normal(size=ends[-1]).astype(dtype)
+    whole = return_to_go(rewards, ends, terminated, 0.9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trajectory.data.episodes, "CHUNK", chunk)
+        parts = return_to_go(rewards, ends, terminated, 0.9)
+    assert parts.dtype == whole.dtype == dtype
+    np.testing.assert_array_equal(parts, whole)
+
+
+@settings(deadline=None, max_examples=50)
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=40), chunk=st.integers(1, 100))
+def test_blocks_are_whole_episodes_each_once(lengths: list[int], chunk: int) -> None:
+    ends = np.cumsum(lengths)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trajectory.data.episodes, "CHUNK", chunk)
+        found = list(blocks(ends))
+    assert np.concatenate([np.arange(len(ends))[episodes] for episodes, _ in found]).tolist() == [*range(len(ends))]
+    assert np.concatenate([np.arange(ends[-1])[rows] for _, rows in found]).tolist() == [*range(ends[-1])]
+    for episodes, rows in found:
+        assert rows.stop == ends[episodes.stop - 1]
+        assert rows.stop - rows.start <= chunk or episodes.stop - episodes.start == 1
+
+
+def test_an_episode_does_not_depend_on_the_others() -> None:
+    """Not even where theirs are so large that sums over all of them would lose its digits."""
+    rng = np.random.default_rng(0)
+    rewards = np.concatenate([np.full(100, 1e12), rng.normal(size=300), np.full(100, -1e12)])
+    ends, terminated = np.array([100, 400, 500]), np.array([False, False, False])
+    together = return_to_go(rewards, ends, terminated, 0.99)[100:400]
+    alone = return_to_go(rewards[100:400], np.array([300]), np.array([False]), 0.99)
+    np.testing.assert_allclose(together, alone, rtol=1e-12)
 
 
 def test_three_transitions_by_hand() -> None:

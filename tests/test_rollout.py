@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
+from example_data import HOPPER
 from test_beam_search import DISCOUNT, make_model
-from toy_world import STEPS, TOY
-from trajectory.errors import UserError
-from trajectory.evaluation.environments import check_layout, make_environment
+from toy_world import STEPS, TOY_ENVIRONMENT
+from trajectory.environments import EnvironmentSettings
 from trajectory.evaluation.rollout import EpisodeResult, Rollouts, run_episodes
 from trajectory.planning.agent import TrajectoryAgent
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
@@ -72,7 +72,8 @@ class Diary:
 
 
 def run(agent: Diary, seeds: Sequence[int], **options: Any) -> Rollouts:
-    return run_episodes(agent, SCRIPTED, options.pop("env_kwargs", {}), seeds, progress=False, **options)
+    environment = EnvironmentSettings("scripted", SCRIPTED, options.pop("env_kwargs", {}))
+    return run_episodes(agent, environment, seeds, progress=False, **options)
 
 
 def outcomes(rollouts: Rollouts) -> list[tuple[int, int, bool, bool]]:
@@ -138,7 +139,7 @@ def test_planned_results_per_seed_do_not_depend_on_the_batch() -> None:
     agent = TrajectoryAgent(model.gpt, model.discretizer, planner, DISCOUNT)
 
     def episodes(*seeds: int) -> list[EpisodeResult]:
-        return run_episodes(agent, TOY, {}, seeds, progress=False).episodes
+        return run_episodes(agent, TOY_ENVIRONMENT, seeds, progress=False).episodes
 
     together = episodes(0, 1, 2, 3)
     assert episodes(2) == [together[2]]
@@ -157,7 +158,7 @@ def test_simulator_states_are_those_before_every_step() -> None:
         ) -> np.ndarray:
             return np.zeros((len(observation), 3), np.float32)
 
-    rollouts = run_episodes(Still(), "Hopper-v5", {}, [5, 6], max_steps=4, record_first=True, progress=False)
+    rollouts = run_episodes(Still(), HOPPER, [5, 6], max_steps=4, record_first=True, progress=False)
     env = gymnasium.make("Hopper-v5")
     env.reset(seed=5)
     simulator: Any = env.unwrapped
@@ -167,17 +168,3 @@ def test_simulator_states_are_those_before_every_step() -> None:
         env.step(np.zeros(3, np.float32))
     np.testing.assert_array_equal(np.stack(rollouts.episodes[0].states), np.stack(expected))
     assert rollouts.episodes[1].states == []
-
-
-def test_unknown_environments_and_other_spaces_are_refused() -> None:
-    with pytest.raises(UserError, match=r"^env\.id must be a registered Gymnasium environment, got 'Hoper-v5'"):
-        make_environment("Hoper-v5")
-    with pytest.raises(UserError, match=r"^env\.id must have a one-dimensional Box action space, got 'CartPole-v1'"):
-        make_environment("CartPole-v1")
-
-
-def test_dimensions_that_differ_are_refused() -> None:
-    env = make_environment(SCRIPTED, {"end": "truncated"})
-    check_layout(env, TransitionLayout(2, 1), "checkpoint=last.ckpt")
-    with pytest.raises(UserError, match=r"^checkpoint=last\.ckpt must have .* 2 observations and 1 .*got 3 and 1$"):
-        check_layout(env, TransitionLayout(3, 1), "checkpoint=last.ckpt")

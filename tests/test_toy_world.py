@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from toy_world import STEPS, TOY, fit, toy_data, toy_module
+from toy_world import STEPS, TOY_ENVIRONMENT, fit, toy_data, toy_module
 from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
 from trajectory.evaluation.rollout import run_episodes
 from trajectory.model.gpt import GPTSettings
@@ -50,7 +50,7 @@ def module(data: TrajectoryDataModule) -> TrajectoryModule:
 
 def mean_return(module: TrajectoryModule, planner: PlannerSettings) -> float:
     agent = TrajectoryAgent(module.gpt, module.discretizer, planner, DISCOUNT)
-    rollouts = run_episodes(agent, TOY, {}, range(16), progress=False)
+    rollouts = run_episodes(agent, TOY_ENVIRONMENT, range(16), progress=False)
     return float(np.mean([episode.episode_return for episode in rollouts.episodes]))
 
 

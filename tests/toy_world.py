@@ -14,7 +14,9 @@ from gymnasium.spaces import Box
 
 from trajectory.behaviour.record import RecordedEpisode
 from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
+from trajectory.data.source import locate
 from trajectory.data.store import STORE_VARIABLE, save_episodes
+from trajectory.environments import EnvironmentSettings
 from trajectory.model.gpt import GPTSettings
 from trajectory.model.module import TrajectoryModule
 from trajectory.model.optimization import OptimizerSettings
@@ -44,6 +46,7 @@ class ToyWorld(gymnasium.Env):
 
 
 gymnasium.register(TOY, entry_point="toy_world:ToyWorld", max_episode_steps=STEPS)
+TOY_ENVIRONMENT = EnvironmentSettings("toy", TOY)
 
 
 def record_toy_episodes(episodes: int, seed: int) -> list[RecordedEpisode]:
@@ -53,17 +56,16 @@ def record_toy_episodes(episodes: int, seed: int) -> list[RecordedEpisode]:
     recorded = []
     for index in range(episodes):
         observation, _ = env.reset(seed=seed * 100_000 + index)
-        episode = RecordedEpisode(observations=[observation])
-        done = False
+        observations, actions, rewards = [observation], [], []
+        terminated = done = False
         while not done:
             action = np.clip(rng.normal(DRIFTS[index % 3], 0.5, 1), -1.0, 1.0).astype(np.float32)
             observation, reward, terminated, truncated, _ = env.step(action)
-            episode.observations.append(observation)
-            episode.actions.append(action)
-            episode.rewards.append(float(reward))
-            episode.terminated = terminated
+            observations.append(observation)
+            actions.append(action)
+            rewards.append(float(reward))
             done = terminated or truncated
-        recorded.append(episode)
+        recorded.append(RecordedEpisode(np.stack(observations), np.stack(actions), np.array(rewards), terminated))
     return recorded
 
 
@@ -77,13 +79,14 @@ def toy_data(
         save_episodes(
             dataset_id,
             record_toy_episodes(episodes, seed),
-            TOY,
+            TOY_ENVIRONMENT,
             algorithm_name="three noisy policies",
             author="tests",
             code_permalink="tests/toy_world.py",
             description="a walk on a line",
         )
-        data = TrajectoryDataModule(dataset_id, "minari", tokenizer, window=window, batch_size=batch_size, seed=seed)
+        source = locate({"source": "minari", "id": dataset_id}, TOY_ENVIRONMENT)
+        data = TrajectoryDataModule(source, tokenizer, window=window, batch_size=batch_size, seed=seed)
         data.setup()
     return data
 
@@ -93,7 +96,7 @@ def toy_module(
     model: GPTSettings,
     planner: PlannerSettings,
     optimizer: OptimizerSettings | None = None,
-    env_id: str = TOY,
+    environment: EnvironmentSettings = TOY_ENVIRONMENT,
 ) -> TrajectoryModule:
     """An untrained module for the toy data, with all that a checkpoint holds."""
     module = TrajectoryModule(
@@ -101,7 +104,7 @@ def toy_module(
         model=asdict(model),
         optimizer=asdict(optimizer or OptimizerSettings()),
         tokenizer=asdict(data.tokenizer),
-        environment={"id": env_id, "kwargs": {}, "reference": None},
+        environment=asdict(environment),
         dataset=data.summary,
         planner=asdict(planner),
     )

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trajectory.errors import UserError, require
+from trajectory.errors import UserError, first_line, require
 
 Settings = TypeVar("Settings")
 
@@ -91,7 +91,7 @@ def settings(cls: type[Settings], values: DictConfig | dict[str, Any], key: str)
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))  # ty: ignore[invalid-explicit-return]
     except OmegaConfBaseException as error:
         full_key = getattr(error, "full_key", None)
-        raise UserError(f"{key}{'.' + full_key if full_key else ''}: {_first_line(error)}") from error
+        raise UserError(f"{key}{'.' + full_key if full_key else ''}: {first_line(error)}") from error
 
 
 def given(config: DictConfig) -> dict[str, Any]:
@@ -117,13 +117,9 @@ def one_line_errors(folder: Path, *, debug: bool) -> Generator[None]:
     except (UserError, OmegaConfBaseException) as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {_first_line(error)}", file=sys.stderr)
+        print(f"error: {first_line(error)}", file=sys.stderr)
         if not any(folder.glob("**/*.ckpt")):
             logging.shutdown()
             for path in {folder} if not earlier else set(folder.glob("*")) - earlier:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         sys.exit(1)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Space
 
-from trajectory.errors import UserError, require
+from trajectory.errors import UserError, first_line, require
 from trajectory.transition import TransitionLayout
 
 
@@ -52,9 +52,12 @@ def make_raw_environment(settings: EnvironmentSettings) -> Any:
     try:
         return gymnasium.make(settings.id, **settings.kwargs)
     except (gymnasium.error.Error, ImportError) as error:
-        raise UserError(f"env.id must be a registered Gymnasium environment, got {settings.id!r}: {error}") from error
-    except TypeError as error:
-        raise UserError(f"env.kwargs must be what {settings.id} takes, got {settings.kwargs}: {error}") from error
+        raise UserError(
+            f"env.id must be a registered Gymnasium environment, got {settings.id!r}: {first_line(error)}"
+        ) from error
+    except (TypeError, ValueError, OSError) as error:
+        reason = first_line(error)
+        raise UserError(f"env.kwargs must be what {settings.id} takes, got {settings.kwargs}: {reason}") from error
 
 
 def make_environment(settings: EnvironmentSettings) -> Any:

@@ -11,3 +11,8 @@ def require(condition: bool, key: str, rule: str, value: object) -> None:
     """Raise a `UserError` that names `key`, `rule` and `value` unless `condition` holds."""
     if not condition:
         raise UserError(f"{key} must be {rule}, got {value!r}")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -7,6 +7,7 @@ import json
 import re
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from trajectory.behaviour.policy import GaussianPolicy
 from trajectory.behaviour.record import record_episodes
@@ -47,7 +48,7 @@ def qualities(environment: str) -> list[str]:
     return ["random", *(quality for quality in MIXTURES if policy_files(environment, quality))]
 
 
-def ensure_builtin(environment: EnvironmentSettings, quality: str, *, steps: int, seed: int) -> str:
+def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: Any, seed: Any) -> str:
     """The id of a built-in dataset, recorded now if the local store does not have it.
 
     Raises:

@@ -2,7 +2,8 @@
 
 An entry is a folder named by a hash of all that it depends on: the data's own bytes, the settings, and the code that
 tokenises. It is written under another name and renamed, so that it is there as a whole or not at all and two runs that
-start at once both end up with one. Deleting any of it is always safe.
+start at once both end up with one. Its files are held against their hashes before they are used. Deleting any of it
+is always safe.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from trajectory.data.discretizer import Discretizer
 from trajectory.errors import UserError
 
 CACHE_VARIABLE = "TRAJECTORY_CACHE"
+HASHES = "sha256.json"  # of the other files of an entry
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +68,7 @@ def cache_key(files: Sequence[Path], settings: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for path in [*files, *sorted(Path(__file__).parent.glob("*.py"))]:
         try:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(_hash(path).encode())
         except OSError as error:
             raise UserError(f"dataset: {path} must be a file that can be read: {error}") from error
     return digest.hexdigest()[:32]
@@ -77,6 +78,11 @@ def load_tokens(key: str) -> TokenizedData | None:
     """The entry of a key, its tokens mapped from the file rather than read; None where there is none that is whole."""
     folder = cache_path() / key
     try:
+        if not folder.is_dir():
+            return None
+        for name, written in json.loads((folder / HASHES).read_text()).items():
+            if _hash(folder / name) != written:
+                raise ValueError(f"{name} is not what was written")
         summary = json.loads((folder / "summary.json").read_text())
         # copy on write: torch has no tensors that cannot be written
         tokens = torch.from_numpy(np.load(folder / "tokens.npy", mmap_mode="c"))
@@ -86,10 +92,8 @@ def load_tokens(key: str) -> TokenizedData | None:
         discretizer = Discretizer(*bins["values"].shape)
         discretizer.load_state_dict(bins)
         return TokenizedData(tokens, ends, terminated, discretizer, summary, (folder / "card.png").read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
-        log.warning("%s is damaged and made anew (%s)", folder, error)
+    except Exception as error:  # what the readers of a damaged file raise differs
+        log.warning("%s is damaged and made anew: %s", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         return None
 
@@ -106,6 +110,7 @@ def save_tokens(key: str, data: TokenizedData) -> None:
         np.savez(hidden / "episodes.npz", ends=data.ends, terminated=data.terminated, **bins)
         (hidden / "summary.json").write_text(json.dumps(data.summary, indent=1))
         (hidden / "card.png").write_bytes(data.card)
+        (hidden / HASHES).write_text(json.dumps({path.name: _hash(path) for path in hidden.iterdir()}))
         if not (root / key).exists():
             hidden.rename(root / key)
     except OSError as error:
@@ -114,3 +119,8 @@ def save_tokens(key: str, data: TokenizedData) -> None:
     finally:
         if hidden is not None:
             shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

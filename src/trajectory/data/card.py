@@ -47,12 +47,15 @@ def draw_card(episodes: Episodes, summary: dict[str, Any]) -> bytes:
     grid = figure.add_gridspec(2, 3, height_ratios=(1, 0.3 + 0.075 * len(columns)))
     figure.suptitle(
         f"{summary['id']}  ({summary['source']}, content {summary['content_hash']})\n{summary['behaviour']}: "
-        f"{summary['episodes']:,} episodes, {summary['steps']:,} steps, return {summary['return_mean']:.0f} ± "
-        f"{summary['return_std']:.0f}, best {summary['return_max']:.0f}"
+        f"{summary['episodes']:,} episodes, {summary['steps']:,} steps, return {summary['return_mean']:.4g} ± "
+        f"{summary['return_std']:.4g}, best {summary['return_max']:.4g}",
+        parse_math=False,  # names may have dollar signs
     )
     for position, name, numbers in ((0, "return", episodes.returns()), (1, "length", episodes.lengths)):
         axes = figure.add_subplot(grid[0, position])
-        axes.hist(numbers, bins=40, color="tab:blue")
+        # between numbers that differ by rounding alone there would be no edges
+        margin = 1e-3 * float(np.abs(numbers).max())
+        axes.hist(numbers, bins=40, range=(numbers.min() - margin, numbers.max() + margin), color="tab:blue")
         axes.axvline(float(np.mean(numbers)), color="black", linewidth=1)
         axes.set(xlabel=f"{name} (line: mean)", ylabel="episodes")
     axes = figure.add_subplot(grid[0, 2])

@@ -7,8 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from trajectory.data.episodes import Episodes, check_finite
-from trajectory.errors import UserError, require
+from trajectory.data.episodes import Episodes, as_flags, check_finite
+from trajectory.errors import UserError, first_line, require
 
 
 def load_d4rl(path: Path, max_episode_steps: int | None) -> Episodes:
@@ -26,12 +26,13 @@ def load_d4rl(path: Path, max_episode_steps: int | None) -> Episodes:
         UserError: not a complete HDF5 file, a column missing, of another shape or length, not of numbers or not finite.
     """
     owner = f"dataset.path={str(path)!r}"
-    require(path.is_file(), "dataset.path", "the path of a D4RL HDF5 file", str(path))
     try:
         with h5py.File(path, "r") as file:
             return _read(file, owner, max_episode_steps)
-    except (OSError, RuntimeError, KeyError) as error:
-        raise UserError(f"{owner} must be a complete HDF5 file: {str(error).splitlines()[0]}") from error
+    except UserError:
+        raise
+    except Exception as error:  # HDF5 raises whatever the damage leads it to
+        raise UserError(f"{owner} must be a complete HDF5 file: {first_line(error)}") from error
 
 
 def _read(file: h5py.File, owner: str, max_episode_steps: int | None) -> Episodes:
@@ -42,11 +43,11 @@ def _read(file: h5py.File, owner: str, max_episode_steps: int | None) -> Episode
             continue
         if not isinstance(column, h5py.Dataset):
             raise UserError(f"{owner} must have the columns of D4RL's layout, got none named {name!r}")
-        if not (np.issubdtype(column.dtype, np.number) or column.dtype == bool):
+        if column.dtype.kind not in "fiub":
             raise UserError(f"{owner} must hold numbers, got {column.dtype} in {name}")
         dimensions = 2 if name in ("observations", "actions") else 1
-        shape = column.shape if dimensions == 2 or column.shape[1:] != (1,) else column.shape[:1]
-        if len(shape) != dimensions:
+        shape = column.shape or ()
+        if len(shape) != dimensions and not (dimensions == 1 and shape[1:] == (1,)):
             raise UserError(f"{owner} must have {dimensions}-dimensional {name}, got shape {column.shape}")
         columns[name] = column
     lengths = {name: len(column) for name, column in columns.items()}
@@ -59,9 +60,9 @@ def _read(file: h5py.File, owner: str, max_episode_steps: int | None) -> Episode
     for name in ("observations", "actions", "rewards"):
         numbers[name] = np.empty(columns[name].shape, dtype=np.float32)
         columns[name].read_direct(numbers[name])
-    terminals = columns["terminals"][()].reshape(rows) != 0
+    terminals = as_flags(columns["terminals"][()], f"{owner}: terminals")
     if "timeouts" in columns:
-        over = terminals | (columns["timeouts"][()].reshape(rows) != 0)
+        over = terminals | as_flags(columns["timeouts"][()], f"{owner}: timeouts")
     else:
         over = terminals | _time_limits(terminals, max_episode_steps)
     over[-1] = True

@@ -8,12 +8,14 @@ bin, the middle of a uniform one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trajectory.data.episodes import CHUNK
 from trajectory.errors import UserError, require
 from trajectory.transition import TransitionLayout
 
@@ -60,10 +62,11 @@ class Discretizer(nn.Module):
         fits = []
         for dimension, column in enumerate(columns):
             with np.errstate(over="ignore"):
-                numbers = np.asarray(column, dtype=np.float32)
-            if not np.isfinite(numbers).all():
+                ordered = np.sort(np.asarray(column, dtype=np.float32))
+            # infinities and not-a-number sort to the ends
+            if not np.isfinite(ordered[[0, -1]]).all():
                 raise UserError(f"{layout.name(dimension)} must hold finite numbers only, as float32")
-            fits.append(fit_column(numbers, bins, binning))
+            fits.append(fit_column(ordered, bins, binning))
         discretizer = cls(len(fits), bins)
         for dimension, (lows, highs, values) in enumerate(fits):
             count = len(values)
@@ -99,54 +102,54 @@ class Discretizer(nn.Module):
         return used @ self.values[dimension].to(used.dtype) / used.sum(-1)
 
 
-def fit_column(column: np.ndarray, bins: int, binning: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lowest and highest member and decoded value of each bin of one column, ascending, all float32."""
-    unique, counts = np.unique(column, return_counts=True)
-    if len(unique) <= bins:
+def fit_column(ordered: np.ndarray, bins: int, binning: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lowest and highest member and decoded value of each bin of one column, ascending, all float32.
+
+    Args:
+        ordered: (T,) float32 ascending; nothing else of its size is made.
+    """
+    if _count_distinct(ordered) <= bins:
+        unique = _distinct(ordered)
         return unique, unique, unique
-    atoms = _atoms(counts, bins, len(column))
-    lows: list[np.ndarray] = []
-    highs: list[np.ndarray] = []
-    values: list[np.ndarray] = []
-    segments = _segments(atoms)
-    if binning == "quantile":
-        shares = [counts[start:stop].sum() for start, stop in segments]
-    else:
-        shares = [unique[stop - 1] - unique[start] for start, stop in segments]
-    limits = [stop - start for start, stop in segments]
-    allotted = dict(zip(segments, _allot(bins - int(atoms.sum()), shares, limits), strict=True))
-    for start, stop in sorted([*segments, *((index, index + 1) for index in np.flatnonzero(atoms))]):
-        members, weights = unique[start:stop], counts[start:stop]
-        if (start, stop) not in allotted or len(members) == 1:
-            parts = (members, members, members)
-        elif binning == "quantile":
-            parts = _quantile_bins(members, weights, allotted[start, stop])
-        else:
-            edges = np.linspace(float(members[0]), float(members[-1]), allotted[start, stop] + 1)
-            middle = ((edges[:-1] + edges[1:]) / 2).astype(np.float32)
-            lower, upper = edges[:-1].astype(np.float32), edges[1:].astype(np.float32)
-            # the middle of a bin one float wide may round to the next bin's lowest number
-            parts = (lower, upper, np.where(middle < upper, middle, lower))
-        for total, part in zip((lows, highs, values), parts, strict=True):
-            total.append(part)
+    pieces = np.split(ordered, _atoms(ordered, bins))
+    pieces = [piece for piece in pieces if len(piece)]
+    with np.errstate(over="ignore"):
+        shares = [len(piece) if binning == "quantile" else piece[-1] - piece[0] for piece in pieces]
+    # a repeated value cut out has one distinct value and so gets one bin
+    allotted = _allot(bins, shares, [_count_distinct(piece) for piece in pieces])
+    cut = _quantile_bins if binning == "quantile" else _uniform_bins
+    lows, highs, values = zip(*map(cut, pieces, allotted), strict=True)
     return np.concatenate(lows), np.concatenate(highs), np.concatenate(values)
 
 
-def _atoms(counts: np.ndarray, bins: int, rows: int) -> np.ndarray:
-    """(U,) bool: which distinct values get a bin of their own; at most (bins - 1) // 2, equal counts alike."""
-    threshold = max(2.0, ATOM_SHARE * rows / bins)
-    atoms = counts >= threshold
+def _count_distinct(ordered: np.ndarray) -> int:
+    parts = (ordered[start : start + CHUNK + 1] for start in range(0, len(ordered), CHUNK))
+    return 1 + sum(int(np.count_nonzero(part[1:] != part[:-1])) for part in parts)
+
+
+def _distinct(ordered: np.ndarray) -> np.ndarray:
+    """The distinct values, where they are few: jumps from one to the next."""
+    rows = [0]
+    while rows[-1] < len(ordered):
+        rows.append(int(np.searchsorted(ordered, ordered[rows[-1]], side="right")))
+    return ordered[rows[:-1]]
+
+
+def _atoms(ordered: np.ndarray, bins: int) -> np.ndarray:
+    """(2A,) rows to cut at, before and after each of the values that get a bin of their own.
+
+    Those are at most (bins - 1) // 2 values, equally frequent ones alike.
+    """
+    least = math.ceil(max(2.0, ATOM_SHARE * len(ordered) / bins))
+    # a value that fills so many rows fills one of every so many
+    starts = np.unique(np.searchsorted(ordered, ordered[::least]))
+    stops = np.searchsorted(ordered, ordered[starts], side="right")
+    counts = stops - starts
+    atoms = counts >= least
     limit = (bins - 1) // 2
     if atoms.sum() > limit:
         atoms = counts > np.sort(counts)[-limit - 1]
-    return atoms
-
-
-def _segments(atoms: np.ndarray) -> list[tuple[int, int]]:
-    """Runs [start, stop) of values without a bin of their own."""
-    padded = np.concatenate([[True], atoms, [True]]).astype(np.int8)
-    change = np.diff(padded)
-    return list(zip(np.flatnonzero(change == -1).tolist(), np.flatnonzero(change == 1).tolist(), strict=True))
+    return np.stack([starts[atoms], stops[atoms]], axis=1).ravel()
 
 
 def _allot(bins: int, shares: list, limits: list[int]) -> list[int]:
@@ -161,21 +164,27 @@ def _allot(bins: int, shares: list, limits: list[int]) -> list[int]:
     return allotted
 
 
-def _quantile_bins(members: np.ndarray, weights: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut distinct values with their multiplicities into at most `bins` groups of about equal weight."""
-    middle = np.cumsum(weights, dtype=np.float64)
-    total = middle[-1]
-    middle -= weights / 2
-    # a member belongs to the group that the middle of its weight falls into
-    starts = np.unique(np.searchsorted(middle, np.arange(bins) * (total / bins)))
-    starts = starts[starts < len(members)]
-    stops = np.append(starts[1:], len(members))
-    means = [
-        np.dot(members[start:stop].astype(np.float64), weights[start:stop]) / weights[start:stop].sum()
-        for start, stop in zip(starts, stops, strict=True)
-    ]
-    lows, highs = members[starts], members[stops - 1]
+def _quantile_bins(ordered: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cut ascending numbers, some of them repeated, into at most `bins` groups of about equal size."""
+    edges = np.arange(bins) * (len(ordered) / bins)
+    at_edges = ordered[edges.astype(np.int64)]
+    first, stop = (np.searchsorted(ordered, at_edges, side=side) for side in ("left", "right"))
+    # a repeated number belongs to the group that the middle of its rows falls into
+    starts = np.unique(np.where((first + stop) / 2 >= edges, first, stop))
+    starts = starts[starts < len(ordered)]
+    stops = np.append(starts[1:], len(ordered))
+    means = [ordered[start:stop].mean(dtype=np.float64) for start, stop in zip(starts, stops, strict=True)]
+    lows, highs = ordered[starts], ordered[stops - 1]
     return lows, highs, np.clip(np.array(means, dtype=np.float32), lows, highs)
+
+
+def _uniform_bins(ordered: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cut the range of ascending numbers into `bins` equal widths."""
+    edges = np.linspace(float(ordered[0]), float(ordered[-1]), bins + 1)
+    middle = ((edges[:-1] + edges[1:]) / 2).astype(np.float32)
+    lows, highs = edges[:-1].astype(np.float32), edges[1:].astype(np.float32)
+    # the middle of a bin one float wide may round to the next bin's lowest number
+    return lows, highs, np.where(middle < highs, middle, lows)
 
 
 def _between(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from trajectory.errors import UserError
+from trajectory.errors import UserError, require
 from trajectory.transition import TransitionLayout
 
-CHUNK = 1 << 18  # rows checked at a time, bounding the intermediates
+CHUNK = 1 << 16  # rows worked on at a time, bounding the intermediates
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,11 @@ class Episodes:
 
     def returns(self) -> np.ndarray:
         """(E,) undiscounted return of each episode, float64."""
-        return np.add.reduceat(self.rewards, self.starts, dtype=np.float64)
+        returns, starts = np.empty(len(self)), self.starts
+        for episodes, rows in blocks(self.ends):
+            # reduceat casts all that it is given at once
+            returns[episodes] = np.add.reduceat(self.rewards[rows], starts[episodes] - rows.start, dtype=np.float64)
+        return returns
 
     def content_hash(self) -> str:
         """The same for the same numbers, whatever file they came from."""
@@ -60,6 +64,20 @@ class Episodes:
         for column in (self.observations, self.actions, self.rewards, self.ends, self.terminated):
             digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()[:16]
+
+
+def blocks(ends: np.ndarray) -> Iterator[tuple[slice, slice]]:
+    """Whole episodes of about CHUNK rows together, in their order: as a slice of the episodes and as one of the rows.
+
+    Args:
+        ends: (E,) the row after the last transition of each episode.
+    """
+    first = start = 0
+    while first < len(ends):
+        last = max(first + 1, int(np.searchsorted(ends, start + CHUNK, side="right")))
+        stop = int(ends[last - 1])
+        yield slice(first, last), slice(start, stop)
+        first, start = last, stop
 
 
 def allocate(lengths: Sequence[int] | np.ndarray, observation_dim: int, action_dim: int) -> Episodes:
@@ -75,6 +93,14 @@ def allocate(lengths: Sequence[int] | np.ndarray, observation_dim: int, action_d
     )
 
 
+def as_flags(values: np.ndarray, owner: str) -> np.ndarray:
+    """Flags of any numeric type and shape as (T,) bool; nothing but 0 and 1 is one."""
+    values = values.reshape(-1)
+    wrong = values[(values != 0) & (values != 1)]
+    require(len(wrong) == 0, owner, "0 or 1", wrong[0].item() if len(wrong) else None)
+    return values != 0
+
+
 def check_finite(episodes: Episodes, owner: str) -> None:
     """Refuse numbers that are not finite, naming the dataset (`owner`), episode and column."""
     for name, values in (
@@ -83,9 +109,9 @@ def check_finite(episodes: Episodes, owner: str) -> None:
         ("reward", episodes.rewards[:, None]),
     ):
         for start in range(0, len(values), CHUNK):
-            bad = np.argwhere(~np.isfinite(values[start : start + CHUNK]))
-            if len(bad):
-                row, column = bad[0] + (start, 0)
+            finite = np.isfinite(values[start : start + CHUNK])
+            if not finite.all():
+                row, column = np.argwhere(~finite)[0] + (start, 0)
                 episode = int(np.searchsorted(episodes.ends, row, side="right"))
                 step = row - episodes.starts[episode]
                 raise UserError(

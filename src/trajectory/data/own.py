@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import minari
 import numpy as np
 from gymnasium.spaces import Dict
 
 from trajectory.behaviour.record import RecordedEpisode
-from trajectory.data.store import check_id, in_store, save_episodes
+from trajectory.data.episodes import as_flags
+from trajectory.data.store import check_id, in_store, metadata_of, save_episodes
 from trajectory.environments import EnvironmentSettings, make_environment, make_raw_environment
-from trajectory.errors import UserError, require
+from trajectory.errors import UserError, first_line, require
 
 SUFFIXES = (".npz", ".parquet")
 
@@ -40,7 +39,8 @@ def create_dataset(
         episodes: one mapping per episode of `observations` (L, observation_dim) or, with the one after the last action,
             (L + 1, observation_dim), for Dict observations a mapping of such arrays; `actions` (L, action_dim);
             `rewards` (L,); and `terminated`, True where the task ended and False where a time limit cut the episode
-            off. Or one mapping of flat columns over all episodes, with `terminals` (T,) and `timeouts` (T,) instead.
+            off. Or one mapping of flat columns over all episodes, with `terminals` (T,) and `timeouts` (T,) instead,
+            each 1 on the last transition of an episode that ended in that way.
         env_id: the Gymnasium environment they come from, with `env_kwargs`.
         behaviour: who acted, in a few words.
         reference: `random` and `expert` returns that normalised scores are relative to.
@@ -68,14 +68,14 @@ def ensure_own(dataset_id: str, path: Path, environment: EnvironmentSettings, be
     """
     check_id(dataset_id)
     require(path.is_dir(), "dataset.path", "a folder of .npz or .parquet files", str(path))
-    files = sorted((file for file in path.iterdir() if file.suffix in SUFFIXES), key=_natural)
+    files = sorted((file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file()), key=_natural)
     require(len(files) > 0, "dataset.path", "a folder with at least one .npz or .parquet file", str(path))
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode() + file.read_bytes())
     mark = f"From files with SHA-256 {digest.hexdigest()}."
     if in_store(dataset_id):
-        known = str(minari.load_dataset(dataset_id).storage.metadata.get("description"))
+        known = str(metadata_of(dataset_id).get("description"))
         require(mark in known, "dataset.id", f"another one, as other data than {path} is stored under it", dataset_id)
         return
     episodes = [read_episode(file) for file in files]
@@ -95,8 +95,10 @@ def read_episode(path: Path) -> dict[str, Any]:
                 columns = {name: file[name] for name in file.files}
         else:
             columns = _read_parquet(path)
-    except (ValueError, OSError, EOFError, BadZipFile, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except UserError:
+        raise
+    except Exception as error:  # zip, NumPy and Arrow raise whatever the damage leads them to
+        reason = first_line(error)
         raise UserError(f"dataset.path: {path} must be a complete {path.suffix} file of numbers: {reason}") from error
     parts = {name.partition("/")[2]: columns.pop(name) for name in list(columns) if name.startswith("observations/")}
     return {**columns, "observations": parts} if parts else columns
@@ -120,19 +122,27 @@ def _split(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Flat columns with `terminals` and `timeouts` as one mapping per episode."""
     for name in ("observations", "actions", "rewards", "terminals", "timeouts"):
         require(name in columns, "episodes", "flat columns of D4RL's names", f"none named {name!r}")
-    flat = {name: np.asarray(columns[name]) for name in ("observations", "actions", "rewards", "terminals", "timeouts")}
-    lengths = {name: len(column) for name, column in flat.items()}
+    given = columns["observations"]
+    parts = given if isinstance(given, Mapping) else {"": given}
+    observations = {key: _array(part, f"episodes: observations {key}".strip()) for key, part in parts.items()}
+    flat = {name: _array(columns[name], f"episodes: {name}") for name in ("actions", "rewards")}
+    flags = {
+        name: as_flags(_array(columns[name], f"episodes: {name}"), f"episodes: {name}")
+        for name in ("terminals", "timeouts")
+    }
+    lengths = {name: len(column) for name, column in {**observations, **flat, **flags}.items()}
     require(len(set(lengths.values())) == 1, "episodes", "columns of one length", lengths)
-    over = (flat["terminals"] != 0) | (flat["timeouts"] != 0)
+    over = flags["terminals"] | flags["timeouts"]
     over[-1:] = True
     ends = np.flatnonzero(over) + 1
-    return [
-        {
-            **{name: flat[name][start:end] for name in ("observations", "actions", "rewards")},
-            "terminated": bool(flat["terminals"][end - 1]),
-        }
-        for start, end in pairwise([0, *ends.tolist()])
-    ]
+    episodes = []
+    for start, end in pairwise([0, *ends.tolist()]):
+        episode: dict[str, Any] = {name: column[start:end] for name, column in flat.items()}
+        rows = {key: part[start:end] for key, part in observations.items()}
+        episode["observations"] = rows if parts is given else rows[""]
+        episode["terminated"] = flags["terminals"][end - 1]
+        episodes.append(episode)
+    return episodes
 
 
 def _save(
@@ -184,7 +194,7 @@ def _checked(episode: Mapping[str, Any], env: Any, owner: str) -> RecordedEpisod
         }
     else:
         observations = _observations(episode["observations"], f"{owner}: observations", space, length)
-    terminated = np.asarray(episode["terminated"]).reshape(-1) != 0
+    terminated = as_flags(_array(episode["terminated"], f"{owner}: terminated"), f"{owner}: terminated")
     require(len(terminated) in (1, length), f"{owner}: terminated", "one flag, or one per transition", len(terminated))
     require(not terminated[:-1].any(), f"{owner}: terminated", "set on the last transition alone", terminated.tolist())
     return RecordedEpisode(observations, actions.astype(env.action_space.dtype), rewards, bool(terminated[-1]))
@@ -200,13 +210,20 @@ def _observations(values: Any, owner: str, space: Any, length: int) -> np.ndarra
 
 def _numbers(values: Any, owner: str, shape: tuple[int, ...] | None) -> np.ndarray:
     """An array of finite numbers, each row of the given shape."""
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise UserError(f"{owner} must be rows of one length: {error}") from error
-    require(array.dtype.kind in "fiub", owner, "numbers", array.dtype.name)
+    array = _array(values, owner)
     if shape is not None:
         require(array.shape[1:] == shape, owner, f"an array of shape (L, {', '.join(map(str, shape))})", array.shape)
-    bad = np.argwhere(~np.isfinite(array))
+    with np.errstate(over="ignore"):  # what training sees is float32
+        bad = np.argwhere(~np.isfinite(array.astype(np.float32)))
     require(len(bad) == 0, owner, "finite", f"{array[tuple(bad[0])]} at {bad[0].tolist()}" if len(bad) else None)
+    return array
+
+
+def _array(values: Any, owner: str) -> np.ndarray:
+    """An array of numbers with at least one dimension."""
+    try:
+        array = np.atleast_1d(values)
+    except ValueError as error:
+        raise UserError(f"{owner} must be rows of one length: {first_line(error)}") from error
+    require(array.dtype.kind in "fiub", owner, "numbers", array.dtype.name)
     return array

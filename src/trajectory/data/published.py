@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import minari
 
 from trajectory.data.store import check_id, hidden_store, in_store, load_episodes, store_path
 from trajectory.environments import EnvironmentSettings, check_layout, make_environment
-from trajectory.errors import UserError
+from trajectory.errors import UserError, first_line
 
 HUB = "https://huggingface.co"  # where Minari's published datasets lie, unless HF_ENDPOINT says otherwise
 CONNECT_TIMEOUT = 5.0  # seconds
@@ -33,8 +34,7 @@ def ensure_published(dataset_id: str, environment: EnvironmentSettings) -> None:
         try:
             minari.download_dataset(dataset_id)
         except Exception as error:  # the hub's client raises its own kinds, its transport's and Minari's
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{owner} must be in the local Minari store or published: {reason}") from error
+            raise UserError(f"{owner} must be in the local Minari store or published: {first_line(error)}") from error
         episodes = load_episodes(dataset_id, environment.observation_keys)
         env = make_environment(environment)
         check_layout(env, episodes.layout, owner)
@@ -45,7 +45,8 @@ def _check_network(dataset_id: str) -> None:
     """One clear message at once, where the hub's client would try again and again."""
     hub = urlsplit(os.environ.get("HF_ENDPOINT") or HUB)
     problem = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else None
-    if problem is None:
+    proxied = {hub.scheme, "all"} & getproxies().keys() and not proxy_bypass(hub.hostname or "")
+    if problem is None and not proxied:
         port = hub.port or (80 if hub.scheme == "http" else 443)
         try:
             socket.create_connection((hub.hostname or "", port), timeout=CONNECT_TIMEOUT).close()

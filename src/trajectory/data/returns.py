@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trajectory.data.episodes import CHUNK, Episodes
+from trajectory.data.episodes import Episodes, blocks
 
 
 def shape_rewards(episodes: Episodes, terminal_reward: float | None) -> np.ndarray:
@@ -36,13 +36,9 @@ def return_to_go(rewards: np.ndarray, ends: np.ndarray, terminated: np.ndarray, 
         (T,) of the rewards' type.
     """
     values = np.empty_like(rewards)
-    first = start = 0
-    while first < len(ends):
-        last = max(first + 1, int(np.searchsorted(ends, start + CHUNK, side="right")))
-        stop = int(ends[last - 1])
-        part = rewards[start:stop].astype(np.float64)
-        values[start:stop] = _scan(part, ends[first:last] - start, terminated[first:last], discount)
-        first, start = last, stop
+    for episodes, rows in blocks(ends):
+        part = rewards[rows].astype(np.float64)
+        values[rows] = _scan(part, ends[episodes] - rows.start, terminated[episodes], discount)
     return values
 
 
@@ -68,6 +64,6 @@ def _scan(rewards: np.ndarray, ends: np.ndarray, terminated: np.ndarray, discoun
 def _bootstrap(rewards: np.ndarray, ends: np.ndarray, lengths: np.ndarray, discount: float) -> np.ndarray:
     """(E,) estimated return after the end of each episode, were it to go on at its own late reward rate."""
     span = np.minimum(lengths, round(1.0 / (1.0 - discount)))
-    cumulative = np.concatenate([[0.0], np.cumsum(rewards)])
-    mean = (cumulative[ends] - cumulative[ends - span]) / span
-    return mean / (1.0 - discount)
+    late = np.stack([ends - span, ends], axis=1).ravel()
+    total = np.add.reduceat(np.append(rewards, 0.0), late)[::2]  # reduceat takes no end after the last row
+    return total / span / (1.0 - discount)

@@ -12,7 +12,7 @@ from trajectory.data.d4rl import load_d4rl
 from trajectory.data.episodes import Episodes
 from trajectory.data.own import ensure_own
 from trajectory.data.published import ensure_published
-from trajectory.data.store import behaviour_of, dataset_files, load_episodes
+from trajectory.data.store import dataset_files, load_episodes, metadata_of
 from trajectory.environments import EnvironmentSettings, check_layout, make_environment
 from trajectory.errors import UserError, require
 
@@ -53,7 +53,8 @@ class Source:
     def about(self) -> dict[str, Any]:
         """All but the files' bytes that content and summary depend on, as plain values."""
         environment = {"id": self.environment.id, "kwargs": self.environment.kwargs}
-        return {"id": self.id, "kind": self.kind, "behaviour": self.behaviour, **self.options, **environment}
+        source = {"id": self.id, "kind": self.kind, "behaviour": self.behaviour}
+        return {**source, "environment": environment, **self.options}
 
 
 def locate(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
@@ -65,14 +66,15 @@ def locate(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
     Raises:
         UserError: an unknown source, a key that it needs and does not have, or what the source itself refuses.
     """
-    kind = dataset["source"]
+    kind: Any = dataset.get("source")
     known = {"builtin": _builtin, "minari": _minari, "d4rl": _d4rl, "own": _own}
-    require(kind in known, "dataset.source", f"one of {', '.join(known)}", kind)
+    require(kind in list(known), "dataset.source", f"one of {', '.join(known)}", kind)
     return known[kind](dataset, environment)
 
 
 def _builtin(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
-    dataset_id = ensure_builtin(environment, dataset["quality"], steps=dataset["steps"], seed=dataset["seed"])
+    quality, steps, seed = (dataset.get(key) for key in ("quality", "steps", "seed"))
+    dataset_id = ensure_builtin(environment, quality, steps=steps, seed=seed)
     return _stored("builtin", dataset_id, environment)
 
 
@@ -82,13 +84,14 @@ def _minari(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source
 
 
 def _own(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
-    path = Path(_given(dataset, "path"))
-    ensure_own(_given(dataset, "id"), path, environment, dataset["behaviour"], dataset["author"])
-    return _stored("own", dataset["id"], environment)
+    path, dataset_id, behaviour, author = (_given(dataset, key) for key in ("path", "id", "behaviour", "author"))
+    ensure_own(dataset_id, Path(path), environment, behaviour, author)
+    return _stored("own", dataset_id, environment)
 
 
 def _d4rl(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
     path = Path(_given(dataset, "path"))
+    require(path.is_file(), "dataset.path", "the path of a D4RL HDF5 file", str(path))
     env = make_environment(environment)
     limit = env.spec.max_episode_steps
     env.close()
@@ -98,12 +101,12 @@ def _d4rl(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
 
 def _stored(kind: str, dataset_id: str, environment: EnvironmentSettings) -> Source:
     options = {"dataset_id": dataset_id, "keys": environment.observation_keys}
-    behaviour, files = behaviour_of(dataset_id), dataset_files(dataset_id)
-    return Source(dataset_id, kind, behaviour, environment, files, load_episodes, options)
+    behaviour = str(metadata_of(dataset_id).get("algorithm_name") or "unknown")
+    return Source(dataset_id, kind, behaviour, environment, dataset_files(dataset_id), load_episodes, options)
 
 
 def _given(dataset: dict[str, Any], key: str) -> str:
     value = dataset.get(key)
     if not isinstance(value, str):
-        raise UserError(f"dataset.{key} must be given with dataset={dataset['source']}, got {value!r}")
+        raise UserError(f"dataset.{key} must be given as text with dataset={dataset['source']}, got {value!r}")
     return value

@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from minari.data_collector import EpisodeBuffer
 from minari.namespace import create_namespace, list_local_namespaces
 
 from trajectory.behaviour.record import RecordedEpisode
-from trajectory.data.episodes import Episodes, allocate, check_finite
+from trajectory.data.episodes import Episodes, allocate, as_flags, check_finite
 from trajectory.environments import EnvironmentSettings, check_box, flatten, observation_keys
-from trajectory.errors import UserError, require
+from trajectory.errors import UserError, first_line, require
 
 STORE_VARIABLE = "MINARI_DATASETS_PATH"
-ID_RULE = "NAMESPACE/NAME-vN or NAME-vN of letters, digits, - and _"
+ID = r"(?!\w/[^/]*$)([\w-]+/)*[\w-]+-v\d+"
+ID_RULE = "NAMESPACE/NAME-vN or NAME-vN of letters, digits, - and _ with two or more to a NAMESPACE"
+EPISODE_OVERHEAD = 1 << 15  # bytes; what HDF5 needs of an episode beside its numbers was measured to be below
 
 
 def store_path() -> Path:
@@ -44,7 +46,7 @@ def dataset_files(dataset_id: str) -> list[Path]:
 
 def check_id(dataset_id: Any) -> None:
     """Refuse what Minari cannot name a dataset."""
-    valid = isinstance(dataset_id, str) and re.fullmatch(r"([\w-]+/)*[\w-]+-v\d+", dataset_id)
+    valid = isinstance(dataset_id, str) and re.fullmatch(ID, dataset_id)
     require(bool(valid), "dataset.id", ID_RULE, dataset_id)
 
 
@@ -56,7 +58,8 @@ def load_episodes(dataset_id: str, keys: list[str] | None = None) -> Episodes:
 
     Raises:
         UserError: the dataset is not in the store, is empty, has spaces that are not boxes (or Dicts of boxes), has
-            columns of different lengths, or holds a number that is not finite (named with its episode and column).
+            columns of different lengths, a termination that is not an episode's last transition, or a number that is
+            not finite (named with its episode and column).
     """
     owner = f"dataset.id={dataset_id!r}"
     if not in_store(dataset_id):
@@ -64,38 +67,53 @@ def load_episodes(dataset_id: str, keys: list[str] | None = None) -> Episodes:
             f"{owner} must be in the local Minari store {store_path()}: record a built-in one with "
             f"`python src/collect.py env=hopper`, or point {STORE_VARIABLE} to the store that has it"
         )
-    try:
+    with _complete(dataset_id):
         dataset = minari.load_dataset(dataset_id)
         spaces: tuple[Any, Any] = (dataset.observation_space, dataset.action_space)
         lengths = [int(about["total_steps"]) for about in dataset.storage.get_episode_metadata(dataset.episode_indices)]
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
-        raise UserError(f"{owner} must be a complete Minari dataset: {error}") from error
-    keys = observation_keys(spaces[0], keys, owner)
-    check_box(spaces[1], "action", owner)
-    require(len(lengths) > 0, owner, "a dataset of at least one episode", 0)
-    require(min(lengths) > 0, owner, "a dataset of episodes with at least one transition", f"episode of {min(lengths)}")
-    observation_dim = sum(spaces[0][key].shape[0] for key in keys) if keys else spaces[0].shape[0]
-    columns = allocate(lengths, observation_dim, spaces[1].shape[0])
-    try:
+        keys = observation_keys(spaces[0], keys, owner)
+        check_box(spaces[1], "action", owner)
+        require(len(lengths) > 0, owner, "a dataset of at least one episode", 0)
+        require(min(lengths) > 0, owner, "a dataset of episodes with at least one transition", min(lengths))
+        observation_dim = sum(spaces[0][key].shape[0] for key in keys) if keys else spaces[0].shape[0]
+        columns = allocate(lengths, observation_dim, spaces[1].shape[0])
         for index, episode in enumerate(dataset.iterate_episodes()):
-            rows = slice(columns.starts[index], columns.ends[index])
-            # a Minari episode also stores the observation after its last transition
-            columns.observations[rows] = flatten(episode.observations, keys)[: lengths[index]]
-            columns.actions[rows] = episode.actions
-            columns.rewards[rows] = episode.rewards
-            columns.terminated[index] = episode.terminations[-1]
-    except (ValueError, OSError, KeyError, RuntimeError, IndexError) as error:
-        raise UserError(f"{owner} must be a complete Minari dataset, episode {index}: {error}") from error
+            length = lengths[index]
+            rows = slice(columns.ends[index] - length, columns.ends[index])
+            terminations = as_flags(episode.terminations, f"{owner}, episode {index}: terminations")
+            parts = (
+                # a Minari episode also stores the observation after its last transition
+                ("observations", flatten(episode.observations, keys)[:length], columns.observations[rows]),
+                ("actions", episode.actions, columns.actions[rows]),
+                ("rewards", episode.rewards.reshape(-1), columns.rewards[rows]),
+                ("terminations", terminations, np.empty(length)),
+            )
+            for name, part, column in parts:
+                require(part.shape == column.shape, f"{owner}, episode {index}: {name}", f"{column.shape}", part.shape)
+                column[:] = part
+            ended = np.flatnonzero(terminations).tolist()
+            rule = f"terminated at its last step, {length - 1}, or not at all"
+            require(ended in ([], [length - 1]), f"{owner}, episode {index}", rule, ended)
+            columns.terminated[index] = bool(ended)
     check_finite(columns, owner)
     return columns
 
 
-def behaviour_of(dataset_id: str) -> str:
-    """Who acted in a dataset of the local store, as its metadata says."""
+def metadata_of(dataset_id: str) -> dict[str, Any]:
+    """What a dataset of the local store says about itself (algorithm_name, description, ...)."""
+    with _complete(dataset_id):
+        return minari.load_dataset(dataset_id).storage.metadata
+
+
+@contextmanager
+def _complete(dataset_id: str) -> Generator[None]:
+    """Say in one line that a dataset of the local store is damaged."""
     try:
-        return str(minari.load_dataset(dataset_id).storage.metadata.get("algorithm_name") or "unknown")
-    except (ValueError, OSError) as error:
-        raise UserError(f"dataset.id={dataset_id!r} must be a complete Minari dataset: {error}") from error
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # Minari and HDF5 raise, or assert, whatever the damage leads them to
+        raise UserError(f"dataset.id={dataset_id!r} must be a complete Minari dataset: {first_line(error)}") from error
 
 
 def save_episodes(
@@ -121,7 +139,8 @@ def save_episodes(
     reference = environment.reference or {"random": None, "expert": None}
     spec = gymnasium.make(environment.id, **environment.kwargs).spec
     with hidden_store(dataset_id), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*author_email.*")
+        _require_room(buffers)
+        warnings.filterwarnings("ignore", message=".*(author_email|code_permalink).*")
         minari.create_dataset_from_buffers(
             dataset_id,
             buffers,
@@ -131,6 +150,19 @@ def save_episodes(
             ref_max_score=reference["expert"],
             **metadata,
         )
+
+
+def _require_room(buffers: Sequence[EpisodeBuffer]) -> None:
+    """Raise an `OSError` if the disk is too full for these episodes: HDF5 would crash on the way."""
+    size = 0
+    for buffer in buffers:
+        observations: Any = buffer.observations
+        columns = [*observations.values()] if isinstance(observations, dict) else [observations]
+        columns += [buffer.actions, buffer.rewards, buffer.terminations, buffer.truncations]
+        size += EPISODE_OVERHEAD + sum(column.nbytes for column in columns)
+    with tempfile.TemporaryFile(dir=store_path()) as file:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from trajectory.data.discretizer import Discretizer
-from trajectory.errors import UserError
+from trajectory.errors import UserError, first_line
 from trajectory.model.gpt import GPT, GPTSettings
 from trajectory.transition import TransitionLayout
 
@@ -55,10 +55,9 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         gpt.load_state_dict(_below("gpt.", weights))
         discretizer.load_state_dict(_below("discretizer.", weights))
     except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"checkpoint must be a complete checkpoint of this project, got {str(path)!r}: truncated or of another "
-            f"kind ({reason[:120]})"
+            f"kind ({first_line(error)[:120]})"
         ) from error
     gpt.to(device).eval()
     return Checkpoint(gpt, discretizer.to(device).eval(), hyperparameters, int(content["global_step"]))

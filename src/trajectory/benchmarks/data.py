@@ -1,0 +1,201 @@
+"""What a dataset costs in time and memory, from an HDF5 file to the batches that training takes.
+
+Every start is measured in a process of its own, on one thread, so that nothing is left over from an earlier one.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import chain, islice, repeat
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from trajectory.benchmarks.usage import Usage
+from trajectory.data import datamodule
+from trajectory.data.cache import CACHE_VARIABLE
+from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
+from trajectory.data.discretizer import Discretizer
+from trajectory.data.source import Source, locate
+from trajectory.environments import EnvironmentSettings
+from trajectory.errors import require
+
+HOPPER = EnvironmentSettings("hopper", "Hopper-v5")
+OBSERVATIONS, ACTIONS = 11, 3  # of Hopper
+MEAN_LENGTH, TIME_LIMIT = 300, 1_000  # of the synthetic episodes
+CHUNK = 1 << 16  # rows drawn at a time
+
+# what a start calls, measured where it is called
+STAGES: dict[str, tuple[Any, str]] = {
+    "hash": (datamodule, "cache_key"),
+    "load": (Source, "load"),
+    "summary": (datamodule, "summarize"),
+    "return_to_go": (datamodule, "return_to_go"),
+    "fit": (Discretizer, "fit"),
+    "tokenize": (datamodule, "tokenize"),
+    "card": (datamodule, "draw_card"),
+    "save": (datamodule, "save_tokens"),
+}
+
+# what the data room is held to
+FITTING_LIMIT = 2.5  # peak until training starts, of the bytes of observations, actions and rewards as float32
+TRAINING_LIMIT = 1.2  # peak from then on, of the bytes of the tokens
+
+
+@dataclass(frozen=True)
+class DataBenchmarkSettings:
+    """What is measured; `conf/benchmark.yaml` explains the keys."""
+
+    sizes: list[int] = field(default_factory=lambda: [100_000, 1_000_000, 10_000_000])
+    batches: int = 500
+    batch_size: int = 256
+    window: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(len(self.sizes) > 0 and min(self.sizes) >= 1, "data.sizes", "numbers of at least 1", self.sizes)
+        for key in ("batches", "batch_size", "window"):
+            require(getattr(self, key) >= 1, f"data.{key}", "at least 1", getattr(self, key))
+
+
+def benchmark_data(settings: DataBenchmarkSettings) -> list[dict[str, Any]]:
+    """Measure all sizes, printing a line for each as it is done.
+
+    Returns:
+        One dictionary per size, as `measure` gives them.
+    """
+    with tqdm(total=3 * len(settings.sizes), unit="step", desc="data", leave=False) as bar:
+        bar.write(format_row(COLUMNS))
+        rows = []
+        for transitions in settings.sizes:
+            rows.append(measure(transitions, settings, bar))
+            bar.write(format_row(columns(rows[-1])))
+    return rows
+
+
+def measure(transitions: int, settings: DataBenchmarkSettings, bar: tqdm) -> dict[str, Any]:
+    """A first start and a second one on the same synthetic file, which is gone afterwards.
+
+    Returns:
+        `transitions`; `data_bytes` of the float32 numbers and `token_bytes`; for `first` and `second` what `start`
+        gives; and what follows from them: `tokenize_per_s` (and core), `batches_per_s`, `fitting_ratio`,
+        `training_ratio`.
+    """
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        path = Path(folder) / "synthetic.hdf5"
+        bar.set_postfix_str(f"{transitions:,} transitions, writing the file")
+        write_synthetic(path, transitions, settings.seed)
+        bar.update()
+        starts = []
+        for name in ("first", "second"):
+            bar.set_postfix_str(f"{transitions:,} transitions, {name} start")
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+                starts.append(process.submit(start, path, settings).result())
+            bar.update()
+    first, second = starts
+    data_bytes = 4 * transitions * (OBSERVATIONS + ACTIONS + 1)
+    return {
+        "transitions": transitions,
+        "data_bytes": data_bytes,
+        "token_bytes": first["token_bytes"],
+        "tokenize_per_s": transitions / first["stages"]["tokenize"]["cpu_seconds"],
+        "fitting_ratio": max(stage["peak_bytes"] for stage in first["stages"].values()) / data_bytes,
+        "batches_per_s": settings.batches / second["training"]["seconds"],
+        "training_ratio": max(run["training"]["peak_bytes"] for run in starts) / first["token_bytes"],
+        "first": first,
+        "second": second,
+    }
+
+
+def start(path: Path, settings: DataBenchmarkSettings) -> dict[str, Any]:
+    """What training does before its first step, and then some batches without a model; for a process of its own.
+
+    Tokens are kept beside `path`.
+
+    Returns:
+        `seconds` until training could start; `stages` by name, for every function that was called on the way, and
+        `training`, each as a `Stage` has it; `token_bytes`.
+    """
+    torch.set_num_threads(1)
+    os.environ[CACHE_VARIABLE] = str(path.parent / "cache")
+    source = locate({"source": "d4rl", "path": str(path)}, HOPPER)
+    usage = Usage()
+    for name, (owner, function) in STAGES.items():
+        setattr(owner, function, usage.measured(name, getattr(owner, function)))
+    began = perf_counter()
+    data = TrajectoryDataModule(
+        source, TokenizerSettings(), window=settings.window, batch_size=settings.batch_size, seed=settings.seed
+    )
+    data.setup()
+    seconds = perf_counter() - began
+    with usage.stage("training"):
+        for _ in islice(chain.from_iterable(repeat(data.train_dataloader())), settings.batches):
+            pass
+    assert data.windows is not None
+    stages = {name: asdict(stage) for name, stage in usage.stages.items()}
+    training = stages.pop("training")
+    return {"seconds": seconds, "stages": stages, "training": training, "token_bytes": data.windows.tokens.nbytes}
+
+
+def write_synthetic(path: Path, transitions: int, seed: int) -> None:
+    """A file of D4RL's layout and of Hopper's width, drawn some rows at a time.
+
+    Observations are continuous, a fifth of the actions is saturated, and episodes end where the task fails or, after
+    `TIME_LIMIT` steps, by the time limit; the recording cuts the last one off.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = np.minimum(rng.geometric(1 / MEAN_LENGTH, 1 + transitions // 100), TIME_LIMIT)
+    ends = np.cumsum(lengths)
+    lengths, ends = lengths[ends <= transitions], ends[ends <= transitions]
+    scale, offset = rng.uniform(0.1, 3.0, OBSERVATIONS), rng.normal(size=OBSERVATIONS)
+    with h5py.File(path, "w") as file:
+        for name, over in (("terminals", lengths < TIME_LIMIT), ("timeouts", lengths == TIME_LIMIT)):
+            flags = np.zeros(transitions, dtype=bool)
+            flags[ends[over] - 1] = True
+            file[name] = flags
+        observations = file.create_dataset("observations", (transitions, OBSERVATIONS), dtype=np.float32)
+        actions = file.create_dataset("actions", (transitions, ACTIONS), dtype=np.float32)
+        rewards = file.create_dataset("rewards", (transitions,), dtype=np.float32)
+        for first in range(0, transitions, CHUNK):
+            rows = slice(first, min(first + CHUNK, transitions))
+            count = rows.stop - rows.start
+            observations[rows] = rng.standard_normal((count, OBSERVATIONS)) * scale + offset
+            actions[rows] = np.clip(rng.normal(0, 0.8, (count, ACTIONS)), -1, 1)
+            rewards[rows] = rng.normal(3, 1, count)
+
+
+COLUMNS = (
+    "transitions",
+    *("load s", "to-go s", "fit s", "tokens s", "M/s/core", "card s", "save s", "first s", "second s", "batches/s"),
+    f"peak/data (<= {FITTING_LIMIT})",
+    f"training/tokens (<= {TRAINING_LIMIT})",
+)
+
+
+def columns(row: dict[str, Any]) -> tuple[str, ...]:
+    """The cells of one size under `COLUMNS`."""
+    seconds = {name: f"{stage['seconds']:.2f}" for name, stage in row["first"]["stages"].items()}
+    return (
+        f"{row['transitions']:,}",
+        *(seconds[name] for name in ("load", "return_to_go", "fit", "tokenize")),
+        f"{row['tokenize_per_s'] / 1e6:.1f}",
+        *(seconds[name] for name in ("card", "save")),
+        *(f"{row[name]['seconds']:.2f}" for name in ("first", "second")),
+        f"{row['batches_per_s']:.0f}",
+        f"{row['fitting_ratio']:.2f}",
+        f"{row['training_ratio']:.2f}",
+    )
+
+
+def format_row(cells: tuple[str, ...]) -> str:
+    """Cells right-aligned under the names of their columns."""
+    return "  ".join(cell.rjust(max(len(name), 6)) for cell, name in zip(cells, COLUMNS, strict=True))
