@@ -114,6 +114,9 @@ def one_line_errors(folder: Path, *, debug: bool) -> Generator[None]:
     earlier = {path for path in folder.glob("*") if path.name != ".hydra" and path.suffix != ".log"}
     try:
         yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except (UserError, OmegaConfBaseException) as error:
         if debug:
             traceback.print_exc()

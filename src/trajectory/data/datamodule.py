@@ -67,8 +67,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         """Load and tokenise, or find the tokens of an earlier start; done once, however often Lightning calls it."""
         if self.windows is not None:
             return
-        settings = {"id": self.source.id, "source": self.source.about(), "tokenizer": asdict(self.tokenizer)}
-        key = cache_key(self.source.files, settings)
+        key = cache_key(self.source.files, {"source": self.source.about(), "tokenizer": asdict(self.tokenizer)})
         data = load_tokens(key)
         if data is None:
             data = tokenize_source(self.source, self.tokenizer)
