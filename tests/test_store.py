@@ -20,7 +20,16 @@ from minari.namespace import list_local_namespaces
 
 from example_data import ABOUT, HOPPER, MAZE, PENDULUM, contents, made_up_episodes, save
 from trajectory.data import store as module
-from trajectory.data.store import check_id, hidden_store, in_store, load_episodes, metadata_of, save_episodes
+from trajectory.data.store import (
+    HIDDEN,
+    check_id,
+    check_writable,
+    hidden_store,
+    in_store,
+    load_episodes,
+    metadata_of,
+    save_episodes,
+)
 from trajectory.environments import EnvironmentSettings
 from trajectory.errors import UserError
 
@@ -127,14 +136,30 @@ class TestWholeOrNotAtAll:
         assert contents(store) == before
         assert os.environ["MINARI_DATASETS_PATH"] == str(store)
 
-    def test_what_a_killed_recording_leaves_is_not_seen(self, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        hidden = store / ".recording-killed"
+    def test_what_a_killed_recording_leaves_is_not_seen_and_goes_later(
+        self, store: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hidden = store / f"{HIDDEN}killed"
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(hidden))
         save("toy/pendulum-v0", made_up_episodes(2))
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(store))
         assert (hidden / "toy" / "pendulum-v0" / "data").is_dir()
         assert not in_store("toy/pendulum-v0")
         assert list(minari.list_local_datasets()) == []
+        save("toy/next-v0", made_up_episodes(2))
+        assert hidden.is_dir(), "it may still be written"
+        os.utime(hidden, (0, 0))
+        save("toy/another-v0", made_up_episodes(2))
+        assert not hidden.exists()
+
+    def test_an_unwritable_store_is_noticed_before_anything_is_recorded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = tmp_path / "file"
+        file.touch()
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(file))
+        with pytest.raises(UserError, match=f"MINARI_DATASETS_PATH must be a folder.*got {file}"):
+            check_writable()
 
     def test_the_first_dataset_of_an_id_stays(self, store: Path) -> None:
         save("toy/pendulum-v0", made_up_episodes(2))

@@ -11,7 +11,7 @@ from typing import Any
 
 from trajectory.behaviour.policy import GaussianPolicy
 from trajectory.behaviour.record import record_episodes
-from trajectory.data.store import in_store, save_episodes
+from trajectory.data.store import check_writable, in_store, save_episodes
 from trajectory.environments import EnvironmentSettings, make_environment
 from trajectory.errors import require
 
@@ -73,6 +73,7 @@ def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: Any
     dataset_id = builtin_id(name, quality, steps, seed)
     if in_store(dataset_id):
         return dataset_id
+    check_writable()
     policies = [GaussianPolicy.load(path) for path in policy_files(name, quality)]
     provenance = {
         "steps": steps,

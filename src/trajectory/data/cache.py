@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from trajectory.data.discretizer import Discretizer
+from trajectory.data.store import HIDDEN, remove_stale
 from trajectory.errors import UserError
 
 CACHE_VARIABLE = "TRAJECTORY_CACHE"
@@ -104,7 +105,8 @@ def save_tokens(key: str, data: TokenizedData) -> None:
     hidden: Path | None = None
     try:
         root.mkdir(parents=True, exist_ok=True)
-        hidden = Path(tempfile.mkdtemp(prefix=".writing-", dir=root))
+        remove_stale(root, HIDDEN)
+        hidden = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=root))
         np.save(hidden / "tokens.npy", data.tokens.numpy())
         bins = {name: value.numpy() for name, value in data.discretizer.state_dict().items()}
         np.savez(hidden / "episodes.npz", ends=data.ends, terminated=data.terminated, **bins)

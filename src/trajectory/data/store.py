@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +26,8 @@ from trajectory.errors import UserError, first_line, require
 
 STORE_VARIABLE = "MINARI_DATASETS_PATH"
 ID = r"(?!\w/[^/]*$)([\w-]+/)*[\w-]+-v\d+"
+HIDDEN = ".writing-"  # how the names of folders begin that are being written
+STALE_S = 24 * 3600.0  # writing takes minutes
 ID_RULE = "NAMESPACE/NAME-vN or NAME-vN of letters, digits, - and _ with two or more to a NAMESPACE"
 EPISODE_OVERHEAD = 1 << 15  # bytes; what HDF5 needs of an episode beside its numbers was measured to be below
 
@@ -172,11 +175,10 @@ def hidden_store(dataset_id: str) -> Generator[None]:
     Raises:
         UserError: the store cannot be written.
     """
-    store = store_path()
     before = os.environ.get(STORE_VARIABLE)
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        hidden = Path(tempfile.mkdtemp(prefix=".recording-", dir=store))
+    with _writable() as store:
+        remove_stale(store, HIDDEN)
+        hidden = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=store))
         os.environ[STORE_VARIABLE] = str(hidden)
         try:
             yield
@@ -197,7 +199,30 @@ def hidden_store(dataset_id: str) -> Generator[None]:
         with suppress(ValueError):  # another process may create it at the same moment
             if namespace and namespace not in list_local_namespaces():
                 create_namespace(namespace)
+
+
+def check_writable() -> None:
+    """Raise a `UserError` for a store that cannot be written, before anything long begins."""
+    with _writable() as store:
+        tempfile.TemporaryFile(dir=store).close()
+
+
+@contextmanager
+def _writable() -> Generator[Path]:
+    """The store's folder, made where it is not there; what goes wrong with the disk is said in one line."""
+    store = store_path()
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        yield store
     except OSError as error:
         raise UserError(
             f"{STORE_VARIABLE} must be a folder that can be written, with room on its disk, got {store}: {error}"
         ) from error
+
+
+def remove_stale(folder: Path, prefix: str) -> None:
+    """Remove what processes that were killed while writing left in `folder` more than a day ago."""
+    for path in folder.glob(f"{prefix}*"):
+        with suppress(OSError):  # another process may be at it too
+            if time.time() - path.stat().st_mtime > STALE_S:
+                shutil.rmtree(path, ignore_errors=True)
