@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ from gymnasium.spaces import Box, Dict, Space
 
 from trajectory.errors import UserError, first_line, require
 from trajectory.transition import TransitionLayout
+
+logging.getLogger("OpenGL").setLevel(logging.WARNING)  # loading an environment with a renderer tells of missing extras
 
 
 @dataclass(frozen=True)

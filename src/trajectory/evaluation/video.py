@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes.util
-import logging
 import os
 import sys
 from importlib import import_module
@@ -44,7 +43,6 @@ def write_video(
         mujoco: Any = import_module("mujoco")  # its names come from C++, unknown to type checkers
     except ImportError as error:
         return f"no video: {error}; install the package `imageio[ffmpeg]`"
-    logging.getLogger("OpenGL").setLevel(logging.WARNING)
     simulator: Any = env.unwrapped
     if not states or not isinstance(getattr(simulator, "model", None), mujoco.MjModel):
         return f"no video: {env.spec.id if env.spec else env} is not simulated by MuJoCo"
