@@ -284,6 +284,15 @@ def test_same_seed_gives_the_same_run_whether_or_not_it_evaluates_in_between(tra
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_a_sweep_over_environments_leaves_one_folder_per_run(tmp_path: Path) -> None:
+    quick = ("dataset.quality=random", "evaluation.every_n_steps=null", "evaluation.video=false", "logger=csv")
+    process = run_main("train", "-m", "env=hopper,walker2d", *TINY, *quick, folder=tmp_path)
+    assert process.returncode == 0, process.stderr
+    (sweep,) = (tmp_path / "outputs" / "train" / "sweeps").iterdir()
+    results = [json.loads((sweep / run / "results.json").read_text()) for run in ("0", "1")]
+    assert [result["environment"]["id"] for result in results] == ["Hopper-v5", "Walker2d-v5"]
+
+
 def test_run_without_evaluations_in_between_has_a_best_checkpoint(swept: Path) -> None:
     assert (swept / "0" / "best.ckpt").is_file()
 
