@@ -101,6 +101,5 @@ def describe(policies: list[GaussianPolicy]) -> str:
     if not policies:
         return "uniform random actions"
     steps = [f"{int(policy.metadata['steps']):,}" for policy in policies]
-    if len(steps) > 2:
-        steps = [f"{len(steps)} snapshots from {steps[0]} to {steps[-1]}"]
-    return f"{policies[0].metadata['algorithm']} after {' and '.join(steps)} steps, stochastic"
+    when = f"{len(steps)} snapshots from {steps[0]} to {steps[-1]}" if len(steps) > 2 else " and ".join(steps)
+    return f"{policies[0].metadata['algorithm']} after {when} steps, stochastic"
