@@ -12,22 +12,20 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from trajectory.config import given, one_line_errors, settings
+from trajectory.config import check_complete, given, one_line_errors, settings
 from trajectory.data.card import draw_card
 from trajectory.data.datamodule import summarize
 from trajectory.data.source import locate
 from trajectory.environments import EnvironmentSettings
-from trajectory.errors import require
 
 log = logging.getLogger("collect")
 
 
 def collect(config: DictConfig, folder: Path) -> None:
     """One dataset; its summary and data card are left under `folder`."""
-    missing = sorted(OmegaConf.missing_keys(config))
-    require(not missing, ", ".join(missing), "given", "???")
+    check_complete(config)
     source = locate(given(config.dataset), settings(EnvironmentSettings, config.env, "env"))
     episodes = source.load()
     summary = summarize(episodes, source)

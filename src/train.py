@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from trajectory.baselines.cloning import CloningSettings, train_cloning
-from trajectory.config import EvaluationSettings, TrainerSettings, given, one_line_errors, settings
+from trajectory.config import EvaluationSettings, TrainerSettings, check_complete, given, one_line_errors, settings
 from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
 from trajectory.data.source import locate
 from trajectory.environments import EnvironmentSettings, make_environment
@@ -41,8 +41,7 @@ log = logging.getLogger("train")
 
 def train(config: DictConfig, folder: Path) -> float:
     """One run: everything it leaves is under `folder`; returns the mean return of the final episodes."""
-    missing = sorted(OmegaConf.missing_keys(config))
-    require(not missing, ", ".join(missing), "given", "???")
+    check_complete(config)
     # all settings are checked before anything is recorded or trained
     planner = settings(PlannerSettings, config.planner, "planner")
     tokenizer = settings(TokenizerSettings, config.tokenizer, "tokenizer")

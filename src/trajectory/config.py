@@ -94,6 +94,12 @@ def settings(cls: type[Settings], values: DictConfig | dict[str, Any], key: str)
         raise UserError(f"{key}{'.' + full_key if full_key else ''}: {first_line(error)}") from error
 
 
+def check_complete(config: DictConfig) -> None:
+    """Raise a `UserError` that names every key without a value (`???`)."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    require(not missing, ", ".join(missing), "given", "???")
+
+
 def given(config: DictConfig) -> dict[str, Any]:
     """The values of a config that are not missing (`???`), nested, as plain containers."""
     values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)

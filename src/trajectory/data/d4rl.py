@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from trajectory.data.episodes import Episodes, as_flags, check_finite
+from trajectory.data.episodes import Episodes, as_flags, check_finite, ends_of
 from trajectory.errors import UserError, first_line, require
 
 
@@ -65,8 +65,7 @@ def _read(file: h5py.File, owner: str, max_episode_steps: int | None) -> Episode
         over = terminals | as_flags(columns["timeouts"][()], f"{owner}: timeouts")
     else:
         over = terminals | _time_limits(terminals, max_episode_steps)
-    over[-1] = True
-    ends = np.flatnonzero(over) + 1
+    ends = ends_of(over)
     episodes = Episodes(
         observations=numbers["observations"],
         actions=numbers["actions"],

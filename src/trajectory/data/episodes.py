@@ -101,6 +101,12 @@ def as_flags(values: np.ndarray, owner: str) -> np.ndarray:
     return values != 0
 
 
+def ends_of(over: np.ndarray) -> np.ndarray:
+    """(T,) bool, set where an episode ends -> (E,) row after each one's last transition, a trailing one's too."""
+    ends = np.flatnonzero(over) + 1
+    return ends if over[-1:].all() else np.append(ends, len(over))
+
+
 def check_finite(episodes: Episodes, owner: str) -> None:
     """Refuse numbers that are not finite, naming the dataset (`owner`), episode and column."""
     for name, values in (

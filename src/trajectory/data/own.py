@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.spaces import Dict
 
 from trajectory.behaviour.record import RecordedEpisode
-from trajectory.data.episodes import as_flags
+from trajectory.data.episodes import as_flags, ends_of
 from trajectory.data.store import check_id, in_store, metadata_of, save_episodes
 from trajectory.environments import EnvironmentSettings, make_environment, make_raw_environment
 from trajectory.errors import UserError, first_line, require
@@ -53,7 +53,7 @@ def create_dataset(
     environment = EnvironmentSettings(env_id, env_id, env_kwargs or {}, reference=reference)
     if isinstance(episodes, Mapping):
         episodes = _split(episodes)
-    _save(dataset_id, episodes, environment, behaviour, author, description, "")
+    _save(dataset_id, episodes, environment, behaviour, author, description or "own data")
 
 
 def ensure_own(dataset_id: str, path: Path, environment: EnvironmentSettings, behaviour: str, author: str) -> None:
@@ -80,7 +80,7 @@ def ensure_own(dataset_id: str, path: Path, environment: EnvironmentSettings, be
         return
     episodes = [read_episode(file) for file in files]
     names = [file.name for file in files]
-    _save(dataset_id, episodes, environment, behaviour, author, mark, "", names)
+    _save(dataset_id, episodes, environment, behaviour, author, mark, names)
 
 
 def read_episode(path: Path) -> dict[str, Any]:
@@ -132,9 +132,7 @@ def _split(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     }
     lengths = {name: len(column) for name, column in {**observations, **flat, **flags}.items()}
     require(len(set(lengths.values())) == 1, "episodes", "columns of one length", lengths)
-    over = flags["terminals"] | flags["timeouts"]
-    over[-1:] = True
-    ends = np.flatnonzero(over) + 1
+    ends = ends_of(flags["terminals"] | flags["timeouts"])
     episodes = []
     for start, end in pairwise([0, *ends.tolist()]):
         episode: dict[str, Any] = {name: column[start:end] for name, column in flat.items()}
@@ -152,7 +150,6 @@ def _save(
     behaviour: str,
     author: str,
     description: str,
-    code: str,
     names: Sequence[str] | None = None,
 ) -> None:
     require(len(episodes) > 0, "episodes", "at least one", 0)
@@ -168,8 +165,7 @@ def _save(
         environment,
         algorithm_name=behaviour,
         author=author,
-        code_permalink=code or None,
-        description=description or "own data",
+        description=description,
     )
 
 

@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import minari
 import numpy as np
 from minari.data_collector import EpisodeBuffer
@@ -21,7 +20,7 @@ from minari.namespace import create_namespace, list_local_namespaces
 
 from trajectory.behaviour.record import RecordedEpisode
 from trajectory.data.episodes import Episodes, allocate, as_flags, check_finite
-from trajectory.environments import EnvironmentSettings, check_box, flatten, observation_keys
+from trajectory.environments import EnvironmentSettings, check_box, flatten, make_raw_environment, observation_keys
 from trajectory.errors import UserError, first_line, require
 
 STORE_VARIABLE = "MINARI_DATASETS_PATH"
@@ -140,7 +139,9 @@ def save_episodes(
         del columns["terminated"]
         buffers.append(EpisodeBuffer(id=index, **columns))
     reference = environment.reference or {"random": None, "expert": None}
-    spec = gymnasium.make(environment.id, **environment.kwargs).spec
+    env = make_raw_environment(environment)
+    spec = env.spec
+    env.close()
     with hidden_store(dataset_id), warnings.catch_warnings():
         _require_room(buffers)
         warnings.filterwarnings("ignore", message=".*(author_email|code_permalink).*")
