@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from test_sampling import slow_sample
 from trajectory.data.discretizer import Discretizer
+from trajectory.model.decoder import Decoder
 from trajectory.model.gpt import GPT, GPTSettings
+from trajectory.model.native import NativeGPT
 from trajectory.planning.beam_search import Plan, beam_search, draws_needed
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 from trajectory.transition import TransitionLayout
@@ -31,6 +34,11 @@ class Model:
     gpt: GPT
     discretizer: Discretizer
 
+    @cached_property
+    def decoders(self) -> list[Decoder]:
+        """All that a plan may be made with."""
+        return [self.gpt, NativeGPT(self.gpt)]
+
     @property
     def stop(self) -> int:
         return self.gpt.stop_token
@@ -44,6 +52,7 @@ class Sequence:
     gains: float = 0.0
     ended: bool = False
     objective: float = 0.0
+    log_probabilities: tuple[float, ...] = ()
 
 
 def make_model(
@@ -55,6 +64,7 @@ def make_model(
     value_residual: bool = False,
     stop_bias: float = 0.0,
     narrow: bool = True,
+    **settings: Any,
 ) -> Model:
     """A tiny random model in float64, its weights large enough that every token matters.
 
@@ -63,7 +73,7 @@ def make_model(
         narrow: whether every second observation and action has fewer values than there are bins.
     """
     generator = torch.Generator().manual_seed(seed)
-    settings = GPTSettings(
+    architecture = GPTSettings(
         n_layer=2,
         n_head=2,
         n_embd=8,
@@ -73,8 +83,9 @@ def make_model(
         residual_dropout=0.0,
         attention_dropout=0.0,
         value_residual=value_residual,
+        **settings,
     )
-    gpt = GPT(settings, layout).double().eval()
+    gpt = GPT(architecture, layout).double().eval()
     with torch.no_grad():
         for name, parameter in gpt.named_parameters():
             scale = 1.0 if name == "token_embedding.weight" else 0.1 if name.endswith("bias") else 0.6
@@ -129,7 +140,11 @@ class SlowSearch:
 
     def draw(self, sequence: Sequence, dimension: int, uniform: float) -> None:
         sampling = self.settings.sampling(self.layout.kind(dimension))
-        token = slow_sample(self.logits(sequence, dimension), uniform, sampling)
+        logits = self.logits(sequence, dimension)
+        token = slow_sample(logits, uniform, sampling)
+        if not sequence.ended:
+            log_probability = torch.tensor(logits, dtype=torch.float64).log_softmax(0)[token].item()
+            sequence.log_probabilities = (*sequence.log_probabilities, log_probability)
         sequence.ended = sequence.ended or token == self.model.stop
         sequence.tokens.append(self.model.stop if sequence.ended else token)
 
@@ -145,9 +160,9 @@ class SlowSearch:
         sequence.tokens.append(self.model.stop if sequence.ended else logits.index(max(logits)))
 
     def slide(self, tokens: int) -> None:
-        """Crop a full window to its last transitions."""
+        """Crop a full window to its last transitions, where positions are absolute."""
         D = self.layout.transition_dim
-        if (tokens - self.start) // D == self.model.gpt.settings.window:
+        if not self.model.gpt.settings.rotary and (tokens - self.start) // D == self.model.gpt.settings.window:
             self.start = tokens - max(1, self.settings.context) * D
             self.slides += 1
 
@@ -170,21 +185,31 @@ class SlowSearch:
                 sequence.gains += DISCOUNT**step * self.expectation(sequence, reward)
                 self.draw(sequence, reward, uniforms[step][reward][row])
                 sequence.objective = sequence.gains + DISCOUNT ** (step + 1) * self.expectation(sequence, value)
+                mean = sum(sequence.log_probabilities) / len(sequence.log_probabilities)
+                lacking = max(0.0, self.settings.likelihood_threshold - mean)
+                sequence.objective -= self.settings.likelihood_weight * lacking
             beams = sorted(candidates, key=lambda sequence: -sequence.objective)[:width]
             for sequence in beams:
                 self.append_value(sequence)
         return beams
 
 
-def plan_with(model: Model, context: Tensor, settings: PlannerSettings) -> Plan:
-    uniforms = make_uniforms(model, len(context), settings)
-    return beam_search(model.gpt, model.discretizer, context, uniforms, settings, DISCOUNT)
+def plan_with(model: Model, context: Tensor, settings: PlannerSettings, seed: int = 0) -> Plan:
+    """The same tokens from every decoder."""
+    uniforms = make_uniforms(model, len(context), settings, seed)
+    plans = [
+        beam_search(decoder, model.discretizer, context, uniforms, settings, DISCOUNT) for decoder in model.decoders
+    ]
+    for plan in plans[1:]:
+        assert torch.equal(plan.tokens, plans[0].tokens)
+        torch.testing.assert_close(plan.objective, plans[0].objective, rtol=0, atol=1e-9)
+    return plans[0]
 
 
 def check_against_slow_search(model: Model, context: Tensor, settings: PlannerSettings, seed: int = 0) -> Plan:
     """Plan both ways, assert that they agree, and return the plan."""
     uniforms = make_uniforms(model, len(context), settings, seed)
-    plan = beam_search(model.gpt, model.discretizer, context, uniforms, settings, DISCOUNT)
+    plan = plan_with(model, context, settings, seed)
     D = LAYOUT.transition_dim
     assert plan.tokens.shape == (len(context), settings.beam_width, settings.horizon, D)
     assert plan.objective.shape == (len(context), settings.beam_width)
@@ -193,6 +218,9 @@ def check_against_slow_search(model: Model, context: Tensor, settings: PlannerSe
         expected = SlowSearch(model, tokens, settings).run(uniforms[environment].tolist())
         assert plan.tokens[environment].flatten(1).tolist() == [beam.tokens[planned:] for beam in expected]
         assert plan.objective[environment].tolist() == pytest.approx([beam.objective for beam in expected], abs=1e-9)
+        if plan.log_probability is not None:
+            means = [sum(beam.log_probabilities) / len(beam.log_probabilities) for beam in expected]
+            assert plan.log_probability[environment].tolist() == pytest.approx(means, abs=1e-9)
     return plan
 
 
@@ -235,6 +263,30 @@ def test_contexts_and_horizons_in_a_window_of_three(
     slow = SlowSearch(model, tokens[0].tolist(), settings)
     slow.run(make_uniforms(model, 1, settings)[0].tolist())
     assert slow.slides == slides
+
+
+@pytest.mark.parametrize("stop_bias", [-20.0, 1.0])
+@pytest.mark.parametrize(("weight", "threshold"), [(1.0, 0.0), (5.0, -0.5), (100.0, -0.95)])
+def test_an_objective_with_likelihood(weight: float, threshold: float, stop_bias: float) -> None:
+    settings = replace(
+        SMALL, beam_width=4, horizon=4, likelihood_weight=weight, likelihood_threshold=threshold, observation=DRAWN
+    )
+    model = make_model(stop_bias=stop_bias)
+    context = make_context(model, environments=2, past=1)
+    plan = check_against_slow_search(model, context, settings)
+    without = plan_with(model, context, replace(settings, likelihood_weight=0.0))
+    assert not torch.equal(plan.tokens, without.tokens)
+    assert plan.log_probability is not None
+    assert without.log_probability is None
+
+
+@pytest.mark.parametrize("reach", [1, 2, 3])
+@pytest.mark.parametrize(("context", "past", "horizon"), [(0, 0, 2), (2, 1, 3), (4, 4, 6), (2, 2, 9)])
+def test_rotary_positions(context: int, past: int, horizon: int, reach: int) -> None:
+    """Beyond the window, and with a cache whose slots are used again."""
+    model = make_model(positions="rotary", attention_window=reach)
+    settings = replace(SMALL, context=context, horizon=horizon)
+    check_against_slow_search(model, make_context(model, environments=2, past=past), settings)
 
 
 @pytest.mark.parametrize(

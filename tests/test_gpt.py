@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from trajectory.errors import UserError
-from trajectory.model.cache import KeyValueCache
+from trajectory.model.decoder import Decoder
 from trajectory.model.gpt import GPT, GPTSettings
+from trajectory.model.native import NativeGPT
 from trajectory.transition import TransitionLayout
 
 BLOCK_SIZE = 14  # of the small model: three transitions of two observation tokens, action, reward and value, less one
@@ -20,6 +21,14 @@ VALUES = [4, 9]
 @pytest.fixture(params=[False, True], ids=["closed", "published leak"])
 def gpt(request: pytest.FixtureRequest, make_gpt: Callable[..., GPT]) -> GPT:
     return make_gpt(value_residual=request.param)
+
+
+@pytest.fixture(params=["absolute", "rotary", "rotary over two transitions", "published leak"])
+def cached(request: pytest.FixtureRequest, make_gpt: Callable[..., GPT]) -> GPT:
+    if request.param == "published leak":
+        return make_gpt(value_residual=True)
+    reach = 2 if "two" in request.param else None
+    return make_gpt(value_residual=False, positions=request.param.split()[0], attention_window=reach)
 
 
 def random_tokens(gpt: GPT, *shape: int, seed: int = 0) -> Tensor:
@@ -54,7 +63,20 @@ def slow_logits(gpt: GPT, tokens: list[int]) -> Tensor:
             row = D * N
         if dimension == D - 1 and not gpt.settings.value_residual:
             row = dimension * N
-        return weights["token_embedding.weight"][row] + weights["position_embedding"][position]
+        place = dimension if gpt.settings.rotary else position
+        return weights["token_embedding.weight"][row] + weights["position_embedding"][place]
+
+    def turned(position: int, x: Tensor) -> Tensor:
+        """Pairs of channels, a half apart, turned by the transition's angles."""
+        if not gpt.settings.rotary:
+            return x
+        result = torch.empty_like(x)
+        for pair in range(size // 2):
+            angle = torch.tensor(100.0 ** (-pair / (size // 2)), dtype=torch.float32).item() * (position // D)
+            cosine, sine = math.cos(angle), math.sin(angle)
+            a, b = x[pair], x[pair + size // 2]
+            result[pair], result[pair + size // 2] = a * cosine - b * sine, a * sine + b * cosine
+        return result
 
     x = [embedding(position, token) for position, token in enumerate(tokens)]
     for layer in range(gpt.settings.n_layer):
@@ -65,8 +87,9 @@ def slow_logits(gpt: GPT, tokens: list[int]) -> Tensor:
             heads = []
             for head in range(H):
                 part = slice(head * size, (head + 1) * size)
-                seen = [s for s in range(t + 1) if s % D != D - 1]
-                scores = torch.stack([qkv[t][0][part] @ qkv[s][1][part] for s in seen]) / math.sqrt(size)
+                seen = [s for s in range(t + 1) if s % D != D - 1 and t // D - s // D < gpt.settings.reach]
+                query, keys = turned(t, qkv[t][0][part]), [turned(s, qkv[s][1][part]) for s in seen]
+                scores = torch.stack([query @ key for key in keys]) / math.sqrt(size)
                 weight = scores.exp() / scores.exp().sum()
                 heads.append(sum((w * qkv[s][2][part] for w, s in zip(weight, seen, strict=True)), torch.zeros(size)))
             attended.append(linear(f"{block}.attention.projection", torch.cat(heads)))
@@ -76,7 +99,8 @@ def slow_logits(gpt: GPT, tokens: list[int]) -> Tensor:
     return torch.stack([weights["head"][t % D] @ norm("final_norm", row) for t, row in enumerate(x)])
 
 
-def test_forward_equals_a_slow_reference(gpt: GPT) -> None:
+def test_forward_equals_a_slow_reference(cached: GPT) -> None:
+    gpt = cached
     tokens = random_tokens(gpt, 3, BLOCK_SIZE)
     logits = gpt(tokens)
     assert logits.shape == (3, BLOCK_SIZE, gpt.settings.bins + 1)
@@ -156,64 +180,102 @@ def test_every_dimension_has_embeddings_of_its_own(make_gpt: Callable[..., GPT])
             gpt.token_embedding.weight[row] = before
 
 
-def random_rows(generator: torch.Generator, environments: int, n: int, copies: int) -> Tensor:
-    """(environments * copies,) rows, each one of the `n` rows of its environment."""
-    parents = torch.randint(n, (environments, copies), generator=generator)
-    return (torch.arange(environments)[:, None] * n + parents).flatten()
+DECODERS = pytest.mark.parametrize("decoder", [lambda gpt: gpt, NativeGPT], ids=["torch", "native"])
 
 
-@pytest.mark.parametrize("prefix", range(1, BLOCK_SIZE))
+class Grown:
+    """Sequences grown through a cache, whose logits are held against those of a full pass over their tokens."""
+
+    def __init__(self, gpt: GPT, decoder: Decoder, environments: int, seed: int) -> None:
+        self.gpt, self.decoder = gpt, decoder
+        self.generator = torch.Generator().manual_seed(seed)
+        self.tokens = torch.empty(environments, 0, dtype=torch.int64)
+        self.moved = False
+        self.cache = decoder.new_cache(2_000)
+        self.cache.clear(environments)
+
+    def extend(self, count: int) -> None:
+        """By random tokens of one transition."""
+        rows, length = self.tokens.shape
+        transition, dimension = divmod(length, self.gpt.layout.transition_dim)
+        if dimension == 0 or self.moved:
+            self.cache.forget_before(transition - self.gpt.settings.reach + 1)
+            self.cache.open(self.gpt.layout.transition_dim, transition)
+            self.moved = False
+        new = torch.randint(self.gpt.stop_token + 1, (rows, count), generator=self.generator)
+        self.tokens = torch.cat([self.tokens, new], dim=1)
+        assert_same(self.decoder.extend(new, length, self.cache), self.gpt(self.tokens)[:, -1])
+
+    def move(self, rows: int) -> None:
+        """To copies of random rows."""
+        parents = torch.randint(len(self.tokens), (rows,), generator=self.generator)
+        self.tokens = self.tokens[parents]
+        self.cache.select(parents)
+        self.moved = True
+
+
+@DECODERS
+@pytest.mark.parametrize("parts", [(5, 5, 4), (5, 2, 1, 1, 1, 1, 1, 1, 1), (1,) * 14, (3, 2, 4, 1, 5)])
 @torch.inference_mode()
-def test_cached_logits_equal_full_logits(gpt: GPT, prefix: int) -> None:
-    """From every prefix shared by an environment's rows to the window's end, with random parents after every token."""
-    generator = torch.Generator().manual_seed(prefix)
-    environments, n = 2, 3
-    context = random_tokens(gpt, environments, prefix, seed=prefix)
-    logits, pairs = gpt.prefill(context)
-    assert_same(logits, gpt(context)[:, -1])
-    cache = KeyValueCache(pairs, BLOCK_SIZE - prefix, shared=True)
-    parents = random_rows(generator, environments, 1, n)
-    for position in range(prefix, BLOCK_SIZE):
-        cache.reorder(parents)
-        context = context[parents]
-        token = torch.randint(gpt.stop_token + 1, (len(context),), generator=generator)
-        context = torch.cat([context, token[:, None]], dim=1)
-        assert_same(gpt.decode(token, position, cache), gpt(context)[:, -1])
-        copies = int(torch.randint(1, 5, (), generator=generator))
-        parents = random_rows(generator, environments, n, copies)
-        n = copies
+def test_cached_logits_equal_full_logits(cached: GPT, decoder: Callable[[GPT], Decoder], parts: tuple) -> None:
+    """Token by token and several at a time, every row moving to random parents on the way."""
+    for seed in range(3):
+        grown = Grown(cached, decoder(cached), 2, seed)
+        for index, count in enumerate(parts):
+            if grown.tokens.shape[1] + count > BLOCK_SIZE:
+                break
+            grown.extend(count)
+            grown.move([3, 8, 1, 4, 70][(index + seed) % 5])
 
 
-@pytest.mark.parametrize("prefix", range(1, BLOCK_SIZE))
+@DECODERS
 @torch.inference_mode()
-def test_cached_logits_equal_full_logits_where_every_row_has_its_own_beginning(gpt: GPT, prefix: int) -> None:
-    generator = torch.Generator().manual_seed(prefix)
-    rows = 4
-    context = random_tokens(gpt, rows, prefix, seed=prefix)
-    _, pairs = gpt.prefill(context)
-    cache = KeyValueCache(pairs, BLOCK_SIZE - prefix, shared=False)
-    for position in range(prefix, BLOCK_SIZE):
-        parents = torch.randint(len(context), (rows * (1 + position % 2),), generator=generator)
-        cache.reorder(parents)
-        context = context[parents]
-        token = torch.randint(gpt.stop_token + 1, (len(context),), generator=generator)
-        context = torch.cat([context, token[:, None]], dim=1)
-        assert_same(gpt.decode(token, position, cache), gpt(context)[:, -1])
+def test_rotary_logits_go_on_beyond_the_window(make_gpt: Callable[..., GPT], decoder: Any) -> None:
+    """What the cache has forgotten and written over is out of reach."""
+    gpt = make_gpt(value_residual=False, positions="rotary", attention_window=2)
+    grown = Grown(gpt, decoder(gpt), 1, seed=0)
+    grown.cache = grown.decoder.new_cache(80)
+    grown.cache.clear(1)
+    grown.extend(5)
+    grown.move(4)
+    for _ in range(40):
+        for _ in range(5):
+            grown.extend(1)
 
 
 @torch.inference_mode()
-def test_cached_logits_of_the_published_architecture() -> None:
-    """The whole window of the default settings on Hopper's layout, after five transitions of context."""
+def test_rotary_logits_know_distances_alone(make_gpt: Callable[..., GPT]) -> None:
+    """A window within reach gives the same logits wherever it begins."""
+    gpt = make_gpt(value_residual=False, positions="rotary")
+    tokens = random_tokens(gpt, 2, 14)
+    later = Grown(gpt, gpt, 2, seed=0)
+    logits = []
+    for first in (0, 500):
+        later.cache.clear(2)
+        for transition in range(2):
+            later.cache.open(5, first + transition)
+            part = tokens[:, 5 * transition :][:, :5]
+            logits.append(gpt.extend(part, 5 * (first + transition), later.cache))
+    assert_same(logits[0], logits[2])
+    assert_same(logits[1], logits[3])
+
+
+@DECODERS
+@torch.inference_mode()
+def test_cached_logits_of_the_published_architecture(decoder: Callable[[GPT], Decoder]) -> None:
+    """The whole window of the default settings on Hopper's layout."""
     torch.manual_seed(0)
     gpt = GPT(GPTSettings(), TransitionLayout(11, 3)).double().eval()
     tokens = random_tokens(gpt, 2, gpt.block_size)
-    prefix = 5 * 16 + 11
-    full = gpt(tokens)
-    logits, pairs = gpt.prefill(tokens[:, :prefix])
-    assert_same(logits, full[:, prefix - 1])
-    cache = KeyValueCache(pairs, gpt.block_size - prefix, shared=True)
-    for position in range(prefix, gpt.block_size):
-        assert_same(gpt.decode(tokens[:, position], position, cache), full[:, position])
+    full, model = gpt(tokens), decoder(gpt)
+    cache = model.new_cache(2 * 10 * 15)
+    cache.clear(2)
+    for transition in range(10):
+        cache.open(15, transition)
+        steps = range(16 * transition, min(16 * (transition + 1), gpt.block_size))
+        for first in steps if transition > 4 else steps[:1]:
+            last = first if transition > 4 else steps[-1]
+            assert_same(model.extend(tokens[:, first : last + 1], first, cache), full[:, last])
 
 
 def test_smooth_initial_embeddings_against_a_loop() -> None:
@@ -242,6 +304,19 @@ def test_smooth_initial_embeddings_against_a_loop() -> None:
         ({"n_embd": 10, "n_head": 4}, "model.n_embd must be a multiple of n_head=4, got 10"),
         ({"n_layer": 0}, "model.n_layer must be a whole number of at least 1, got 0"),
         ({"window": 0}, "model.window must be a whole number of at least 1, got 0"),
+        ({"positions": "relative"}, "model.positions must be absolute or rotary, got 'relative'"),
+        (
+            {"attention_window": 3},
+            "model.attention_window must be a whole number from 1 to window=10, with positions=rotary, got 3",
+        ),
+        (
+            {"attention_window": 11, "positions": "rotary"},
+            "model.attention_window must be a whole number from 1 to window=10, with positions=rotary, got 11",
+        ),
+        (
+            {"n_embd": 12, "positions": "rotary"},
+            "model.n_embd must be an even multiple of n_head=4 with rotary positions, got 12",
+        ),
         ({"attention_dropout": 1.0}, "model.attention_dropout must be at least 0 and below 1, got 1.0"),
     ],
 )

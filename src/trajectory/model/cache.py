@@ -1,85 +1,95 @@
-"""Keys and values of the tokens decoded so far, for many sequences that share a beginning.
+"""Keys and values of a tree of tokens, for many rows whose paths share their beginnings.
 
-Names: E environments, R = E * n rows (n beams or candidates per environment), H heads, P prefix tokens, S suffix
-tokens. The prefix (the real history) is the same for all rows of an environment, so it is stored once and attended
-to as a matrix product. The suffix (what was planned) is each row's own. Value tokens are in neither: nothing attends
-to them.
+Names: L layers, R rows (beams or candidates), C channels, S segments.
+
+A segment holds some consecutive tokens of every row there was when it was opened. Each present row reaches, in every
+segment, the tokens of its own ancestor: copying, dropping and reordering rows moves indices, never keys. So the real
+history stands there once for all beams of an environment, and what beams have planned in common once for all of them.
+Value tokens are not in it: nothing attends to them.
 """
 
 from __future__ import annotations
 
 import math
+import mmap
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
-KeysAndValues = tuple[Tensor, Tensor]
 
-
-class KeyValueCache:
-    """A prefix per environment and a preallocated suffix per row, for every layer."""
-
-    def __init__(self, pairs: list[KeysAndValues], capacity: int, *, shared: bool) -> None:
-        """Begin with the keys and values of sequences that were encoded whole.
-
-        Args:
-            pairs: per layer, keys and values (R, H, T, C / H).
-            capacity: tokens that may be appended.
-            shared: True makes them the prefix of every environment, R = E; False each row's own suffix.
-        """
-        self.prefix = pairs if shared else [(k[:, :, :0], v[:, :, :0]) for k, v in pairs]
-        self.length = 0 if shared else pairs[0][0].shape[2]
-        self.suffix: list[KeysAndValues] = []
-        for k, v in pairs:
-            rows, heads, _, head_dim = k.shape
-            keys, values = (k.new_empty(rows, heads, self.length + capacity, head_dim) for _ in range(2))
-            keys[:, :, : self.length] = k[:, :, : self.length]
-            values[:, :, : self.length] = v[:, :, : self.length]
-            self.suffix.append((keys, values))
-
-    def append(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Write one token's key and value (R, H, C / H) of a layer behind its suffix, without advancing it."""
-        keys, values = self.suffix[layer]
-        keys[:, :, self.length] = key
-        values[:, :, self.length] = value
-
-    def advance(self) -> None:
-        """Count the token that every layer has appended."""
-        self.length += 1
-
-    def reorder(self, parents: Tensor) -> None:
-        """Make row i a copy of row `parents[i]`; parents (R',) must keep the rows of an environment
-        together, as many for each."""
-        for layer, (keys, values) in enumerate(self.suffix):
-            reordered = []
-            for old in (keys, values):
-                new = old.new_empty(len(parents), *old.shape[1:])
-                torch.index_select(old[:, :, : self.length], 0, parents, out=new[:, :, : self.length])
-                reordered.append(new)
-            self.suffix[layer] = (reordered[0], reordered[1])
-
-
-def attend(query: Tensor, cache: KeyValueCache, layer: int, *, appended: bool) -> Tensor:
-    """Attention of one token per row over prefix and suffix.
+class TreeCache:
+    """Preallocated slots, one token each, and which of them every row sees.
 
     Args:
-        query: (R, H, C / H).
-        appended: whether the token itself has been appended and is attended to.
-
-    Returns:
-        (R, H, C / H).
+        slots: tokens that may be in it at once, over all rows.
     """
-    R, H, head_dim = query.shape
-    prefix_keys, prefix_values = cache.prefix[layer]
-    E, _, P, _ = prefix_keys.shape
-    S = cache.length + appended
-    keys, values = (pair[:, :, :S] for pair in cache.suffix[layer])
-    query = query / math.sqrt(head_dim)
-    grouped = query.view(E, R // E, H, head_dim).transpose(1, 2)  # (E, H, n, C / H)
-    shared_scores = (grouped @ prefix_keys.transpose(2, 3)).transpose(1, 2).reshape(R, H, P)
-    own_scores = (query[:, :, None] @ keys.transpose(2, 3))[:, :, 0]  # (R, H, S); keys @ query is four times slower
-    weights = torch.cat([shared_scores, own_scores], dim=-1).softmax(-1)
-    shared_weights = weights[..., :P].view(E, R // E, H, P).transpose(1, 2)
-    shared = (shared_weights @ prefix_values).transpose(1, 2).reshape(R, H, head_dim)
-    own = (weights[..., None, P:] @ values)[..., 0, :]
-    return shared + own
+
+    def __init__(self, layers: int, channels: int, slots: int, like: Tensor) -> None:
+        self.slots = slots
+        self.keys, self.values = (_empty((layers, slots, channels), like) for _ in range(2))
+        self.clear(0)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of keys and values."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def clear(self, rows: int) -> None:
+        """Forget all tokens and go on with that many rows."""
+        self.starts = torch.empty(0, rows, dtype=torch.int64, device=self.keys.device)  # (S, R) first slots
+        self.lengths: list[int] = []  # (S,) tokens
+        self.transitions: list[int] = []  # (S,) which transition of the sequence they belong to
+        self.taken: list[range] = []  # (S,) slots
+        self.free = 0  # the slot behind the last segment's
+
+    def open(self, capacity: int, transition: int) -> None:
+        """Begin a segment, with room for `capacity` tokens of every row, all of one transition."""
+        rows = self.starts.shape[1]
+        if self.free + rows * capacity > self.slots:
+            self.free = 0  # segments are dropped in the order they came, so the first slots are free again
+        taken = range(self.free, self.free + rows * capacity)
+        assert all(taken.stop <= other.start or other.stop <= taken.start for other in self.taken), "too few slots"
+        assert taken.stop <= self.slots, "too few slots"
+        starts = taken.start + capacity * torch.arange(rows, device=self.starts.device)
+        self.starts = torch.cat([self.starts, starts[None]])
+        self.lengths.append(0)
+        self.transitions.append(transition)
+        self.taken.append(taken)
+        self.free = taken.stop
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with (R',) of the rows, in that order."""
+        self.starts = self.starts[:, rows]
+
+    def forget_before(self, transition: int) -> None:
+        """Drop the segments of earlier transitions."""
+        dropped = sum(other < transition for other in self.transitions)
+        self.starts = self.starts[dropped:]
+        self.lengths = self.lengths[dropped:]
+        self.transitions = self.transitions[dropped:]
+        self.taken = self.taken[dropped:]
+
+    def append(self, tokens: int) -> tuple[Tensor, Tensor]:
+        """Make room for that many tokens of every row behind those of the last segment.
+
+        Returns:
+            (R, tokens) slots where they go, and (R, n) slots of all that every row sees, these included, in order.
+        """
+        self.lengths[-1] += tokens
+        parts = [
+            start[:, None] + torch.arange(length, device=start.device)
+            for start, length in zip(self.starts, self.lengths, strict=True)
+        ]
+        return parts[-1][:, parts[-1].shape[1] - tokens :], torch.cat(parts, dim=1)
+
+
+def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Uninitialised memory; on Linux's CPUs in huge pages, since rows are read from all over it (8 % of a plan)."""
+    size = math.prod(shape) * like.element_size()
+    if like.device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE") or size == 0:
+        return like.new_empty(shape)
+    memory = mmap.mmap(-1, size)
+    with suppress(OSError):  # a kernel without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=like.dtype).view(shape)

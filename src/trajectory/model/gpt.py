@@ -7,11 +7,17 @@ its own. And value tokens (return-to-go) are predicted but never looked at: no t
 and policy cannot peek at the future. The published code masks them from attention alone: at the value token's own
 position the residual stream still carries its embedding into the prediction of the next observation's first
 dimension. Here that embedding is replaced by a constant one; `value_residual=True` restores the published behaviour.
+
+Positions are the published ones, learned from the window's start, or rotary ones: every transition turns its queries
+and keys by an angle of its own (Su et al. 2021), so that attention knows how many transitions lie between two tokens,
+not where the window began; what a dimension is, learned embeddings tell. Attention then reaches a fixed number of
+transitions back and a sequence can go on for ever.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trajectory.errors import require
-from trajectory.model.cache import KeyValueCache, attend
+from trajectory.model.cache import TreeCache
 from trajectory.transition import TransitionLayout
+
+ROTARY_BASE = 100.0  # the slowest angle turns a hundredth of a radian a transition: sequences are dozens of them
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,9 @@ class GPTSettings:
     """Architecture; the defaults are the published ones.
 
     Args:
-        window: transitions the model sees at once.
+        window: transitions that training sees at once, and that absolute positions reach.
+        positions: `absolute`, as published, or `rotary`.
+        attention_window: transitions that rotary attention reaches, the token's own included; None is `window`.
         bins: N, tokens per dimension; one more, the stop token, follows a termination.
         value_residual: True keeps the published leak (see the module's docstring).
         init_smoothness: bins over which neighbouring bins begin with similar embeddings; 0 begins with independent
@@ -43,6 +53,8 @@ class GPTSettings:
     n_head: int = 4
     n_embd: int = 128
     window: int = 10
+    positions: str = "absolute"
+    attention_window: int | None = None
     bins: int = 100
     embedding_dropout: float = 0.1
     residual_dropout: float = 0.1
@@ -55,41 +67,59 @@ class GPTSettings:
             value = getattr(self, key)
             require(isinstance(value, int) and value >= 1, f"model.{key}", "a whole number of at least 1", value)
         require(self.n_embd % self.n_head == 0, "model.n_embd", f"a multiple of n_head={self.n_head}", self.n_embd)
+        known = self.positions in ("absolute", "rotary")
+        require(known, "model.positions", "absolute or rotary", self.positions)
+        reach = self.attention_window
+        if reach is not None:
+            rule = f"a whole number from 1 to window={self.window}, with positions=rotary"
+            right = isinstance(reach, int) and 1 <= reach <= self.window and self.rotary
+            require(right, "model.attention_window", rule, reach)
+        even = not self.rotary or self.n_embd // self.n_head % 2 == 0
+        require(even, "model.n_embd", f"an even multiple of n_head={self.n_head} with rotary positions", self.n_embd)
         smoothness = self.init_smoothness
         require(smoothness >= 0, "model.init_smoothness", "at least 0", smoothness)
         for key in ("embedding_dropout", "residual_dropout", "attention_dropout"):
             value = getattr(self, key)
             require(isinstance(value, int | float) and 0 <= value < 1, f"model.{key}", "at least 0 and below 1", value)
 
+    @property
+    def rotary(self) -> bool:
+        """Whether positions are rotary."""
+        return self.positions == "rotary"
+
+    @property
+    def reach(self) -> int:
+        """Transitions that a token may attend to, its own included."""
+        return self.attention_window or self.window
+
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys, values -> what each query gathers
+
+
+def rotate(x: Tensor, rotations: Tensor) -> Tensor:
+    """(B, H, T, C / H) turned by (2, T, C / 2H) cosines and sines, its first half against its second."""
+    (a, b), (cosine, sine) = x.chunk(2, dim=-1), rotations
+    return torch.cat([a * cosine - b * sine, a * sine + b * cosine], dim=-1)
+
 
 class SelfAttention(nn.Module):
-    """Multi-head causal self-attention, over a whole sequence or one token against a cache."""
+    """Multi-head self-attention."""
 
     def __init__(self, settings: GPTSettings) -> None:
         super().__init__()
         self.n_head = settings.n_head
-        self.dropout = settings.attention_dropout
         self.qkv = nn.Linear(settings.n_embd, 3 * settings.n_embd)
         self.projection = nn.Linear(settings.n_embd, settings.n_embd)
         self.residual_dropout = nn.Dropout(settings.residual_dropout)
 
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, C) -> queries, keys, values, each (B, H, T, C / H)."""
+    def forward(self, x: Tensor, rotations: Tensor | None, attend: Attend) -> Tensor:
+        """(B, T, C) -> (B, T, C); `attend` is given (B, H, T, C / H) queries, keys and values."""
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
-        return q, k, v
-
-    def merge(self, y: Tensor) -> Tensor:
-        """(B, H, T, C / H) -> (B, T, C)."""
-        B, H, T, head = y.shape
-        return self.residual_dropout(self.projection(y.transpose(1, 2).reshape(B, T, H * head)))
-
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, C) and a (T, T) bool mask -> (B, T, C) output, with the keys and values (B, H, T, C / H)."""
-        q, k, v = self.split(x)
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        return self.merge(y), k, v
+        if rotations is not None:
+            q, k = rotate(q, rotations), rotate(k, rotations)
+        y = attend(q, k, v).transpose(1, 2).reshape(B, T, C)
+        return self.residual_dropout(self.projection(y))
 
 
 class Block(nn.Module):
@@ -105,17 +135,8 @@ class Block(nn.Module):
             nn.Linear(C, 4 * C), nn.GELU(), nn.Linear(4 * C, C), nn.Dropout(settings.residual_dropout)
         )
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        y, k, v = self.attention(self.attention_norm(x), mask)
-        x = x + y
-        return x + self.mlp(self.mlp_norm(x)), k, v
-
-    def decode(self, x: Tensor, cache: KeyValueCache, layer: int, *, keep: bool) -> Tensor:
-        """One token (B, C) against the cache, to which its key and value are added if `keep`."""
-        q, k, v = self.attention.split(self.attention_norm(x)[:, None])
-        if keep:
-            cache.append(layer, k[:, :, 0], v[:, :, 0])
-        x = x + self.attention.merge(attend(q[:, :, 0], cache, layer, appended=keep)[:, :, None])[:, 0]
+    def forward(self, x: Tensor, rotations: Tensor | None, attend: Attend) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotations, attend)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -124,6 +145,7 @@ class GPT(nn.Module):
 
     mask: Tensor
     offsets: Tensor
+    frequencies: Tensor
 
     def __init__(self, settings: GPTSettings, layout: TransitionLayout) -> None:
         super().__init__()
@@ -134,17 +156,18 @@ class GPT(nn.Module):
         self.block_size = settings.window * D - 1
         self.stop_token = N
         self.token_embedding = nn.Embedding(N * D + 1, C)
-        self.position_embedding = nn.Parameter(torch.zeros(self.block_size, C))
+        # rotary positions tell the transition, so that only the dimension within it is left to learn
+        self.position_embedding = nn.Parameter(torch.zeros(D if settings.rotary else self.block_size, C))
         self.dropout = nn.Dropout(settings.embedding_dropout)
         self.blocks: Any = nn.ModuleList(Block(settings) for _ in range(settings.n_layer))
         self.final_norm = nn.LayerNorm(C)
         # head d predicts the token after dimension d
         self.head = nn.Parameter(torch.empty(D, N + 1, C))
-        positions = torch.arange(self.block_size)
-        attended = positions % D != layout.value_index
-        causal = positions[:, None] >= positions[None, :]
-        self.register_buffer("mask", causal & attended, persistent=False)
         self.register_buffer("offsets", torch.arange(D) * N, persistent=False)
+        pairs = C // settings.n_head // 2
+        frequencies = ROTARY_BASE ** (-torch.arange(pairs, dtype=torch.float32) / max(1, pairs))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.register_buffer("mask", self._mask(self.block_size), persistent=False)
         self.apply(self._init_weights)
         if settings.init_smoothness > 0:
             self._smooth_embeddings(settings.init_smoothness)
@@ -174,52 +197,76 @@ class GPT(nn.Module):
         if not self.settings.value_residual:
             is_value = dimensions == self.layout.value_index
             rows = torch.where(is_value, self.offsets[self.layout.value_index], rows)
-        return self.dropout(self.token_embedding(rows) + self.position_embedding[positions])
+        places = self.position_embedding[positions % len(self.position_embedding)]
+        return self.dropout(self.token_embedding(rows) + places)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) int64 tokens of a window -> (B, T, N + 1) logits of the token after each.
 
-        T is at most `block_size`.
+        T is at most `block_size` with absolute positions.
         """
         B, T = tokens.shape
         D, C = self.layout.transition_dim, self.settings.n_embd
-        x, _ = self._encode(tokens)
+        assert self.settings.rotary or self.block_size >= T, (T, self.block_size)
+        mask = self.mask[:T, :T] if self.block_size >= T else self._mask(T)
+        dropout = self.settings.attention_dropout if self.training else 0.0
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+
+        positions = torch.arange(T, device=tokens.device)
+        x, rotations = self.embed(tokens, positions), self.rotations(positions // D)
+        for block in self.blocks:
+            x = block(x, rotations, attend)
+        x = self.final_norm(x)
         x = F.pad(x, (0, 0, 0, -T % D)).view(-1, D, C).transpose(0, 1)  # (D, B * W, C)
         logits = torch.bmm(x, self.head.transpose(1, 2)).transpose(0, 1)  # (B * W, D, N + 1)
         return logits.reshape(B, -1, self.settings.bins + 1)[:, :T]
 
-    def prefill(self, tokens: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Encode (B, T) tokens from the window's start.
+    def new_cache(self, slots: int) -> TreeCache:
+        """A cache for `extend` with room for that many tokens."""
+        return TreeCache(self.settings.n_layer, self.settings.n_embd, slots, like=self.head)
+
+    def extend(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor:
+        """Encode (R, T) tokens of one transition behind those that each row has in the cache, and add them to it.
+
+        Args:
+            position: of the first token in its sequence.
 
         Returns:
-            (B, N + 1) logits of the token after the last, and per layer the keys and values (B, H, T', C / H) of the
-            T' tokens that later ones may attend to (all but value tokens).
+            (R, N + 1) logits of the token after the last.
         """
-        x, pairs = self._encode(tokens)
-        T = tokens.shape[1]
-        attended = self.mask[T - 1, :T]
-        if not attended.all():
-            pairs = [(k[:, :, attended], v[:, :, attended]) for k, v in pairs]
-        return x[:, -1] @ self.head[self.layout.dimension(T - 1)].T, pairs
-
-    def decode(self, tokens: Tensor, position: int, cache: KeyValueCache) -> Tensor:
-        """(B,) tokens at one position, everything before them in the cache -> (B, N + 1) logits of the next token."""
-        dimension = self.layout.dimension(position)
-        keep = dimension != self.layout.value_index
-        x = self.embed(tokens[:, None], torch.tensor([position], device=tokens.device))[:, 0]
+        (R, T), C = tokens.shape, self.settings.n_embd
+        positions = torch.arange(position, position + T, device=tokens.device)
+        # the value token, the last of a transition, is not kept
+        kept = T - (self.layout.dimension(position + T - 1) == self.layout.value_index)
+        written, seen = cache.append(kept)
+        mask = torch.ones(T, seen.shape[1], dtype=torch.bool, device=tokens.device)
+        mask[:, seen.shape[1] - kept :].tril_()
+        x, rotations = self.embed(tokens, positions), self.rotations(positions // self.layout.transition_dim)
         for layer, block in enumerate(self.blocks):
-            x = block.decode(x, cache, layer, keep=keep)
-        if keep:
-            cache.advance()
-        return self.final_norm(x) @ self.head[dimension].T
 
-    def _encode(self, tokens: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """(B, T) tokens -> (B, T, C) normalised outputs and the keys and values of every layer."""
-        T = tokens.shape[1]
-        assert self.block_size >= T, (T, self.block_size)
-        x = self.embed(tokens, torch.arange(T, device=tokens.device))
-        pairs = []
-        for block in self.blocks:
-            x, k, v = block(x, self.mask[:T, :T])
-            pairs.append((k, v))
-        return self.final_norm(x), pairs
+            def attend(q: Tensor, k: Tensor, v: Tensor, layer: int = layer) -> Tensor:
+                pairs = []
+                for pool, new in ((cache.keys[layer], k), (cache.values[layer], v)):
+                    pool[written] = new[:, :, :kept].transpose(1, 2).reshape(R, kept, C)
+                    pairs.append(pool[seen].view(R, -1, self.settings.n_head, q.shape[-1]).transpose(1, 2))
+                return F.scaled_dot_product_attention(q, *pairs, attn_mask=mask)
+
+            x = block(x, rotations, attend)
+        return self.final_norm(x[:, -1]) @ self.head[self.layout.dimension(position + T - 1)].T
+
+    def rotations(self, transitions: Tensor) -> Tensor | None:
+        """(T,) transitions -> (2, T, C / 2H) cosines and sines; None with absolute positions."""
+        if not self.settings.rotary:
+            return None
+        angles = transitions[:, None] * self.frequencies
+        return torch.stack([angles.cos(), angles.sin()]).to(self.head.dtype)
+
+    def _mask(self, tokens: int) -> Tensor:
+        """(T, T) which tokens each one attends to: those before it and itself, within reach, but no value tokens."""
+        positions = torch.arange(tokens, device=self.offsets.device)
+        transitions = positions // self.layout.transition_dim
+        causal = positions[:, None] >= positions
+        near = transitions[:, None] - transitions < self.settings.reach
+        return causal & near & (positions % self.layout.transition_dim != self.layout.value_index)

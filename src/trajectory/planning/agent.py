@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,34 @@ from trajectory.config import settings
 from trajectory.data.discretizer import Discretizer
 from trajectory.errors import require
 from trajectory.model.checkpoint import load_checkpoint
+from trajectory.model.decoder import decoder_for
 from trajectory.model.gpt import GPT
-from trajectory.planning.beam_search import beam_search, draws_needed
+from trajectory.planning.beam_search import Plan, beam_search, draws_needed
+from trajectory.planning.deadline import Pace
 from trajectory.planning.settings import PlannerSettings
+
+
+@dataclass(frozen=True)
+class PlannedTrajectory:
+    """A trajectory that a plan foresees, decoded; H transitions, fewer where it foresees the episode's end.
+
+    Args:
+        observations: (H, observation_dim), the present one first.
+        actions: (H, action_dim).
+        rewards: (H,).
+        values: (H,) returns-to-go after each transition, discounted.
+        terminated: whether the episode ends after them.
+        objective: what the planner chose it by.
+        log_probability: nats per token, in the mean.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    values: np.ndarray
+    terminated: bool
+    objective: float
+    log_probability: float
 
 
 class TrajectoryAgent:
@@ -32,9 +59,11 @@ class TrajectoryAgent:
     def __init__(self, gpt: GPT, discretizer: Discretizer, planner: PlannerSettings, discount: float) -> None:
         planner.check_window(gpt.settings.window)
         self.gpt = gpt
+        self.decoder = decoder_for(gpt)
         self.discretizer = discretizer
         self.settings = planner
         self.discount = discount if planner.discount is None else planner.discount
+        self.pace: Pace | None = None  # of plans on this machine, measured where a deadline is set
         self.reset()
 
     @classmethod
@@ -88,8 +117,78 @@ class TrajectoryAgent:
             UserError: observations of the wrong size, numbers that are not finite, or a missing reward.
         """
         layout = self.gpt.layout
-        observations = np.atleast_2d(np.asarray(observation, dtype=np.float32))
         environments = range(len(self.history)) if environments is None else environments
+        tokens, histories = self._read(observation, previous_reward, environments)
+        for environment, history in zip(environments, histories, strict=True):
+            self.history[environment] = history
+        stale = [index for index, environment in enumerate(environments) if not self.planned[environment]]
+        generators = [self.generators[environments[index]] for index in stale]
+        best = self._search(tokens[stale], [histories[index] for index in stale], generators)
+        for index, plan in zip(stale, best, strict=True):
+            chosen = plan.tokens[0, 0, : self.settings.replan_interval, layout.action]
+            # where the plan foresees the episode's end there is no action to queue
+            going_on = (chosen != self.gpt.stop_token).all(-1)
+            self.planned[environments[index]] = list(self.discretizer.decode(chosen, layout.action)[going_on])
+        actions = torch.stack([self.planned[environment].pop(0) for environment in environments])
+        action_tokens = self.discretizer.encode(actions, layout.action)
+        for index, environment in enumerate(environments):
+            self.pending[environment] = torch.cat([tokens[index], action_tokens[index]])
+        result = actions.cpu().numpy()
+        return result[0] if np.ndim(observation) == 1 else result
+
+    def plan(
+        self,
+        observation: np.ndarray,
+        previous_reward: float | None = None,
+        *,
+        environment: int = 0,
+        best: int = 1,
+    ) -> list[PlannedTrajectory]:
+        """What `act` would plan for one environment, with the same draws, without acting.
+
+        Args:
+            observation, previous_reward: as of `act`.
+            environment: which of the environments of `reset` it is.
+            best: how many trajectories, at most the beam width.
+
+        Returns:
+            The best trajectories, best first.
+
+        Raises:
+            UserError: as of `act`, or `best` out of its range.
+        """
+        layout, width = self.gpt.layout, self.settings.beam_width
+        require(1 <= best <= width, "best", f"from 1 to planner.beam_width={width}", best)
+        tokens, histories = self._read(np.atleast_2d(observation), previous_reward, [environment])
+        generator = torch.Generator().manual_seed(0)
+        generator.set_state(self.generators[environment].get_state())
+        (plan,) = self._search(tokens, histories, [generator], likelihood=True)
+        assert plan.log_probability is not None
+        trajectories = []
+        for row in range(min(best, plan.tokens.shape[1])):
+            steps = plan.tokens[0, row]
+            values = self.discretizer.decode(steps, slice(0, layout.transition_dim)).cpu().numpy()
+            ended = (steps == self.gpt.stop_token).all(-1).cpu().numpy()
+            values = values[~ended]
+            trajectories.append(
+                PlannedTrajectory(
+                    observations=values[:, layout.observation],
+                    actions=values[:, layout.action],
+                    rewards=values[:, layout.reward_index],
+                    values=values[:, layout.value_index],
+                    terminated=bool(ended.any()),
+                    objective=float(plan.objective[0, row]),
+                    log_probability=float(plan.log_probability[0, row]),
+                )
+            )
+        return trajectories
+
+    def _read(
+        self, observation: np.ndarray, previous_reward: float | np.ndarray | None, environments: Sequence[int]
+    ) -> tuple[Tensor, list[list[Tensor]]]:
+        """Check what `act` is given -> (E, O) tokens of the observations and each environment's past transitions."""
+        layout = self.gpt.layout
+        observations = np.atleast_2d(np.asarray(observation, dtype=np.float32))
         require(
             observations.shape == (len(environments), layout.observation_dim),
             "observation",
@@ -98,60 +197,62 @@ class TrajectoryAgent:
         )
         bad = observations[~np.isfinite(observations)]
         require(len(bad) == 0, "observation", "finite", float(bad[0]) if len(bad) else None)
-        rewards = None if previous_reward is None else np.atleast_1d(np.asarray(previous_reward, dtype=np.float32))
-        if rewards is None:
-            started = any(self.pending[environment] is not None for environment in environments)
-            require(not started, "previous_reward", "given from an episode's second step on", None)
-        else:
-            shape = (len(environments),)
-            require(rewards.shape == shape, "previous_reward", f"of shape {shape}", rewards.shape)
-            require(bool(np.isfinite(rewards).all()), "previous_reward", "finite", previous_reward)
-            self._remember(environments, rewards)
         device = self.gpt.head.device
         tokens = self.discretizer.encode(torch.from_numpy(observations).to(device), layout.observation)
-        stale = [index for index, environment in enumerate(environments) if not self.planned[environment]]
-        # one batch per length of history: those that began together stay together
-        lengths = {index: min(len(self.history[environments[index]]), self.settings.context) for index in stale}
-        for length in sorted(set(lengths.values())):
-            chosen = [index for index in stale if lengths[index] == length]
-            self._plan(tokens[chosen], [environments[index] for index in chosen], length)
-        actions = torch.stack([self.planned[environment].pop(0) for environment in environments])
-        for index, environment in enumerate(environments):
-            action_tokens = self.discretizer.encode(actions[index], layout.action)
-            self.pending[environment] = torch.cat([tokens[index], action_tokens])
-        result = actions.cpu().numpy()
-        return result[0] if np.ndim(observation) == 1 else result
+        if previous_reward is None:
+            started = any(self.pending[environment] is not None for environment in environments)
+            require(not started, "previous_reward", "given from an episode's second step on", None)
+            return tokens, [self.history[environment] for environment in environments]
+        rewards = np.atleast_1d(np.asarray(previous_reward, dtype=np.float32))
+        shape = (len(environments),)
+        require(rewards.shape == shape, "previous_reward", f"of shape {shape}", rewards.shape)
+        require(bool(np.isfinite(rewards).all()), "previous_reward", "finite", previous_reward)
+        reward_slice = slice(layout.reward_index, layout.reward_index + 1)
+        reward_tokens = self.discretizer.encode(torch.from_numpy(rewards[:, None]).to(device), reward_slice)
+        # the return-to-go is not known yet and the model does not look at it: the top bin, as published
+        value_token = self.discretizer.counts[layout.value_index :] - 1
+        histories = []
+        for environment, reward_token in zip(environments, reward_tokens, strict=True):
+            history, pending = self.history[environment], self.pending[environment]
+            if pending is not None:
+                history = [*history, torch.cat([pending, reward_token, value_token])][-max(1, self.settings.context) :]
+            histories.append(history)
+        return tokens, histories
 
-    def _remember(self, environments: Sequence[int], rewards: np.ndarray) -> None:
-        """Complete each environment's last transition with its reward."""
-        layout = self.gpt.layout
-        for index, environment in enumerate(environments):
-            pending = self.pending[environment]
-            if pending is None:
-                continue
-            reward = torch.from_numpy(rewards[index : index + 1]).to(pending.device)
-            reward_token = self.discretizer.encode(reward, slice(layout.reward_index, layout.reward_index + 1))
-            # the return-to-go is not known yet and the model does not look at it: the top bin, as published
-            value_token = self.discretizer.counts[layout.value_index :] - 1
-            transition = torch.cat([pending, reward_token, value_token])
-            self.history[environment] = [*self.history[environment], transition][-max(1, self.settings.context) :]
+    def _search(
+        self,
+        observations: Tensor,
+        histories: Sequence[list[Tensor]],
+        generators: Sequence[torch.Generator],
+        *,
+        likelihood: bool = False,
+    ) -> list[Plan]:
+        """A plan for each environment, those with histories of one length in one batch."""
+        lengths = [min(len(history), self.settings.context) for history in histories]
+        plans: dict[int, Plan] = {}
+        for length in sorted(set(lengths)):
+            batch = [index for index, other in enumerate(lengths) if other == length]
+            past = [torch.cat([*histories[i][len(histories[i]) - length :], observations[i]]) for i in batch]
+            shape = draws_needed(self.settings, self.gpt.layout.transition_dim)
+            uniforms = torch.stack([torch.rand(shape, generator=generators[i]) for i in batch])
+            plan = self._plan(torch.stack(past), uniforms.to(observations.device), len(set(lengths)), likelihood)
+            for row, index in enumerate(batch):
+                part = slice(row, row + 1)
+                kept = None if plan.log_probability is None else plan.log_probability[part]
+                plans[index] = Plan(plan.tokens[part], plan.objective[part], kept)
+        return [plans[index] for index in range(len(histories))]
 
-    def _plan(self, observations: Tensor, environments: list[int], length: int) -> None:
-        """Plan for environments whose context holds `length` transitions and queue the actions."""
-        layout, settings = self.gpt.layout, self.settings
-        past = [
-            torch.cat([*self.history[e][len(self.history[e]) - length :], observations[i]])
-            for i, e in enumerate(environments)
-        ]
-        shape = draws_needed(settings, layout.transition_dim)
-        uniforms = torch.stack([torch.rand(shape, generator=self.generators[e]) for e in environments])
-        device = observations.device
-        plan = beam_search(self.gpt, self.discretizer, torch.stack(past), uniforms.to(device), settings, self.discount)
-        best = plan.tokens[:, 0, : settings.replan_interval, layout.action]
-        actions = self.discretizer.decode(best, layout.action)
-        for environment, tokens, queue in zip(environments, best, actions, strict=True):
-            # where the plan foresees the episode's end there is no action to queue
-            self.planned[environment] = list(queue[(tokens != self.gpt.stop_token).all(-1)])
+    def _plan(self, context: Tensor, uniforms: Tensor, batches: int, likelihood: bool) -> Plan:
+        """One batch's plan, in a share of the time that a decision of so many batches may take."""
+        settings, deadline = self.settings, self.settings.deadline_ms
+        plan = functools.partial(
+            beam_search, self.decoder, self.discretizer, context, discount=self.discount, likelihood=likelihood
+        )
+        if deadline is None:
+            return plan(uniforms, settings)
+        if self.pace is None:
+            self.pace = Pace.measure(self.decoder, self.discretizer, settings)
+        return self.pace.plan(plan, uniforms, settings, deadline / batches / 1_000)
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

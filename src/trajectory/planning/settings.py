@@ -48,6 +48,10 @@ class PlannerSettings:
         expansion: candidate continuations per beam and transition.
         discount: of the objective; None takes the one that the return-to-go was computed with.
         replan_interval: actions executed per plan (receding horizon).
+        likelihood_weight: how much the objective falls for every nat that the mean log-probability of a candidate's
+            tokens lies below `likelihood_threshold`; 0 is the published objective.
+        likelihood_threshold: nats per token, at most 0.
+        deadline_ms: milliseconds a decision may take; beam width and horizon shrink to what fits. None is no limit.
         observation, action, reward: sampling per kind of token; the value token is never drawn, only its mean used.
 
     Raises:
@@ -60,6 +64,9 @@ class PlannerSettings:
     expansion: int = 2
     discount: float | None = None
     replan_interval: int = 1
+    likelihood_weight: float = 0.0
+    likelihood_threshold: float = 0.0
+    deadline_ms: float | None = None
     observation: SamplingSettings = field(default_factory=lambda: SamplingSettings(top_k=1))
     action: SamplingSettings = field(default_factory=lambda: SamplingSettings(top_p=0.4))
     reward: SamplingSettings = field(default_factory=lambda: SamplingSettings(top_k=1))
@@ -81,6 +88,13 @@ class PlannerSettings:
             "null or in (0, 1]",
             self.discount,
         )
+        weight, threshold, deadline = self.likelihood_weight, self.likelihood_threshold, self.deadline_ms
+        finite = _number(weight) and 0 <= weight < float("inf")
+        require(finite, "planner.likelihood_weight", "at least 0 and finite", weight)
+        finite = _number(threshold) and -float("inf") < threshold <= 0
+        require(finite, "planner.likelihood_threshold", "at most 0 and finite", threshold)
+        right = deadline is None or (_number(deadline) and 0 < deadline < float("inf"))
+        require(right, "planner.deadline_ms", "null or above 0 and finite", deadline)
         for kind in ("observation", "action", "reward"):
             getattr(self, kind).check(f"planner.{kind}")
 

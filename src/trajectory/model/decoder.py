@@ -1,0 +1,38 @@
+"""What a planner needs of a model, and the fastest there is on a device."""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from torch import Tensor
+
+from trajectory.model.cache import TreeCache
+from trajectory.model.gpt import GPT, GPTSettings
+from trajectory.model.native import NativeGPT
+from trajectory.transition import TransitionLayout
+
+log = logging.getLogger(__name__)
+
+
+class Decoder(Protocol):
+    """A GPT, or something that does the same."""
+
+    settings: GPTSettings
+    layout: TransitionLayout
+    stop_token: int
+
+    def new_cache(self, slots: int) -> TreeCache: ...
+
+    def extend(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor: ...
+
+
+def decoder_for(gpt: GPT) -> Decoder:
+    """On CPUs compiled C with a copy of the weights, where it can be had; else the GPT itself."""
+    if gpt.head.device.type != "cpu":
+        return gpt
+    try:
+        return NativeGPT(gpt)
+    except OSError as error:
+        log.warning("planning with torch alone, which is slower: %s", error)
+        return gpt

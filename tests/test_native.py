@@ -1,0 +1,177 @@
+"""`model/native`: the compiled pass over new tokens, beyond what `test_gpt.py` and `test_beam_search.py` ask of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from trajectory.data.cache import CACHE_VARIABLE
+from trajectory.model import native
+from trajectory.model.decoder import Decoder, decoder_for
+from trajectory.model.gpt import GPT, GPTSettings
+from trajectory.model.native import NativeGPT
+from trajectory.transition import TransitionLayout
+
+HOPPER = TransitionLayout(11, 3)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache of the test's own, and nothing compiled."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    native._library.cache_clear()
+    yield tmp_path / "cache" / "native"
+    native._library.cache_clear()
+
+
+def make(n_embd: int = 64, n_head: int = 4, positions: str = "absolute") -> GPT:
+    torch.manual_seed(0)
+    gpt = GPT(GPTSettings(n_layer=2, n_embd=n_embd, n_head=n_head, positions=positions), HOPPER).eval()
+    for parameter in gpt.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return gpt
+
+
+@torch.inference_mode()
+def logits(decoder: Decoder, rows: int) -> torch.Tensor:
+    """Of a batch with a history of its own each."""
+    tokens = torch.randint(100, (rows, 40), generator=torch.Generator().manual_seed(0))
+    cache = decoder.new_cache(3 * 15 * rows)
+    cache.clear(rows)
+    found = []
+    for transition in range(2):
+        cache.open(15, transition)
+        part = slice(16 * transition, 16 * (transition + 1))
+        found.append(decoder.extend(tokens[:, part], 16 * transition, cache))
+    cache.open(15, 2)
+    for position in range(32, 40):
+        found.append(decoder.extend(tokens[:, position : position + 1], position, cache))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("positions", ["absolute", "rotary"])
+@pytest.mark.parametrize(("n_embd", "n_head"), [(16, 1), (32, 2), (64, 4), (128, 4), (128, 8), (256, 8), (192, 4)])
+def test_float32_differs_from_torch_by_rounding_alone(n_embd: int, n_head: int, positions: str) -> None:
+    gpt = make(n_embd, n_head, positions=positions)
+    exact = logits(make(n_embd, n_head, positions=positions).double(), 7)
+    scale = exact.abs().max()
+    error = (logits(NativeGPT(gpt), 7) - exact).abs().max() / scale
+    torch_error = (logits(gpt, 7) - exact).abs().max() / scale
+    assert error < max(5 * torch_error, 2e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 6, 7, 31, 97, 200])
+def test_rows_do_not_touch_each_other(rows: int) -> None:
+    """Whatever tile, block or thread they fall into."""
+    decoder = NativeGPT(make())
+    together = logits(decoder, 200)
+    torch.testing.assert_close(logits(decoder, rows)[:1], together[:1, :rows], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_nothing(threads: int) -> None:
+    decoder, before = NativeGPT(make()), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = logits(decoder, 100)
+        torch.set_num_threads(threads)
+        assert torch.equal(logits(decoder, 100), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_saturated_and_large_numbers_stay_finite() -> None:
+    gpt = make()
+    with torch.no_grad():
+        for block in gpt.blocks:
+            block.attention.qkv.weight *= 100
+            block.mlp[0].weight *= 100
+    found, expected = logits(NativeGPT(gpt), 5), logits(gpt.double(), 5)
+    assert torch.isfinite(found).all()
+    assert (found.argmax(-1) == expected.argmax(-1)).float().mean() > 0.9
+
+
+def test_it_is_compiled_once(folder: Path) -> None:
+    NativeGPT(make())
+    (made,) = folder.iterdir()
+    stamp = made.stat().st_mtime_ns
+    native._library.cache_clear()
+    NativeGPT(make())
+    assert [file.stat().st_mtime_ns for file in folder.iterdir()] == [stamp]
+    NativeGPT(make().double())
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_cache_folder_that_cannot_be_written_does_without(folder: Path) -> None:
+    folder.parent.parent.mkdir(exist_ok=True)
+    folder.parent.write_text("a file")
+    assert torch.isfinite(logits(NativeGPT(make()), 3)).all()
+
+
+def without_compiler(patch: pytest.MonkeyPatch) -> None:
+    patch.delenv("CC", raising=False)
+    patch.setattr(shutil, "which", lambda name: None)
+
+
+def with_a_compiler_that_fails(patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("CC", "false")
+
+
+def with_a_compiler_that_is_not_there(patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("CC", "/nowhere/cc")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "n_embd", "n_head", "reason"),
+    [
+        (without_compiler, 64, 4, "there is no C compiler"),
+        (with_a_compiler_that_fails, 64, 4, "false cannot compile it"),
+        (with_a_compiler_that_is_not_there, 64, 4, "/nowhere/cc"),
+        (lambda patch: None, 60, 3, "this architecture is left to torch"),
+        (lambda patch: None, 8, 4, "this architecture is left to torch"),
+    ],
+)
+def test_where_it_cannot_be_had_torch_plans(
+    prepare: Callable[[pytest.MonkeyPatch], None],
+    n_embd: int,
+    n_head: int,
+    reason: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    prepare(monkeypatch)
+    gpt = make(n_embd, n_head)
+    with caplog.at_level(logging.WARNING):
+        assert decoder_for(gpt) is gpt
+    (record,) = caplog.records
+    assert record.getMessage().startswith("planning with torch alone, which is slower: ")
+    assert reason in record.getMessage()
+    assert not list(folder.glob("*"))
+
+
+def test_the_source_has_no_warnings(tmp_path: Path) -> None:
+    compiler = os.environ.get("CC", "cc")
+    for extra in ([], ["-DDOUBLE"]):
+        command = [
+            compiler,
+            *native.FLAGS,
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-Wno-psabi",
+            "-DEMBD=64",
+            "-DHEADS=4",
+            *extra,
+        ]
+        command += [str(native.SOURCE), "-o", str(tmp_path / "made.so"), "-lm"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
