@@ -1,40 +1,51 @@
-"""Measure what this machine needs for a part of the framework: `python src/benchmark.py suite=data`.
+"""Measure what this machine needs for the parts of the framework: `python src/benchmark.py [benchmark.suites=[data]]`.
 
-Prints a table as it goes and leaves all that was measured as `benchmark.json` in the run's folder.
+Prints tables as it goes and leaves all that was measured as `benchmark.json` in the run's folder, whose path is the
+last line.
 """
 
 from __future__ import annotations
 
-import logging
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from trajectory.benchmarks.data import DataBenchmarkSettings, benchmark_data
+from trajectory.benchmarks.planning import PlanningBenchmarkSettings, benchmark_planning
 from trajectory.config import one_line_errors, settings
 from trajectory.errors import require
 from trajectory.evaluation.results import provenance, write_results
 
-# by the name of its section in the config: what a suite is set by, and what runs it
-SUITES: dict[str, tuple[Any, Any]] = {"data": (DataBenchmarkSettings, benchmark_data)}
+SUITES = ("planning", "data")
 
-log = logging.getLogger("benchmark")
+
+def benchmark(config: DictConfig, folder: Path) -> Path:
+    """Run the suites that are asked for; returns the path of what was measured."""
+    narrow = {key: [value] for key, value in config.planner.items() if value is not None}
+    suites = config.benchmark.suites or (["planning"] if narrow else list(SUITES))
+    unknown = [suite for suite in suites if suite not in SUITES]
+    require(not unknown, "benchmark.suites", f"among {', '.join(SUITES)}", ", ".join(unknown))
+    narrowed = {f"{key}s": value for key, value in narrow.items()}
+    asked = {"threads": config.benchmark.threads, "narrowed": bool(narrowed)}
+    planning = settings(PlanningBenchmarkSettings, {**config.planning, **narrowed, **asked}, "planning")
+    data = settings(DataBenchmarkSettings, config.data, "data")
+    results: dict = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}
+    if "planning" in suites:
+        results["decisions"] = benchmark_planning(planning)
+    if "data" in suites:
+        results["data"] = benchmark_data(data)
+    path = folder.resolve() / "benchmark.json"
+    write_results(path, results)
+    return path
 
 
 @hydra.main(config_path="../conf", config_name="benchmark", version_base="1.3")
 def main(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     with one_line_errors(folder, debug=config.debug):
-        require(config.suite in SUITES, "suite", f"one of {', '.join(SUITES)}", config.suite)
-        settings_class, run = SUITES[config.suite]
-        suite = settings(settings_class, config[config.suite], config.suite)
-        results = {"suite": config.suite, "settings": asdict(suite), "rows": run(suite), **provenance()}
-        write_results(folder / "benchmark.json", results)
-        log.info("run folder: %s", folder)
+        print(benchmark(config, folder))
 
 
 if __name__ == "__main__":

@@ -318,3 +318,64 @@ def test_a_wrong_planner_setting_for_a_checkpoint_is_named(
     write_checkpoint(tmp_path / "last.ckpt", make_model(window=WINDOW), PLANNER)
     with pytest.raises(UserError, match=message):
         TrajectoryAgent.from_checkpoint(tmp_path / "last.ckpt", overrides)
+
+
+def test_a_plan_can_be_asked_for_whole() -> None:
+    """The best trajectories, decoded, of what `act` then does; asking changes nothing."""
+    model = make_model(window=WINDOW, stop_bias=-20.0)
+    observations, rewards = random_observations(5, 2), random_rewards(5, 2)
+    asking, silent = make_agent(model), make_agent(model)
+    asking.reset(2, seeds=[4, 9])
+    silent.reset(2, seeds=[4, 9])
+    for step in range(5):
+        previous = rewards[step - 1] if step else None
+        reward = None if previous is None else float(previous[1])
+        best, second, third = asking.plan(observations[step, 1], reward, environment=1, best=3)
+        actions = asking.act(observations[step], previous)
+        np.testing.assert_array_equal(actions, silent.act(observations[step], previous))
+        np.testing.assert_array_equal(best.actions[0], actions[1])
+        assert best.objective >= second.objective >= third.objective
+        horizon = (PLANNER.horizon,)
+        assert best.observations.shape == (*horizon, LAYOUT.observation_dim)
+        assert best.actions.shape == (*horizon, LAYOUT.action_dim)
+        assert best.rewards.shape == best.values.shape == horizon
+        assert not best.terminated
+        present = model.discretizer.encode(torch.from_numpy(observations[step, 1]), LAYOUT.observation)
+        np.testing.assert_array_equal(
+            best.observations[0], model.discretizer.decode(present, LAYOUT.observation).numpy()
+        )
+
+
+def test_the_log_probability_of_a_plan_is_the_models() -> None:
+    """Against one full pass over the plan's tokens: of all that was drawn, so neither the present nor the values."""
+    model = make_model(window=WINDOW, stop_bias=-20.0)
+    agent = make_agent(model, replace(PLANNER, observation=DRAWN))
+    observation = random_observations(1, 1)[0, 0]
+    (trajectory,) = agent.plan(observation)
+    columns = [trajectory.observations, trajectory.actions, trajectory.rewards[:, None], trajectory.values[:, None]]
+    values = torch.from_numpy(np.concatenate(columns, axis=1))
+    tokens = model.discretizer.encode(values, slice(0, LAYOUT.transition_dim)).flatten()
+    logits = model.gpt(tokens[None, :-1])[0]
+    found = []
+    for position in range(LAYOUT.observation_dim, len(tokens)):
+        dimension = position % LAYOUT.transition_dim
+        allowed = list(range(int(model.discretizer.counts[dimension])))
+        if dimension == 0:
+            allowed.append(model.stop)
+        if dimension != LAYOUT.value_index:
+            chosen = logits[position - 1][allowed].log_softmax(0)
+            found.append(chosen[allowed.index(int(tokens[position]))].item())
+    assert trajectory.log_probability == pytest.approx(float(np.mean(found)), abs=1e-6)
+
+
+def test_a_plan_that_foresees_the_end_stops_there() -> None:
+    model = make_model(window=WINDOW, stop_bias=1_000.0)
+    (trajectory,) = make_agent(model).plan(random_observations(1, 1)[0, 0])
+    assert trajectory.terminated
+    assert len(trajectory.actions) == len(trajectory.rewards) == 1
+
+
+def test_more_plans_than_beams_are_refused() -> None:
+    agent = make_agent(make_model(window=WINDOW))
+    with pytest.raises(UserError, match=r"^best must be from 1 to planner\.beam_width=3, got 4$"):
+        agent.plan(random_observations(1, 1)[0, 0], best=4)

@@ -6,12 +6,13 @@ import json
 import mmap
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 import numpy as np
 import pytest
 from tqdm import tqdm
 
-from command_line import run_main
+from command_line import Refusal, run_main
 from trajectory.benchmarks.data import (
     FITTING_LIMIT,
     TIME_LIMIT,
@@ -20,6 +21,8 @@ from trajectory.benchmarks.data import (
     measure,
     write_synthetic,
 )
+from trajectory.benchmarks.planning import Case, PlanningBenchmarkSettings
+from trajectory.benchmarks.planning import measure as measure_decision
 from trajectory.benchmarks.usage import PROCESS, Usage
 from trajectory.data.d4rl import load_d4rl
 from trajectory.errors import UserError
@@ -30,21 +33,25 @@ ALLOWANCE = 40 * MIB  # libraries that the first start loads on its way, fonts, 
 linux = pytest.mark.skipif(not (PROCESS / "clear_refs").exists(), reason="a peak that can be reset is Linux's")
 
 
-def test_a_run_prints_a_table_leaves_its_numbers_and_removes_its_files(tmp_path: Path) -> None:
+def run_benchmark(folder: Path, *overrides: str, **variables: str) -> tuple[list[str], dict[str, Any]]:
+    """The lines that a run prints and what the file holds whose path is the last of them."""
+    process = run_main("benchmark", *overrides, folder=folder, **variables)
+    assert process.returncode == 0, process.stderr
+    lines = [line for line in process.stdout.splitlines() if line.strip()]
+    results = json.loads(Path(lines[-1]).read_text())
+    assert {"versions", "git_commit", "machine", "config"} <= results.keys()
+    return lines, results
+
+
+def test_data_is_measured_in_a_table_and_a_file_and_nothing_else_is_left(tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    overrides = ("suite=data", "data.sizes=[2_000]", "data.batches=7", "data.batch_size=50")
-    process = run_main("benchmark", *overrides, folder=tmp_path, TMPDIR=str(temporary))
-    assert process.returncode == 0, process.stderr
+    overrides = ("benchmark.suites=[data]", "data.sizes=[2_000]", "data.batches=7", "data.batch_size=50")
+    lines, results = run_benchmark(tmp_path, *overrides, TMPDIR=str(temporary))
     assert list(temporary.iterdir()) == []
-    lines = [line for line in process.stdout.splitlines() if line.strip()]
     assert [line.split()[0] for line in lines[:2]] == ["transitions", "2,000"]
-    folder = Path(lines[-1].split("run folder: ")[1])
-    results = json.loads((folder / "benchmark.json").read_text())
-    assert results["settings"]["sizes"] == [2_000]
-    assert results["suite"] == "data"
-    assert {"versions", "git_commit", "machine"} <= results.keys()
-    (row,) = results["rows"]
+    assert "decisions" not in results
+    (row,) = results["data"]
     assert (row["transitions"], row["data_bytes"], row["token_bytes"]) == (2_000, 60 * 2_000, 16 * 2_000)
     stages = ("hash", "load", "summary", "return_to_go", "fit", "tokenize", "card", "save")
     assert tuple(row["first"]["stages"]) == stages, "in the order of their calls"
@@ -54,10 +61,51 @@ def test_a_run_prints_a_table_leaves_its_numbers_and_removes_its_files(tmp_path:
         assert run["training"]["seconds"] > 0
 
 
-def test_an_unknown_suite_is_refused(tmp_path: Path) -> None:
-    process = run_main("benchmark", "suite=nosuch", folder=tmp_path)
-    assert process.returncode == 1
-    assert process.stderr.strip() == "error: suite must be one of data, got 'nosuch'"
+def test_one_decision_is_measured_against_floor_and_reference(tmp_path: Path) -> None:
+    overrides = ("benchmark.threads=1", "planner.beam_width=4", "planner.horizon=2", "planning.seconds=0")
+    lines, results = run_benchmark(tmp_path, *overrides)
+    assert "data" not in results
+    (row,) = results["decisions"]
+    asked = {"environment": "hopper", "beam_width": 4, "horizon": 2, "context": 5, "environments": 1, "threads": 1}
+    assert asked.items() <= row.items()
+    assert 0 < row["floor_seconds"] < row["seconds"] < row["reference_seconds"]
+    assert row["same_plan"] == 1
+    assert len(lines) == 3
+
+
+def test_multiply_adds_are_counted_by_hand() -> None:
+    """One beam of two candidates, one transition, no context: the sums of a few lines."""
+    settings = PlanningBenchmarkSettings(seconds=0, narrowed=True)
+    row = measure_decision(Case(beam_width=1, horizon=1, context=0), settings)
+    C, layers, logits = 128, 4, 101
+    weights = 12 * C * C * layers
+    # the observation goes in at once, then three actions and the reward of both candidates one after another
+    expected = 11 * (weights + 2 * C * layers * 11) + logits * C
+    expected += sum(2 * (weights + 2 * C * layers * seen + logits * C) for seen in (12, 13, 14, 15))
+    assert row["multiply_adds"] == expected
+
+
+def test_all_planning_cases() -> None:
+    """A grid, then single changes; narrowed, a part of the grid."""
+    cases = PlanningBenchmarkSettings(threads=1).cases()
+    assert len(cases) == len(set(cases)) == 9 + 2 + 2 + 2 + 2
+    assert Case() in cases
+    assert Case(beam_width=128, horizon=15) in cases
+    narrowed = PlanningBenchmarkSettings(threads=2, beam_widths=[7], narrowed=True).cases()
+    assert narrowed == [Case(beam_width=7, horizon=horizon, threads=2) for horizon in (5, 10, 15)]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("benchmark.suites=[nosuch]", "benchmark.suites must be among planning, data, got 'nosuch'"),
+        ("planner.beam_width=0", "planning.beam_widths must be numbers of at least 1, got [0]"),
+        ("benchmark.threads=0", "benchmark.threads must be null or at least 1, got 0"),
+        ("planning.environments=[lander]", "planning.environments must be among "),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(refusal: Refusal, override: str, message: str) -> None:
+    assert refusal("benchmark", override).startswith(f"error: {message}")
 
 
 @pytest.mark.parametrize(

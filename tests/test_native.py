@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -86,6 +87,22 @@ def test_threads_change_nothing(threads: int) -> None:
         assert torch.equal(logits(decoder, 100), expected)
     finally:
         torch.set_num_threads(before)
+
+
+def test_threads_are_used_only_where_they_pay() -> None:
+    for fast, parts_used in ((1, {1}), (4, {4})):
+        chooser, used = native._Threads(), []
+
+        def work(part: int, parts: int, fast: int = fast, used: list[int] = used) -> None:
+            if part == 0:
+                used.append(parts)
+                time.sleep(0.001 if parts == fast else 0.01)
+
+        for _ in range(20):
+            chooser.run(work, 4)
+        assert set(used[-10:]) == parts_used
+    chooser.run(work, 1)
+    assert used[-1] == 1
 
 
 def test_saturated_and_large_numbers_stay_finite() -> None:

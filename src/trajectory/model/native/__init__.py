@@ -10,14 +10,16 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import logging
+import math
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -31,9 +33,8 @@ SOURCE = Path(__file__).with_name("extend.c")
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-shared", "-fPIC")
 TILE = 96  # tokens that go through the layers together: their activations fit into a core's cache
 TOKENS_PER_THREAD = 16  # fewer are not worth another thread
+FIRST_TRIALS, TRIAL_INTERVAL = 3, 200  # of one thread against many: so many at first, then once in so many calls
 LONGEST = 4_096  # transitions of a sequence with rotary positions
-
-log = logging.getLogger(__name__)
 
 
 def _structure(pointers: str, numbers: str) -> list[tuple[str, Any]]:
@@ -92,7 +93,7 @@ class NativeGPT:
         self.model = _Model(*pointers, len(gpt.blocks), D, gpt.settings.bins, period, gpt.settings.value_residual)
         self.scratch: dict[int, Tensor] = {}
         self.cache: TreeCache | None = None
-        self.threads: ThreadPoolExecutor | None = None
+        self.threads = _Threads()
 
     def new_cache(self, slots: int) -> TreeCache:
         """As `GPT.new_cache`, but the memory is that of the last one where it is as large: one plan at a time."""
@@ -101,7 +102,7 @@ class NativeGPT:
         return self.cache
 
     def extend(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor:
-        """As `GPT.extend`, the rows shared out among torch's threads."""
+        """As `GPT.extend`, the rows shared out among torch's threads where that is faster."""
         (R, T), lengths = tokens.shape, torch.tensor(cache.lengths)
         last = position + T - 1
         assert last // self.layout.transition_dim < LONGEST or not self.settings.rotary, position
@@ -112,9 +113,8 @@ class NativeGPT:
         view = _Cache(*pointers, cache.slots, len(cache.lengths), R)
         tile = max(TILE, T)
         needed = self.library.scratch_size(tile, sum(cache.lengths) + T)
-        parts = max(1, min(torch.get_num_threads(), R * T // TOKENS_PER_THREAD, R))
 
-        def run(part: int) -> None:
+        def run(part: int, parts: int) -> None:
             if part not in self.scratch or len(self.scratch[part]) < needed:
                 self.scratch[part] = self.tables[0].new_empty(2 * needed)
             first, end = part * R // parts, (part + 1) * R // parts
@@ -123,16 +123,42 @@ class NativeGPT:
                 self.model, view, tokens.data_ptr(), first, end, T, position, tile, scratch, logits.data_ptr()
             )
 
-        if parts == 1:
-            run(0)
-        else:
-            self.threads = self.threads or ThreadPoolExecutor(torch.get_num_threads())
-            others = [self.threads.submit(run, part) for part in range(1, parts)]
-            run(0)
-            for other in others:
-                other.result()
+        self.threads.run(run, max(1, min(torch.get_num_threads(), R * T // TOKENS_PER_THREAD, R)))
         cache.lengths[-1] += T - (self.layout.dimension(last) == self.layout.value_index)
         return logits[:, : self.settings.bins + 1]
+
+
+class _Threads:
+    """Runs work in one part or in many at once, whichever is faster on the machine as it is at the moment."""
+
+    def __init__(self) -> None:
+        self.pool: ThreadPoolExecutor | None = None
+        self.calls = 0
+        self.gain = 0.0  # logarithm of how much faster many parts are, averaged over what was tried
+
+    def run(self, work: Callable[[int, int], None], parts: int) -> None:
+        """Call `work(part, parts)` for every part; it may be called again with the same effect."""
+        if parts > 1:
+            if self.calls < FIRST_TRIALS or self.calls % TRIAL_INTERVAL == 0:
+                one, many = (min(self._seconds(work, count) for _ in range(2)) for count in (1, parts))
+                self.gain += (math.log(one / many) - self.gain) / 2
+            self.calls += 1
+            if self.gain <= 0:
+                parts = 1
+        self._run(work, parts)
+
+    def _seconds(self, work: Callable[[int, int], None], parts: int) -> float:
+        begun = perf_counter()
+        self._run(work, parts)
+        return perf_counter() - begun
+
+    def _run(self, work: Callable[[int, int], None], parts: int) -> None:
+        if parts > 1 and self.pool is None:
+            self.pool = ThreadPoolExecutor()
+        others = [self.pool.submit(work, part, parts) for part in range(1, parts)] if self.pool else []
+        work(0, parts)
+        for other in others:
+            other.result()
 
 
 @functools.cache

@@ -1,0 +1,276 @@
+"""How long a decision takes, beside what the arithmetic alone would take and what a slow, obvious planner takes.
+
+Random weights of the published architecture, data of one real environment's width, everything on the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from trajectory.data.discretizer import Discretizer
+from trajectory.errors import require
+from trajectory.model.cache import TreeCache
+from trajectory.model.decoder import Decoder, decoder_for
+from trajectory.model.gpt import GPT, GPTSettings
+from trajectory.planning.beam_search import beam_search, draws_needed
+from trajectory.planning.settings import PlannerSettings
+from trajectory.transition import TransitionLayout
+
+LAYOUTS = {
+    "hopper": TransitionLayout(11, 3),
+    "halfcheetah": TransitionLayout(17, 6),
+    "walker2d": TransitionLayout(17, 6),
+    "ant": TransitionLayout(27, 8),
+}
+PRODUCT = 512  # rows, columns and depth of the product whose rate the floor is computed with
+
+
+@dataclass(frozen=True)
+class Case:
+    """One decision to measure."""
+
+    environment: str = "hopper"
+    beam_width: int = 32
+    horizon: int = 5
+    context: int = 5
+    environments: int = 1
+    positions: str = "absolute"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class PlanningBenchmarkSettings:
+    """What is measured; `conf/benchmark.yaml` explains the keys."""
+
+    beam_widths: list[int] = field(default_factory=lambda: [8, 32, 128])
+    horizons: list[int] = field(default_factory=lambda: [5, 10, 15])
+    contexts: list[int] = field(default_factory=lambda: [1, 9])
+    environments: list[str] = field(default_factory=lambda: ["walker2d", "ant"])
+    batches: list[int] = field(default_factory=lambda: [8, 32])
+    seconds: float = 2.0
+    reference_seconds: float = 60.0
+    threads: int | None = None
+    narrowed: bool = False
+
+    def __post_init__(self) -> None:
+        for key in ("beam_widths", "horizons", "batches"):
+            values = getattr(self, key)
+            require(min(values, default=1) >= 1, f"planning.{key}", "numbers of at least 1", values)
+        window = GPTSettings().window
+        inside = all(0 <= context < window for context in self.contexts)
+        require(inside, "planning.contexts", f"numbers from 0 to {window - 1}", self.contexts)
+        for name in self.environments:
+            require(name in LAYOUTS, "planning.environments", f"among {', '.join(LAYOUTS)}", name)
+        for key in ("seconds", "reference_seconds"):
+            require(getattr(self, key) >= 0, f"planning.{key}", "at least 0", getattr(self, key))
+        right = self.threads is None or self.threads >= 1
+        require(right, "benchmark.threads", "null or at least 1", self.threads)
+
+    def cases(self) -> list[Case]:
+        """All beam widths and horizons, and from the smallest usual and the largest case on one change at a time."""
+        first = self.threads or 1
+        grid = [Case(beam_width=b, horizon=h, threads=first) for b in self.beam_widths for h in self.horizons]
+        if self.narrowed:
+            return grid
+        usual, largest = Case(threads=first), Case(beam_width=128, horizon=15, threads=first)
+        changes: list[Case] = [replace(usual, context=context) for context in self.contexts]
+        changes += [replace(usual, environment=name) for name in self.environments]
+        changes += [replace(usual, environments=number) for number in self.batches]
+        changes += [replace(case, positions="rotary") for case in (usual, largest)]
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if self.threads is None and cores > 1:
+            changes += [replace(case, threads=cores) for case in (usual, largest)]
+        return grid + changes
+
+
+def benchmark_planning(settings: PlanningBenchmarkSettings) -> list[dict[str, Any]]:
+    """Measure all cases, printing a line for each as it is done.
+
+    Returns:
+        One dictionary per case, as `measure` gives them.
+    """
+    rows, cases = [], settings.cases()
+    with tqdm(total=len(cases), unit="case", desc="planning", leave=False) as bar:
+        bar.write("  ".join(name.rjust(max(len(name), 6)) for name in COLUMNS))
+        for case in cases:
+            rows.append(measure(case, settings))
+            bar.write(format_row(rows[-1]))
+            bar.update()
+    return rows
+
+
+def measure(case: Case, settings: PlanningBenchmarkSettings) -> dict[str, Any]:
+    """Median seconds of a decision.
+
+    Returns:
+        The case; `seconds`; `floor_seconds`, its `multiply_adds` at the rate of a large matrix product measured
+        before and after; `product_flops`, twice that rate; `ratio` of the two; `decisions_per_second` over all
+        environments; `cache_bytes`; `reference_seconds` of the slow planner, None where it would take too long, and
+        `same_plan`, the share of its tokens that were found again (they may differ by rounding).
+    """
+    layout = LAYOUTS[case.environment]
+    torch.manual_seed(0)
+    gpt = GPT(GPTSettings(positions=case.positions), layout).eval()
+    discretizer = Discretizer.fit(
+        [torch.randn(20_000).numpy() for _ in range(layout.transition_dim)], 100, "quantile", layout
+    )
+    planner = PlannerSettings(beam_width=case.beam_width, horizon=case.horizon, context=case.context)
+    tokens = case.context * layout.transition_dim + layout.observation_dim
+    context = torch.randint(100, (case.environments, tokens))
+    uniforms = torch.rand(case.environments, *draws_needed(planner, layout.transition_dim))
+
+    def plan(decoder: Decoder) -> Tensor:
+        return beam_search(decoder, discretizer, context, uniforms, planner, discount=0.99).tokens
+
+    with threads(case.threads):
+        decoder = decoder_for(gpt)
+        counting = _Counting(decoder)
+        found = plan(counting)
+        product_before = product_flops()
+        seconds = median_seconds(lambda: plan(decoder), settings.seconds)
+        flops = (product_before + product_flops()) / 2
+        floor = 2 * counting.multiply_adds / flops
+        # every token of the fast plan is a pass over some tokens of the slow one
+        expected = 2 * counting.full_multiply_adds / flops
+        reference = same = None
+        if settings.narrowed or expected <= settings.reference_seconds:
+            begun = perf_counter()
+            same = float((plan(_Reference(gpt)) == found).double().mean())
+            reference = perf_counter() - begun
+    return {
+        **asdict(case),
+        "seconds": seconds,
+        "floor_seconds": floor,
+        "ratio": seconds / floor,
+        "decisions_per_second": case.environments / seconds,
+        "multiply_adds": counting.multiply_adds,
+        "product_flops": flops,
+        "cache_bytes": counting.cache_bytes,
+        "reference_seconds": reference,
+        "same_plan": same,
+    }
+
+
+class _Counting:
+    """A decoder that counts the multiply-adds of what it is asked for, and of full passes for every token."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self.settings, self.layout, self.stop_token = decoder.settings, decoder.layout, decoder.stop_token
+        self.multiply_adds = self.full_multiply_adds = self.cache_bytes = 0
+
+    def new_cache(self, slots: int) -> TreeCache:
+        cache = self.decoder.new_cache(slots)
+        self.cache_bytes = cache.nbytes
+        return cache
+
+    def extend(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor:
+        logits = self.decoder.extend(tokens, position, cache)
+        C, layers = self.settings.n_embd, self.settings.n_layer
+        rows, new = tokens.shape
+        weights, head = 12 * C * C * layers, (self.settings.bins + 1) * C
+        self.multiply_adds += rows * (new * (weights + 2 * C * layers * sum(cache.lengths)) + head)
+        length = position + new
+        self.full_multiply_adds += rows * length * (weights + 2 * C * layers * length + head)
+        return logits
+
+
+class _TokenCache(TreeCache):
+    """Nothing but the tokens of every row."""
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__(1, 1, 0, like)
+
+    def clear(self, rows: int) -> None:
+        self.tokens = torch.empty(rows, 0, dtype=torch.int64, device=self.keys.device)
+
+    def open(self, capacity: int, transition: int) -> None:
+        pass
+
+    def forget_before(self, transition: int) -> None:
+        pass
+
+    def select(self, rows: Tensor) -> None:
+        self.tokens = self.tokens[rows]
+
+
+class _Reference:
+    """The slow, obvious decoder: a full pass over the window for every token of every row."""
+
+    def __init__(self, gpt: GPT) -> None:
+        self.gpt = gpt
+        self.settings, self.layout, self.stop_token = gpt.settings, gpt.layout, gpt.stop_token
+
+    def new_cache(self, slots: int) -> TreeCache:
+        return _TokenCache(self.gpt.head)
+
+    def extend(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor:
+        assert isinstance(cache, _TokenCache)
+        cache.tokens = torch.cat([cache.tokens, tokens], dim=1)
+        return self.gpt(cache.tokens)[:, -1]
+
+
+@contextmanager
+def threads(count: int) -> Generator[None]:
+    """Run the block on that many of torch's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def product_flops() -> float:
+    """Floating-point operations per second of a square matrix product, by the median of thirty."""
+    left, right = torch.randn(PRODUCT, PRODUCT), torch.randn(PRODUCT, PRODUCT)
+    times = []
+    for _ in range(30):
+        begun = perf_counter()
+        torch.mm(left, right)
+        times.append(perf_counter() - begun)
+    return 2 * PRODUCT**3 / statistics.median(times)
+
+
+def median_seconds(call: Callable[[], Any], seconds: float) -> float:
+    """Of at least three calls, and of as many as `seconds` have room for; the first is a warm-up."""
+    call()
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < seconds:
+        begun = perf_counter()
+        call()
+        times.append(perf_counter() - begun)
+    return statistics.median(times)
+
+
+COLUMNS = (
+    *("environment", "beams", "horizon", "context", "environments", "positions", "threads"),
+    *("seconds", "floor s", "ratio", "decisions/s", "cache MB", "reference s", "same plan"),
+)
+
+
+def format_row(row: dict[str, Any]) -> str:
+    """One case under `COLUMNS`."""
+    reference, same = row["reference_seconds"], row["same_plan"]
+    cells = (
+        *(str(row[key]) for key in ("environment", "beam_width", "horizon", "context", "environments", "positions")),
+        str(row["threads"]),
+        f"{row['seconds']:.3f}",
+        f"{row['floor_seconds']:.3f}",
+        f"{row['ratio']:.2f}",
+        f"{row['decisions_per_second']:.1f}",
+        f"{row['cache_bytes'] / 1e6:.0f}",
+        "" if reference is None else f"{reference:.1f}",
+        "" if same is None else f"{same:.3f}",
+    )
+    return "  ".join(cell.rjust(max(len(name), 6)) for cell, name in zip(cells, COLUMNS, strict=True))
