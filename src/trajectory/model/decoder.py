@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from trajectory.errors import require
 from trajectory.model.cache import TreeCache
+from trajectory.model.compiled import CompiledGPT
 from trajectory.model.gpt import GPT, GPTSettings
 from trajectory.model.native import NativeGPT
 from trajectory.transition import TransitionLayout
@@ -27,10 +30,20 @@ class Decoder(Protocol):
     def extend(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor: ...
 
 
-def decoder_for(gpt: GPT) -> Decoder:
-    """On CPUs compiled C with a copy of the weights, where it can be had; else the GPT itself."""
+def decoder_for(gpt: GPT, precision: str = "float32") -> Decoder:
+    """The fastest decoder of a GPT there is on its device.
+
+    On CPUs compiled C with a copy of the weights, where it can be had, else the GPT itself; on GPUs torch's compiler.
+
+    Args:
+        precision: `float32`, or `bfloat16` on GPUs.
+
+    Raises:
+        UserError: a precision that the device does not have.
+    """
     if gpt.head.device.type != "cpu":
-        return gpt
+        return CompiledGPT(gpt, torch.bfloat16 if precision == "bfloat16" else None)
+    require(precision == "float32", "planner.precision", "float32 on a CPU", precision)
     try:
         return NativeGPT(gpt)
     except OSError as error:

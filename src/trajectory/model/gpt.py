@@ -236,25 +236,55 @@ class GPT(nn.Module):
         Returns:
             (R, N + 1) logits of the token after the last.
         """
-        (R, T), C = tokens.shape, self.settings.n_embd
-        positions = torch.arange(position, position + T, device=tokens.device)
-        # the value token, the last of a transition, is not kept
-        kept = T - (self.layout.dimension(position + T - 1) == self.layout.value_index)
+        return self.extend_at(*self.places(tokens, position, cache))
+
+    def places(self, tokens: Tensor, position: int, cache: TreeCache) -> tuple[Tensor, ...]:
+        """What `extend_at` needs for `extend`, the new tokens counted in the cache."""
+        T = tokens.shape[1]
+        dimension = self.layout.dimension(position + T - 1)
+        kept = T - (dimension == self.layout.value_index)  # the value token, the last of a transition, is not kept
         written, seen = cache.append(kept)
         mask = torch.ones(T, seen.shape[1], dtype=torch.bool, device=tokens.device)
         mask[:, seen.shape[1] - kept :].tril_()
+        positions = torch.arange(position, position + T, device=tokens.device)
+        return tokens, positions, written, seen, mask, self.head[dimension], cache.keys, cache.values
+
+    def extend_at(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        written: Tensor,
+        seen: Tensor,
+        mask: Tensor,
+        head: Tensor,
+        keys: Tensor,
+        values: Tensor,
+    ) -> Tensor:
+        """Encode (R, T) tokens against a cache, whose indices are given.
+
+        Args:
+            positions: (T,).
+            written: (R, T') slots of those tokens that are kept, the first T'.
+            seen: (R, n) slots of tokens that are attended to where the (T, n) mask says so.
+            head: (N + 1, C) of the last token's dimension.
+            keys, values: (L, slots, C), written to.
+
+        Returns:
+            (R, N + 1) logits of the token after the last.
+        """
+        (R, kept), C, H = written.shape, self.settings.n_embd, self.settings.n_head
         x, rotations = self.embed(tokens, positions), self.rotations(positions // self.layout.transition_dim)
         for layer, block in enumerate(self.blocks):
 
             def attend(q: Tensor, k: Tensor, v: Tensor, layer: int = layer) -> Tensor:
                 pairs = []
-                for pool, new in ((cache.keys[layer], k), (cache.values[layer], v)):
+                for pool, new in ((keys[layer], k), (values[layer], v)):
                     pool[written] = new[:, :, :kept].transpose(1, 2).reshape(R, kept, C)
-                    pairs.append(pool[seen].view(R, -1, self.settings.n_head, q.shape[-1]).transpose(1, 2))
+                    pairs.append(pool[seen].view(R, -1, H, C // H).transpose(1, 2))
                 return F.scaled_dot_product_attention(q, *pairs, attn_mask=mask)
 
             x = block(x, rotations, attend)
-        return self.final_norm(x[:, -1]) @ self.head[self.layout.dimension(position + T - 1)].T
+        return self.final_norm(x[:, -1]) @ head.T
 
     def rotations(self, transitions: Tensor) -> Tensor | None:
         """(T,) transitions -> (2, T, C / 2H) cosines and sines; None with absolute positions."""

@@ -19,6 +19,7 @@ from trajectory.model.checkpoint import load_checkpoint
 from trajectory.model.decoder import decoder_for
 from trajectory.model.gpt import GPT
 from trajectory.planning.beam_search import Plan, beam_search, draws_needed
+from trajectory.planning.capture import CapturedSearch
 from trajectory.planning.deadline import Pace
 from trajectory.planning.settings import PlannerSettings
 
@@ -59,10 +60,11 @@ class TrajectoryAgent:
     def __init__(self, gpt: GPT, discretizer: Discretizer, planner: PlannerSettings, discount: float) -> None:
         planner.check_window(gpt.settings.window)
         self.gpt = gpt
-        self.decoder = decoder_for(gpt)
+        self.decoder = decoder_for(gpt, planner.precision)
         self.discretizer = discretizer
         self.settings = planner
         self.discount = discount if planner.discount is None else planner.discount
+        self.captured: CapturedSearch | None = None  # on GPUs
         self.pace: Pace | None = None  # of plans on this machine, measured where a deadline is set
         self.reset()
 
@@ -245,6 +247,10 @@ class TrajectoryAgent:
     def _plan(self, context: Tensor, uniforms: Tensor, batches: int, likelihood: bool) -> Plan:
         """One batch's plan, in a share of the time that a decision of so many batches may take."""
         settings, deadline = self.settings, self.settings.deadline_ms
+        if deadline is None and context.device.type == "cuda":
+            if self.captured is None:
+                self.captured = CapturedSearch(self.decoder, self.discretizer, settings, self.discount)
+            return self.captured(context, uniforms, likelihood=likelihood)
         plan = functools.partial(
             beam_search, self.decoder, self.discretizer, context, discount=self.discount, likelihood=likelihood
         )

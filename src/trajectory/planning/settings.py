@@ -52,6 +52,7 @@ class PlannerSettings:
             tokens lies below `likelihood_threshold`; 0 is the published objective.
         likelihood_threshold: nats per token, at most 0.
         deadline_ms: milliseconds a decision may take; beam width and horizon shrink to what fits. None is no limit.
+        precision: of the model while planning: `float32`, or on GPUs `bfloat16`.
         observation, action, reward: sampling per kind of token; the value token is never drawn, only its mean used.
 
     Raises:
@@ -67,6 +68,7 @@ class PlannerSettings:
     likelihood_weight: float = 0.0
     likelihood_threshold: float = 0.0
     deadline_ms: float | None = None
+    precision: str = "float32"
     observation: SamplingSettings = field(default_factory=lambda: SamplingSettings(top_k=1))
     action: SamplingSettings = field(default_factory=lambda: SamplingSettings(top_p=0.4))
     reward: SamplingSettings = field(default_factory=lambda: SamplingSettings(top_k=1))
@@ -95,6 +97,8 @@ class PlannerSettings:
         require(finite, "planner.likelihood_threshold", "at most 0 and finite", threshold)
         right = deadline is None or (_number(deadline) and 0 < deadline < float("inf"))
         require(right, "planner.deadline_ms", "null or above 0 and finite", deadline)
+        known = self.precision in ("float32", "bfloat16")
+        require(known, "planner.precision", "float32 or bfloat16", self.precision)
         for kind in ("observation", "action", "reward"):
             getattr(self, kind).check(f"planner.{kind}")
 
