@@ -1,7 +1,7 @@
 """Measure what this machine needs for the parts of the framework: `python src/benchmark.py [benchmark.suites=[data]]`.
 
 Prints tables as it goes and leaves all that was measured as `benchmark.json` in the run's folder, whose path is the
-last line.
+last line, and of planning a picture, `latency.png`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from trajectory.benchmarks.data import DataBenchmarkSettings, benchmark_data
-from trajectory.benchmarks.planning import PlanningBenchmarkSettings, benchmark_planning
+from trajectory.benchmarks.planning import PlanningBenchmarkSettings, benchmark_planning, draw_latency
 from trajectory.config import one_line_errors, settings
 from trajectory.errors import require
 from trajectory.evaluation.results import provenance, write_results
@@ -34,6 +34,7 @@ def benchmark(config: DictConfig, folder: Path) -> Path:
     results: dict = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}
     if "planning" in suites:
         results["decisions"] = benchmark_planning(planning)
+        (folder / "latency.png").write_bytes(draw_latency(results["decisions"]))
     if "data" in suites:
         results["data"] = benchmark_data(data)
     path = folder.resolve() / "benchmark.json"

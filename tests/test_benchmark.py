@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 from tqdm import tqdm
 
 from command_line import Refusal, run_main
@@ -71,6 +72,7 @@ def test_one_decision_is_measured_against_floor_and_reference(tmp_path: Path) ->
     assert 0 < row["floor_seconds"] < row["seconds"] < row["reference_seconds"]
     assert row["same_plan"] == 1
     assert len(lines) == 3
+    assert imread(Path(lines[-1]).with_name("latency.png")).shape[1] == 960
 
 
 def test_multiply_adds_are_counted_by_hand() -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,6 +137,7 @@ def test_a_cache_folder_that_cannot_be_written_does_without(folder: Path) -> Non
 def without_compiler(patch: pytest.MonkeyPatch) -> None:
     patch.delenv("CC", raising=False)
     patch.setattr(shutil, "which", lambda name: None)
+    patch.setitem(sys.modules, "ziglang", None)
 
 
 def with_a_compiler_that_fails(patch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,13 @@ import statistics
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from io import BytesIO
 from time import perf_counter
 from typing import Any
 
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
@@ -32,6 +35,8 @@ LAYOUTS = {
     "walker2d": TransitionLayout(17, 6),
     "ant": TransitionLayout(27, 8),
 }
+COLORS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7"]  # Okabe and Ito: told apart by everyone
+UNCHANGED = ("environment", "context", "environments", "positions", "threads")
 PRODUCT = 512  # rows, columns and depth of the product whose rate the floor is computed with
 
 
@@ -274,3 +279,30 @@ def format_row(row: dict[str, Any]) -> str:
         "" if same is None else f"{same:.3f}",
     )
     return "  ".join(cell.rjust(max(len(name), 6)) for cell, name in zip(cells, COLUMNS, strict=True))
+
+
+def draw_latency(rows: list[dict[str, Any]]) -> bytes:
+    """A PNG: seconds of a decision by beam width, a line and its floor for every horizon, without single changes."""
+    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    first = Case(threads=rows[0]["threads"])
+    rows = [row for row in rows if all(row[key] == getattr(first, key) for key in UNCHANGED)]
+    horizons = sorted({row["horizon"] for row in rows})
+    for color, horizon in zip(COLORS * len(horizons), horizons, strict=False):
+        of_horizon = [row for row in rows if row["horizon"] == horizon]
+        line = sorted((row["beam_width"], row["seconds"], row["floor_seconds"]) for row in of_horizon)
+        beams, seconds, floors = zip(*line, strict=True)
+        axes.plot(beams, seconds, color=color, marker="o", label=f"horizon {horizon}")
+        axes.plot(beams, floors, color=color, linestyle=":", linewidth=1)
+    axes.set(xscale="log", yscale="log", xlabel="beam width", ylabel="seconds per decision")
+    beams = sorted({row["beam_width"] for row in rows})
+    axes.set_xticks(beams, [str(number) for number in beams])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    threads = f"{first.threads} thread" + "s" * (first.threads > 1)
+    axes.set_title(f"one environment of Hopper's width, published architecture, {threads}", fontsize=10)
+    axes.legend(title="dotted: the arithmetic alone", fontsize=9, title_fontsize=9)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

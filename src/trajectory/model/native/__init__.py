@@ -10,11 +10,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import math
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -168,9 +171,7 @@ def _library(n_embd: int, n_head: int, dtype: torch.dtype) -> ctypes.CDLL:
     Raises:
         OSError: there is no compiler, or it does not take the architecture.
     """
-    compiler = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
-    if compiler is None:
-        raise OSError("there is no C compiler")
+    compiler = _compiler()
     arm = platform.machine() in ("arm64", "aarch64")
     flags = [*FLAGS, "-mcpu=native" if arm else "-march=native", f"-DEMBD={n_embd}", f"-DHEADS={n_head}"]
     if dtype == torch.float64:
@@ -180,11 +181,11 @@ def _library(n_embd: int, n_head: int, dtype: torch.dtype) -> ctypes.CDLL:
         path = cache_path() / "native" / f"{key}.so"
         if not path.exists():
             made = Path(temporary) / path.name
-            command = [*compiler.split(), *flags, str(SOURCE), "-o", str(made), "-lm"]
+            command = [*compiler, *flags, str(SOURCE), "-o", str(made), "-lm"]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode != 0:
                 errors = [line for line in result.stderr.splitlines() if "error" in line]
-                raise OSError(f"{compiler} cannot compile it: {(errors or ['it failed'])[0]}")
+                raise OSError(f"{' '.join(compiler)} cannot compile it: {(errors or ['it failed'])[0]}")
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 moved = path.with_suffix(f".{os.getpid()}")
@@ -202,6 +203,20 @@ def _library(n_embd: int, n_head: int, dtype: torch.dtype) -> ctypes.CDLL:
     ]
     library.extend.restype = None
     return library
+
+
+def _compiler() -> list[str]:
+    """The command of a C compiler: CC, the system's, or the one that the extra `compiler` installs.
+
+    Raises:
+        OSError: there is none.
+    """
+    chosen = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+    if chosen is not None:
+        return shlex.split(chosen)
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "cc"]
+    raise OSError("there is no C compiler (apt install gcc, or pip install -e '.[compiler]')")
 
 
 def _processor() -> str:
