@@ -74,7 +74,14 @@ def make_gpt() -> Callable[..., GPT]:
     """
 
     def make(layout: TransitionLayout | None = None, **settings: Any) -> GPT:
-        small: dict[str, Any] = {"n_layer": 2, "n_head": 2, "n_embd": 8, "window": 3, "bins": 5}
+        small: dict[str, Any] = {
+            "n_layer": 2,
+            "n_head": 2,
+            "n_embd": 8,
+            "window": 3,
+            "bins": 5,
+            "positions": "absolute",
+        }
         gpt = GPT(GPTSettings(**(small | settings)), layout or TransitionLayout(2, 1)).double().eval()
         generator = torch.Generator().manual_seed(0)
         for parameter in gpt.parameters():

@@ -73,6 +73,7 @@ def make_model(
         narrow: whether every second observation and action has fewer values than there are bins.
     """
     generator = torch.Generator().manual_seed(seed)
+    settings = {"positions": "absolute"} | settings
     architecture = GPTSettings(
         n_layer=2,
         n_head=2,

@@ -111,7 +111,7 @@ def test_forward_equals_a_slow_reference(cached: GPT) -> None:
 def test_the_published_architecture_equals_a_slow_reference() -> None:
     """The default settings as they are initialised, on Hopper's layout."""
     torch.manual_seed(0)
-    gpt = GPT(GPTSettings(), TransitionLayout(11, 3)).double().eval()
+    gpt = GPT(GPTSettings(positions="absolute"), TransitionLayout(11, 3)).double().eval()
     tokens = random_tokens(gpt, 1, 40)
     assert_same(gpt(tokens)[0], slow_logits(gpt, tokens[0].tolist()))
 
@@ -265,7 +265,7 @@ def test_rotary_logits_know_distances_alone(make_gpt: Callable[..., GPT]) -> Non
 def test_cached_logits_of_the_published_architecture(decoder: Callable[[GPT], Decoder]) -> None:
     """The whole window of the default settings on Hopper's layout."""
     torch.manual_seed(0)
-    gpt = GPT(GPTSettings(), TransitionLayout(11, 3)).double().eval()
+    gpt = GPT(GPTSettings(positions="absolute"), TransitionLayout(11, 3)).double().eval()
     tokens = random_tokens(gpt, 2, gpt.block_size)
     full, model = gpt(tokens), decoder(gpt)
     cache = model.new_cache(2 * 10 * 15)
@@ -306,15 +306,15 @@ def test_smooth_initial_embeddings_against_a_loop() -> None:
         ({"window": 0}, "model.window must be a whole number of at least 1, got 0"),
         ({"positions": "relative"}, "model.positions must be absolute or rotary, got 'relative'"),
         (
-            {"attention_window": 3},
+            {"attention_window": 3, "positions": "absolute"},
             "model.attention_window must be a whole number from 1 to window=10, with positions=rotary, got 3",
         ),
         (
-            {"attention_window": 11, "positions": "rotary"},
+            {"attention_window": 11},
             "model.attention_window must be a whole number from 1 to window=10, with positions=rotary, got 11",
         ),
         (
-            {"n_embd": 12, "positions": "rotary"},
+            {"n_embd": 12},
             "model.n_embd must be an even multiple of n_head=4 with rotary positions, got 12",
         ),
         ({"attention_dropout": 1.0}, "model.attention_dropout must be at least 0 and below 1, got 1.0"),

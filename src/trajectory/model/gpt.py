@@ -34,11 +34,11 @@ ROTARY_BASE = 100.0  # the slowest angle turns a hundredth of a radian a transit
 
 @dataclass(frozen=True)
 class GPTSettings:
-    """Architecture; the defaults are the published ones.
+    """Architecture; the defaults are the published ones, but for the positions.
 
     Args:
         window: transitions that training sees at once, and that absolute positions reach.
-        positions: `absolute`, as published, or `rotary`.
+        positions: `rotary`, or `absolute` as published.
         attention_window: transitions that rotary attention reaches, the token's own included; None is `window`.
         bins: N, tokens per dimension; one more, the stop token, follows a termination.
         value_residual: True keeps the published leak (see the module's docstring).
@@ -53,7 +53,7 @@ class GPTSettings:
     n_head: int = 4
     n_embd: int = 128
     window: int = 10
-    positions: str = "absolute"
+    positions: str = "rotary"
     attention_window: int | None = None
     bins: int = 100
     embedding_dropout: float = 0.1
