@@ -62,6 +62,7 @@ def train(config: DictConfig, folder: Path) -> float:
 
     threads = set_threads(trainer_settings.threads)
     device = device_for(trainer_settings.accelerator)
+    planner.check_device(device.type)
     precision = precision_for(trainer_settings.precision, device)
     pl.seed_everything(config.seed, verbose=False)
     began = time.perf_counter()

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from command_line import Refusal
 from test_beam_search import DISCOUNT, DRAWN, SMALL, make_context, make_model, make_uniforms
+from trajectory import TrajectoryAgent
 from trajectory.errors import UserError
 from trajectory.model.compiled import CompiledGPT
 from trajectory.model.decoder import decoder_for
@@ -47,9 +49,12 @@ def test_half_precision_computes_in_it_and_gives_logits_in_the_models_own() -> N
     assert 0 < (logits - expected).abs().max() < 0.2 * expected.abs().max()
 
 
-def test_half_precision_is_refused_on_a_cpu() -> None:
+def test_half_precision_is_refused_on_a_cpu_before_anything_is_trained(refusal: Refusal) -> None:
+    line = refusal("train", "experiment=laptop", "planner.precision=bfloat16", "trainer.accelerator=cpu")
+    assert line == "error: planner.precision must be float32 on a CPU, got 'bfloat16'"
+    model = make_model()
     with pytest.raises(UserError, match=r"^planner\.precision must be float32 on a CPU, got 'bfloat16'$"):
-        decoder_for(make_model().gpt, "bfloat16")
+        TrajectoryAgent(model.gpt, model.discretizer, replace(SMALL, precision="bfloat16"), DISCOUNT)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")

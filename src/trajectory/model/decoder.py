@@ -8,7 +8,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trajectory.errors import require
 from trajectory.model.cache import TreeCache
 from trajectory.model.compiled import CompiledGPT
 from trajectory.model.gpt import GPT, GPTSettings
@@ -37,13 +36,9 @@ def decoder_for(gpt: GPT, precision: str = "float32") -> Decoder:
 
     Args:
         precision: `float32`, or `bfloat16` on GPUs.
-
-    Raises:
-        UserError: a precision that the device does not have.
     """
     if gpt.head.device.type != "cpu":
         return CompiledGPT(gpt, torch.bfloat16 if precision == "bfloat16" else None)
-    require(precision == "float32", "planner.precision", "float32 on a CPU", precision)
     try:
         return NativeGPT(gpt)
     except OSError as error:

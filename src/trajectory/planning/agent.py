@@ -59,6 +59,7 @@ class TrajectoryAgent:
 
     def __init__(self, gpt: GPT, discretizer: Discretizer, planner: PlannerSettings, discount: float) -> None:
         planner.check_window(gpt.settings.window)
+        planner.check_device(gpt.head.device.type)
         self.gpt = gpt
         self.decoder = decoder_for(gpt, planner.precision)
         self.discretizer = discretizer

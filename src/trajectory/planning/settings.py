@@ -112,6 +112,10 @@ class PlannerSettings:
         # the step from one transition to the next is only learnt in windows that hold two
         require(window > 1 or self.horizon == 1, "planner.horizon", "1 with model.window=1", self.horizon)
 
+    def check_device(self, device: str) -> None:
+        """Raise a `UserError` unless a type of device (cpu, cuda) computes in the precision."""
+        require(device != "cpu" or self.precision == "float32", "planner.precision", "float32 on a CPU", self.precision)
+
     def sampling(self, kind: TokenKind) -> SamplingSettings:
         """The sampling of a kind of token."""
         return self.reward if kind is TokenKind.VALUE else getattr(self, kind.value)
