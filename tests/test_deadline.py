@@ -24,6 +24,8 @@ WIDE = replace(PLANNER, beam_width=64, horizon=6)
 class SlowDecoder:
     """Takes a while for every call and every row."""
 
+    own_threads = False
+
     def __init__(self, gpt: GPT, call: float, row: float) -> None:
         self.gpt, self.call, self.row = gpt, call, row
         self.settings, self.layout, self.stop_token = gpt.settings, gpt.layout, gpt.stop_token

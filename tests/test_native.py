@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from trajectory.data.cache import CACHE_VARIABLE
+from trajectory.hardware import torch_threads
 from trajectory.model import native
 from trajectory.model.decoder import Decoder, decoder_for
 from trajectory.model.gpt import GPT, GPTSettings
@@ -80,19 +81,16 @@ def test_rows_do_not_touch_each_other(rows: int) -> None:
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_change_nothing(threads: int) -> None:
-    decoder, before = NativeGPT(make()), torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        expected = logits(decoder, 100)
-        torch.set_num_threads(threads)
-        assert torch.equal(logits(decoder, 100), expected)
-    finally:
-        torch.set_num_threads(before)
+    found = []
+    for count in (1, threads):
+        with torch_threads(count):
+            found.append(logits(NativeGPT(make()), 100))
+    assert torch.equal(*found)
 
 
 def test_threads_are_used_only_where_they_pay() -> None:
     for fast, parts_used in ((1, {1}), (4, {4})):
-        chooser, used = native._Threads(), []
+        chooser, used = native._Threads(4), []
 
         def work(part: int, parts: int, fast: int = fast, used: list[int] = used) -> None:
             if part == 0:

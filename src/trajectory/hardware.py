@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,6 +42,17 @@ def set_threads(threads: str) -> int:
     best = min(seconds, key=lambda count: seconds[count])
     torch.set_num_threads(best)
     return best
+
+
+@contextmanager
+def torch_threads(count: int) -> Generator[None]:
+    """Run the block on that many of torch's CPU threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _product_seconds(threads: int) -> float:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from time import perf_counter
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from trajectory.data.discretizer import Discretizer
 from trajectory.errors import require
+from trajectory.hardware import torch_threads
 from trajectory.model.cache import TreeCache
 from trajectory.model.decoder import Decoder, decoder_for
 from trajectory.model.gpt import GPT, GPTSettings
@@ -137,7 +137,7 @@ def measure(case: Case, settings: PlanningBenchmarkSettings) -> dict[str, Any]:
     def plan(decoder: Decoder) -> Tensor:
         return beam_search(decoder, discretizer, context, uniforms, planner, discount=0.99).tokens
 
-    with threads(case.threads):
+    with torch_threads(case.threads):
         decoder = decoder_for(gpt)
         counting = _Counting(decoder)
         found = plan(counting)
@@ -172,6 +172,7 @@ class _Counting:
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
         self.settings, self.layout, self.stop_token = decoder.settings, decoder.layout, decoder.stop_token
+        self.own_threads = decoder.own_threads
         self.multiply_adds = self.full_multiply_adds = self.cache_bytes = 0
 
     def new_cache(self, slots: int) -> TreeCache:
@@ -212,6 +213,8 @@ class _TokenCache(TreeCache):
 class _Reference:
     """The slow, obvious decoder: a full pass over the window for every token of every row."""
 
+    own_threads = False
+
     def __init__(self, gpt: GPT) -> None:
         self.gpt = gpt
         self.settings, self.layout, self.stop_token = gpt.settings, gpt.layout, gpt.stop_token
@@ -223,17 +226,6 @@ class _Reference:
         assert isinstance(cache, _TokenCache)
         cache.tokens = torch.cat([cache.tokens, tokens], dim=1)
         return self.gpt(cache.tokens)[:, -1]
-
-
-@contextmanager
-def threads(count: int) -> Generator[None]:
-    """Run the block on that many of torch's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def product_flops() -> float:

@@ -25,6 +25,8 @@ class CompiledGPT:
         dtype: that it computes in; None is the GPT's own. Logits are of the GPT's own in any case.
     """
 
+    own_threads = False
+
     def __init__(self, gpt: GPT, dtype: torch.dtype | None = None) -> None:
         self.settings, self.layout, self.stop_token = gpt.settings, gpt.layout, gpt.stop_token
         self.dtype = gpt.head.dtype

@@ -23,6 +23,7 @@ class Decoder(Protocol):
     settings: GPTSettings
     layout: TransitionLayout
     stop_token: int
+    own_threads: bool  # whether it shares its work among threads of its own, not torch's
 
     def new_cache(self, slots: int) -> TreeCache: ...
 

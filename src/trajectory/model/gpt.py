@@ -143,6 +143,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Predicts every token of a window of transitions from those before it."""
 
+    own_threads = False
     mask: Tensor
     offsets: Tensor
     frequencies: Tensor

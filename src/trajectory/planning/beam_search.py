@@ -16,15 +16,19 @@ drops old keys and keeps wrong positions.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from trajectory.data.discretizer import Discretizer
+from trajectory.hardware import torch_threads
 from trajectory.model.decoder import Decoder
 from trajectory.planning.sampling import sample
 from trajectory.planning.settings import PlannerSettings
+
+MANY = 1_000  # candidates; between a decoder's steps with fewer, torch's threads only get in the way of the decoder's
 
 
 @dataclass(frozen=True)
@@ -74,38 +78,40 @@ def beam_search(
     layout = gpt.layout
     E = len(context)
     likelihood = likelihood or settings.likelihood_weight > 0
-    search = _Search(gpt, discretizer, context, settings, uniforms, likelihood=likelihood)
-    gains = search.logits.new_zeros(E, 1)  # discounted rewards so far, per beam
-    for step in range(settings.horizon):
-        beams = gains.shape[1]
-        copies = settings.expansion * settings.beam_width // beams
-        search.expand(copies)
-        gains = gains.repeat_interleave(copies, dim=1)
-        for dimension in range(layout.observation_dim, layout.reward_index):
-            search.draw(step, dimension)
-        gains = gains + discount**step * search.expectation(layout.reward_index)
-        search.draw(step, layout.reward_index)
-        objective = gains + discount ** (step + 1) * search.expectation(layout.value_index)
-        if settings.likelihood_weight > 0:
-            lacking = settings.likelihood_threshold - search.log_probability()
-            objective = objective - settings.likelihood_weight * lacking.clamp(min=0)
-        best = objective.topk(settings.beam_width, dim=1).indices
-        # beams with common ancestors stay side by side, for the processor's caches; draws go by rank
-        chosen, ranks = best.sort(dim=1)
-        gains, objective = gains.gather(1, chosen), objective.gather(1, chosen)
-        search.prune(chosen, ranks)
-        if step == settings.horizon - 1 or not go_on(step + 1):
-            search.append_value(decode=False)
-            break
-        search.next_transition()
-        for dimension in range(layout.observation_dim):
-            search.draw(step + 1, dimension)
-    order = ranks.argsort(dim=1)
-    search.prune(order, ranks.gather(1, order))
-    objective = objective.gather(1, order)
-    tokens = search.tokens[:, context.shape[1] - layout.observation_dim :]
-    tokens = tokens.view(E, settings.beam_width, -1, layout.transition_dim)
-    return Plan(tokens, objective, search.log_probability() if likelihood else None)
+    candidates = E * settings.beam_width * settings.expansion
+    with torch_threads(1) if gpt.own_threads and candidates < MANY else nullcontext():
+        search = _Search(gpt, discretizer, context, settings, uniforms, likelihood=likelihood)
+        gains = search.logits.new_zeros(E, 1)  # discounted rewards so far, per beam
+        for step in range(settings.horizon):
+            beams = gains.shape[1]
+            copies = settings.expansion * settings.beam_width // beams
+            search.expand(copies)
+            gains = gains.repeat_interleave(copies, dim=1)
+            for dimension in range(layout.observation_dim, layout.reward_index):
+                search.draw(step, dimension)
+            gains = gains + discount**step * search.expectation(layout.reward_index)
+            search.draw(step, layout.reward_index)
+            objective = gains + discount ** (step + 1) * search.expectation(layout.value_index)
+            if settings.likelihood_weight > 0:
+                lacking = settings.likelihood_threshold - search.log_probability()
+                objective = objective - settings.likelihood_weight * lacking.clamp(min=0)
+            best = objective.topk(settings.beam_width, dim=1).indices
+            # beams with common ancestors stay side by side, for the processor's caches; draws go by rank
+            chosen, ranks = best.sort(dim=1)
+            gains, objective = gains.gather(1, chosen), objective.gather(1, chosen)
+            search.prune(chosen, ranks)
+            if step == settings.horizon - 1 or not go_on(step + 1):
+                search.append_value(decode=False)
+                break
+            search.next_transition()
+            for dimension in range(layout.observation_dim):
+                search.draw(step + 1, dimension)
+        order = ranks.argsort(dim=1)
+        search.prune(order, ranks.gather(1, order))
+        objective = objective.gather(1, order)
+        tokens = search.tokens[:, context.shape[1] - layout.observation_dim :]
+        tokens = tokens.view(E, settings.beam_width, -1, layout.transition_dim)
+        return Plan(tokens, objective, search.log_probability() if likelihood else None)
 
 
 class _Search:

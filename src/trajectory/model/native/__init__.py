@@ -55,9 +55,13 @@ class _Cache(ctypes.Structure):
 class NativeGPT:
     """The weights of a GPT, copied and packed, with the methods that planning needs.
 
+    It has as many threads as torch has when it is made.
+
     Raises:
         OSError: there is no compiler, or it does not take the architecture.
     """
+
+    own_threads = True
 
     @torch.inference_mode()
     def __init__(self, gpt: GPT) -> None:
@@ -96,7 +100,7 @@ class NativeGPT:
         self.model = _Model(*pointers, len(gpt.blocks), D, gpt.settings.bins, period, gpt.settings.value_residual)
         self.scratch: dict[int, Tensor] = {}
         self.cache: TreeCache | None = None
-        self.threads = _Threads()
+        self.threads = _Threads(torch.get_num_threads())
 
     def new_cache(self, slots: int) -> TreeCache:
         """As `GPT.new_cache`, but the memory is that of the last one where it is as large: one plan at a time."""
@@ -105,7 +109,7 @@ class NativeGPT:
         return self.cache
 
     def extend(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor:
-        """As `GPT.extend`, the rows shared out among torch's threads where that is faster."""
+        """As `GPT.extend`, the rows shared out among threads where that is faster."""
         (R, T), lengths = tokens.shape, torch.tensor(cache.lengths)
         last = position + T - 1
         assert last // self.layout.transition_dim < LONGEST or not self.settings.rotary, position
@@ -126,7 +130,7 @@ class NativeGPT:
                 self.model, view, tokens.data_ptr(), first, end, T, position, tile, scratch, logits.data_ptr()
             )
 
-        self.threads.run(run, max(1, min(torch.get_num_threads(), R * T // TOKENS_PER_THREAD, R)))
+        self.threads.run(run, max(1, min(self.threads.most, R * T // TOKENS_PER_THREAD, R)))
         cache.lengths[-1] += T - (self.layout.dimension(last) == self.layout.value_index)
         return logits[:, : self.settings.bins + 1]
 
@@ -134,7 +138,8 @@ class NativeGPT:
 class _Threads:
     """Runs work in one part or in many at once, whichever is faster on the machine as it is at the moment."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self.most = most
         self.pool: ThreadPoolExecutor | None = None
         self.calls = 0
         self.gain = 0.0  # logarithm of how much faster many parts are, averaged over what was tried

@@ -30,12 +30,12 @@ typedef int32_t integer;
 #define LANES (BYTES / SIZE)
 #define PANEL (2 * LANES)    /* columns of a product at a time */
 #define VECTORS (EMBD / LANES)
-#define CHUNK (VECTORS < 8 ? VECTORS : 8)
+#define CHUNK (VECTORS % 8 == 0 ? 8 : VECTORS % 6 == 0 ? 6 : VECTORS % 4 == 0 ? 4 : 2) /* of values in registers */
 #define BLOCK 6              /* rows of a product at a time */
 #define QUERIES 8            /* queries that go over a segment together */
 #define HIDDEN (4 * EMBD)
 
-#if EMBD % PANEL || LANES % HEADS || VECTORS % CHUNK
+#if EMBD % PANEL || LANES % HEADS
 #error "this architecture is left to torch"
 #endif
 
