@@ -16,7 +16,7 @@ from test_sampling import slow_sample
 from trajectory.data.discretizer import Discretizer
 from trajectory.model.decoder import Decoder
 from trajectory.model.gpt import GPT, GPTSettings
-from trajectory.model.native import NativeGPT
+from trajectory.model.native.decoder import NativeGPT
 from trajectory.planning.beam_search import Plan, beam_search, draws_needed
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 from trajectory.transition import TransitionLayout

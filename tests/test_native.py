@@ -16,10 +16,10 @@ import torch
 
 from trajectory.data.cache import CACHE_VARIABLE
 from trajectory.hardware import torch_threads
-from trajectory.model import native
 from trajectory.model.decoder import Decoder, decoder_for
 from trajectory.model.gpt import GPT, GPTSettings
-from trajectory.model.native import NativeGPT
+from trajectory.model.native import decoder, library
+from trajectory.model.native.decoder import NativeGPT
 from trajectory.transition import TransitionLayout
 
 HOPPER = TransitionLayout(11, 3)
@@ -29,9 +29,9 @@ HOPPER = TransitionLayout(11, 3)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache of the test's own, and nothing compiled."""
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    native._library.cache_clear()
+    library.compiled.cache_clear()
     yield tmp_path / "cache" / "native"
-    native._library.cache_clear()
+    library.compiled.cache_clear()
 
 
 def make(n_embd: int = 64, n_head: int = 4, positions: str = "absolute") -> GPT:
@@ -90,7 +90,7 @@ def test_threads_change_nothing(threads: int) -> None:
 
 def test_threads_are_used_only_where_they_pay() -> None:
     for fast, parts_used in ((1, {1}), (4, {4})):
-        chooser, used = native._Threads(4), []
+        chooser, used = decoder._Threads(4), []
 
         def work(part: int, parts: int, fast: int = fast, used: list[int] = used) -> None:
             if part == 0:
@@ -119,7 +119,7 @@ def test_it_is_compiled_once(folder: Path) -> None:
     NativeGPT(make())
     (made,) = folder.iterdir()
     stamp = made.stat().st_mtime_ns
-    native._library.cache_clear()
+    library.compiled.cache_clear()
     NativeGPT(make())
     assert [file.stat().st_mtime_ns for file in folder.iterdir()] == [stamp]
     NativeGPT(make().double())
@@ -175,20 +175,13 @@ def test_where_it_cannot_be_had_torch_plans(
     assert not list(folder.glob("*"))
 
 
-def test_the_source_has_no_warnings(tmp_path: Path) -> None:
-    compiler = os.environ.get("CC", "cc")
-    for extra in ([], ["-DDOUBLE"]):
-        command = [
-            compiler,
-            *native.FLAGS,
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-Wno-psabi",
-            "-DEMBD=64",
-            "-DHEADS=4",
-            *extra,
-        ]
-        command += [str(native.SOURCE), "-o", str(tmp_path / "made.so"), "-lm"]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr
+@pytest.mark.parametrize("dtype", [[], ["-DDOUBLE"]])
+@pytest.mark.parametrize(
+    ("source", "architecture"), [("extend.c", ["-DEMBD=64", "-DHEADS=4"]), ("training.c", ["-DHEAD=16"])]
+)
+def test_the_source_has_no_warnings(source: str, architecture: list[str], dtype: list[str], tmp_path: Path) -> None:
+    strict = ["-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
+    command = [os.environ.get("CC", "cc"), *library.FLAGS, *strict, *architecture, *dtype]
+    command += [str(library.FOLDER / source), "-o", str(tmp_path / "made.so"), "-lm"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

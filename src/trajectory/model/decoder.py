@@ -11,7 +11,7 @@ from torch import Tensor
 from trajectory.model.cache import TreeCache
 from trajectory.model.compiled import CompiledGPT
 from trajectory.model.gpt import GPT, GPTSettings
-from trajectory.model.native import NativeGPT
+from trajectory.model.native.decoder import NativeGPT
 from trajectory.transition import TransitionLayout
 
 log = logging.getLogger(__name__)

@@ -27,8 +27,11 @@ from torch import Tensor, nn
 
 from trajectory.errors import require
 from trajectory.model.cache import TreeCache
+from trajectory.model.native.operations import native_operations
+from trajectory.model.operations import Operations, TorchOperations, split
 from trajectory.transition import TransitionLayout
 
+TORCH = TorchOperations()
 ROTARY_BASE = 100.0  # the slowest angle turns a hundredth of a radian a transition: sequences are dozens of them
 
 
@@ -93,13 +96,7 @@ class GPTSettings:
         return self.attention_window or self.window
 
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys, values -> what each query gathers
-
-
-def rotate(x: Tensor, rotations: Tensor) -> Tensor:
-    """(B, H, T, C / H) turned by (2, T, C / 2H) cosines and sines, its first half against its second."""
-    (a, b), (cosine, sine) = x.chunk(2, dim=-1), rotations
-    return torch.cat([a * cosine - b * sine, a * sine + b * cosine], dim=-1)
+Attend = Callable[[Tensor], Tensor]  # (B, T, 3 C) queries, keys and values -> (B, T, C) what each query gathers
 
 
 class SelfAttention(nn.Module):
@@ -107,19 +104,12 @@ class SelfAttention(nn.Module):
 
     def __init__(self, settings: GPTSettings) -> None:
         super().__init__()
-        self.n_head = settings.n_head
         self.qkv = nn.Linear(settings.n_embd, 3 * settings.n_embd)
         self.projection = nn.Linear(settings.n_embd, settings.n_embd)
-        self.residual_dropout = nn.Dropout(settings.residual_dropout)
 
-    def forward(self, x: Tensor, rotations: Tensor | None, attend: Attend) -> Tensor:
-        """(B, T, C) -> (B, T, C); `attend` is given (B, H, T, C / H) queries, keys and values."""
-        B, T, C = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
-        if rotations is not None:
-            q, k = rotate(q, rotations), rotate(k, rotations)
-        y = attend(q, k, v).transpose(1, 2).reshape(B, T, C)
-        return self.residual_dropout(self.projection(y))
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        return self.projection(attend(self.qkv(x)))
 
 
 class Block(nn.Module):
@@ -128,23 +118,24 @@ class Block(nn.Module):
     def __init__(self, settings: GPTSettings) -> None:
         super().__init__()
         C = settings.n_embd
+        self.residual_dropout = settings.residual_dropout
         self.attention_norm = nn.LayerNorm(C)
         self.attention = SelfAttention(settings)
         self.mlp_norm = nn.LayerNorm(C)
-        self.mlp = nn.Sequential(
-            nn.Linear(C, 4 * C), nn.GELU(), nn.Linear(4 * C, C), nn.Dropout(settings.residual_dropout)
-        )
+        self.mlp = nn.Sequential(nn.Linear(C, 4 * C), nn.GELU(), nn.Linear(4 * C, C))
 
-    def forward(self, x: Tensor, rotations: Tensor | None, attend: Attend) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotations, attend)
-        return x + self.mlp(self.mlp_norm(x))
+    def forward(self, x: Tensor, attend: Attend, operations: Operations) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        dropout = self.residual_dropout if self.training else 0.0
+        x = operations.dropout(self.attention(self.attention_norm(x), attend), dropout, x)
+        hidden = operations.gelu(self.mlp[0](self.mlp_norm(x)))
+        return operations.dropout(self.mlp[2](hidden), dropout, x)
 
 
 class GPT(nn.Module):
     """Predicts every token of a window of transitions from those before it."""
 
     own_threads = False
-    mask: Tensor
     offsets: Tensor
     frequencies: Tensor
 
@@ -159,7 +150,6 @@ class GPT(nn.Module):
         self.token_embedding = nn.Embedding(N * D + 1, C)
         # rotary positions tell the transition, so that only the dimension within it is left to learn
         self.position_embedding = nn.Parameter(torch.zeros(D if settings.rotary else self.block_size, C))
-        self.dropout = nn.Dropout(settings.embedding_dropout)
         self.blocks: Any = nn.ModuleList(Block(settings) for _ in range(settings.n_layer))
         self.final_norm = nn.LayerNorm(C)
         # head d predicts the token after dimension d
@@ -168,7 +158,6 @@ class GPT(nn.Module):
         pairs = C // settings.n_head // 2
         frequencies = ROTARY_BASE ** (-torch.arange(pairs, dtype=torch.float32) / max(1, pairs))
         self.register_buffer("frequencies", frequencies, persistent=False)
-        self.register_buffer("mask", self._mask(self.block_size), persistent=False)
         self.apply(self._init_weights)
         if settings.init_smoothness > 0:
             self._smooth_embeddings(settings.init_smoothness)
@@ -199,7 +188,7 @@ class GPT(nn.Module):
             is_value = dimensions == self.layout.value_index
             rows = torch.where(is_value, self.offsets[self.layout.value_index], rows)
         places = self.position_embedding[positions % len(self.position_embedding)]
-        return self.dropout(self.token_embedding(rows) + places)
+        return self.token_embedding(rows) + places
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) int64 tokens of a window -> (B, T, N + 1) logits of the token after each.
@@ -207,18 +196,21 @@ class GPT(nn.Module):
         T is at most `block_size` with absolute positions.
         """
         B, T = tokens.shape
-        D, C = self.layout.transition_dim, self.settings.n_embd
-        assert self.settings.rotary or self.block_size >= T, (T, self.block_size)
-        mask = self.mask[:T, :T] if self.block_size >= T else self._mask(T)
-        dropout = self.settings.attention_dropout if self.training else 0.0
-
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-
+        D, C, settings = self.layout.transition_dim, self.settings.n_embd, self.settings
+        assert settings.rotary or self.block_size >= T, (T, self.block_size)
+        operations = self._operations()
+        embedding, attention = settings.embedding_dropout, settings.attention_dropout
+        if not self.training:
+            embedding = attention = 0.0
         positions = torch.arange(T, device=tokens.device)
-        x, rotations = self.embed(tokens, positions), self.rotations(positions // D)
+        rotations = self.rotations(positions // D)
+
+        def attend(qkv: Tensor) -> Tensor:
+            return operations.attention(qkv, settings.n_head, rotations, D, settings.reach, attention)
+
+        x = operations.dropout(self.embed(tokens, positions), embedding)
         for block in self.blocks:
-            x = block(x, rotations, attend)
+            x = block(x, attend, operations)
         x = self.final_norm(x)
         x = F.pad(x, (0, 0, 0, -T % D)).view(-1, D, C).transpose(0, 1)  # (D, B * W, C)
         logits = torch.bmm(x, self.head.transpose(1, 2)).transpose(0, 1)  # (B * W, D, N + 1)
@@ -277,14 +269,15 @@ class GPT(nn.Module):
         x, rotations = self.embed(tokens, positions), self.rotations(positions // self.layout.transition_dim)
         for layer, block in enumerate(self.blocks):
 
-            def attend(q: Tensor, k: Tensor, v: Tensor, layer: int = layer) -> Tensor:
+            def attend(qkv: Tensor, layer: int = layer) -> Tensor:
+                q, k, v = split(qkv, H, rotations)
                 pairs = []
                 for pool, new in ((keys[layer], k), (values[layer], v)):
                     pool[written] = new[:, :, :kept].transpose(1, 2).reshape(R, kept, C)
                     pairs.append(pool[seen].view(R, -1, H, C // H).transpose(1, 2))
-                return F.scaled_dot_product_attention(q, *pairs, attn_mask=mask)
+                return F.scaled_dot_product_attention(q, *pairs, attn_mask=mask).transpose(1, 2).flatten(2)
 
-            x = block(x, rotations, attend)
+            x = block(x, attend, TORCH)
         return self.final_norm(x[:, -1]) @ head.T
 
     def rotations(self, transitions: Tensor) -> Tensor | None:
@@ -294,10 +287,10 @@ class GPT(nn.Module):
         angles = transitions[:, None] * self.frequencies
         return torch.stack([angles.cos(), angles.sin()]).to(self.head.dtype)
 
-    def _mask(self, tokens: int) -> Tensor:
-        """(T, T) which tokens each one attends to: those before it and itself, within reach, but no value tokens."""
-        positions = torch.arange(tokens, device=self.offsets.device)
-        transitions = positions // self.layout.transition_dim
-        causal = positions[:, None] >= positions
-        near = transitions[:, None] - transitions < self.settings.reach
-        return causal & near & (positions % self.layout.transition_dim != self.layout.value_index)
+    def _operations(self) -> Operations:
+        """C where it trains on a CPU; torch elsewhere, and where there is no compiler."""
+        dtype, head = self.head.dtype, self.settings.n_embd // self.settings.n_head
+        precise = dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+        if not self.training or self.head.device.type != "cpu" or not precise:
+            return TORCH
+        return native_operations(head, dtype) or TORCH

@@ -1,6 +1,6 @@
 /* One pass of the trajectory GPT over some new tokens of many rows, against a cache: GPT.extend for CPUs.
 
-   Compiled on first use by native.py for one architecture and one machine:
+   Compiled on first use by library.py for one architecture and one machine:
      EMBD, HEADS   channels and heads
      DOUBLE        doubles instead of floats, for tests
 
@@ -8,26 +8,9 @@
    holds every head (LANES / HEADS times) and attention needs no sum across a vector. Rows go through all layers in
    tiles that fit into the cache of a core; products work on blocks of 6 rows by two vectors of columns. */
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#define FITS_64 (EMBD % (128 / SIZE) == 0 && (64 / SIZE) % HEADS == 0)
+#include "vectors.h"
 
-#ifdef DOUBLE
-typedef double real;
-typedef int64_t integer;
-#define SIZE 8
-#else
-typedef float real;
-typedef int32_t integer;
-#define SIZE 4
-#endif
-
-#if defined(__AVX512F__) && EMBD % (128 / SIZE) == 0 && (64 / SIZE) % HEADS == 0
-#define BYTES 64
-#else
-#define BYTES 32
-#endif
-#define LANES (BYTES / SIZE)
 #define PANEL (2 * LANES)    /* columns of a product at a time */
 #define VECTORS (EMBD / LANES)
 #define CHUNK (VECTORS % 8 == 0 ? 8 : VECTORS % 6 == 0 ? 6 : VECTORS % 4 == 0 ? 4 : 2) /* of values in registers */
@@ -37,18 +20,6 @@ typedef int32_t integer;
 
 #if EMBD % PANEL || LANES % HEADS
 #error "this architecture is left to torch"
-#endif
-
-typedef real vec __attribute__((vector_size(BYTES), aligned(SIZE), may_alias)); /* loads need no alignment */
-typedef integer ivec __attribute__((vector_size(BYTES), aligned(SIZE), may_alias));
-#define LOAD(p) (*(const vec *)(p))
-#define STORE(p, v) (*(vec *)(p) = (v))
-#define INLINE static inline __attribute__((always_inline))
-
-#if defined(__x86_64__) && BYTES == 32 && defined(__AVX__)
-#define IN_REGISTERS(a, b) __asm__("" : "+x"(a), "+x"(b)) /* or GCC loads them again for every use */
-#else
-#define IN_REGISTERS(a, b) (void)0
 #endif
 
 typedef struct {
@@ -70,32 +41,6 @@ typedef struct {
 #define ROUND_UP(n) (((n) + PANEL - 1) / PANEL * PANEL)
 #define PANELS(inputs, outputs) (((inputs) + 1) * (int64_t)ROUND_UP(outputs))
 
-INLINE vec splat(real x) { return x - (vec){0}; } /* a plus would have to turn -0 into 0 */
-INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
-INLINE vec larger(vec a, vec b) { return choose((ivec)(a > b), a, b); }
-
-#ifdef DOUBLE
-INLINE vec exponential(vec x) { for (int l = 0; l < LANES; l++) x[l] = exp(x[l]); return x; }
-INLINE vec gelu(vec x) { for (int l = 0; l < LANES; l++) x[l] *= 0.5 * (1 + erf(x[l] * M_SQRT1_2)); return x; }
-#else
-/* of x <= 0: 2^k times the Taylor series of the rest, to the last bit or two */
-INLINE vec exponential(vec x)
-{
-    x = larger(x, splat(-87.0f));
-    ivec k = __builtin_convertvector(x * 1.44269504f - 0.5f, ivec);
-    vec n = __builtin_convertvector(k, vec), r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    vec y = 1 + r * (1 + r * (0.5f + r * (1 / 6.f + r * (1 / 24.f + r * (1 / 120.f + r * (1 / 720.f + r / 5040.f))))));
-    return (vec)((ivec)y + (k << 23));
-}
-/* x Phi(x), with erf by Abramowitz and Stegun 7.1.26: 1.5e-7 */
-INLINE vec gelu(vec x)
-{
-    vec z = larger(x, -x), t = 1 / (1 + z * (0.3275911f * 0.70710678f));
-    vec tail = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
-    return larger(x, splat(0)) - z * 0.5f * tail * exponential(z * z * -0.5f);
-}
-#endif
-
 /* ---- products ---- */
 
 enum { KEEP, ADD }; /* y = the product, y += the product */
@@ -107,7 +52,8 @@ INLINE void block(int m, const real *x, int64_t inputs, const real *panel, real 
     for (int64_t k = 0; k < inputs; k++) {
         panel += PANEL;
         vec left = LOAD(panel), right = LOAD(panel + LANES);
-        IN_REGISTERS(left, right);
+        IN_REGISTER(left);
+        IN_REGISTER(right);
         for (int i = 0; i < m; i++) {
             vec a = splat(x[i * inputs + k]);
             sums[i][0] += a * left, sums[i][1] += a * right;

@@ -1,0 +1,84 @@
+/* Vectors of floats or doubles, as wide as the machine and the architecture allow: GCC's and Clang's extension.
+
+   To be defined before: DOUBLE for doubles; FITS_64, whether vectors of 64 bytes suit the architecture. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef DOUBLE
+typedef double real;
+typedef int64_t integer;
+#define SIZE 8
+#else
+typedef float real;
+typedef int32_t integer;
+#define SIZE 4
+#endif
+
+#if defined(__AVX512F__) && FITS_64
+#define BYTES 64
+#define REGISTERS 24         /* for the sums of a product; the rest is for its factors */
+#else
+#define BYTES 32
+#define REGISTERS 12
+#endif
+#define LANES (BYTES / SIZE)
+
+typedef real vec __attribute__((vector_size(BYTES), aligned(SIZE), may_alias)); /* loads need no alignment */
+typedef integer ivec __attribute__((vector_size(BYTES), aligned(SIZE), may_alias));
+#define LOAD(p) (*(const vec *)(p))
+#define STORE(p, v) (*(vec *)(p) = (v))
+#define INLINE static inline __attribute__((always_inline))
+
+#if defined(__x86_64__) && BYTES == 32 && defined(__AVX__)
+#define IN_REGISTER(a) __asm__("" : "+x"(a)) /* or GCC loads it again for every use */
+#else
+#define IN_REGISTER(a) (void)0
+#endif
+
+INLINE vec splat(real x) { return x - (vec){0}; } /* a plus would have to turn -0 into 0 */
+INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+INLINE vec larger(vec a, vec b) { return choose((ivec)(a > b), a, b); }
+
+#ifdef DOUBLE
+INLINE vec exponential(vec x) { for (int l = 0; l < LANES; l++) x[l] = exp(x[l]); return x; }
+/* of x >= 0: the normal distribution's mass beyond x, given exp(-x x / 2) */
+INLINE vec beyond(vec x, vec e)
+{
+    (void)e;
+    for (int l = 0; l < LANES; l++) x[l] = 0.5 * erfc(x[l] * M_SQRT1_2);
+    return x;
+}
+#else
+/* of x <= 0: 2^k times the Taylor series of the rest, to the last bit or two */
+INLINE vec exponential(vec x)
+{
+    x = larger(x, splat(-87.0f));
+    ivec k = __builtin_convertvector(x * 1.44269504f - 0.5f, ivec);
+    vec n = __builtin_convertvector(k, vec), r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec y = 1 + r * (1 + r * (0.5f + r * (1 / 6.f + r * (1 / 24.f + r * (1 / 120.f + r * (1 / 720.f + r / 5040.f))))));
+    return (vec)((ivec)y + (k << 23));
+}
+/* of x >= 0: the normal distribution's mass beyond x, given e = exp(-x x / 2); Abramowitz and Stegun 7.1.26: 1.5e-7 */
+INLINE vec beyond(vec x, vec e)
+{
+    vec t = 1 / (1 + x * (0.3275911f * 0.70710678f));
+    return 0.5f * e * t *
+           (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+}
+#endif
+
+/* x Phi(x), Phi being the normal distribution */
+INLINE vec gelu(vec x)
+{
+    vec z = larger(x, -x);
+    return larger(x, splat(0)) - z * beyond(z, exponential(z * z * (real)-0.5));
+}
+
+/* its derivative, Phi(x) + x phi(x) */
+INLINE vec gelu_slope(vec x)
+{
+    vec z = larger(x, -x), e = exponential(z * z * (real)-0.5), tail = beyond(z, e);
+    return choose((ivec)(x > splat(0)), 1 - tail, tail) + x * e * (real)0.3989422804014327;
+}
