@@ -14,11 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from trajectory.benchmarks.data import DataBenchmarkSettings, benchmark_data
 from trajectory.benchmarks.planning import PlanningBenchmarkSettings, benchmark_planning, draw_latency
+from trajectory.benchmarks.training import TrainingBenchmarkSettings, benchmark_training
 from trajectory.config import one_line_errors, settings
 from trajectory.errors import require
 from trajectory.evaluation.results import provenance, write_results
 
-SUITES = ("planning", "data")
+SUITES = ("planning", "training", "data")
 
 
 def benchmark(config: DictConfig, folder: Path) -> Path:
@@ -30,11 +31,15 @@ def benchmark(config: DictConfig, folder: Path) -> Path:
     narrowed = {f"{key}s": value for key, value in narrow.items()}
     asked = {"threads": config.benchmark.threads, "narrowed": bool(narrowed)}
     planning = settings(PlanningBenchmarkSettings, {**config.planning, **narrowed, **asked}, "planning")
+    training = {**config.training, "threads": config.benchmark.threads}
+    training = settings(TrainingBenchmarkSettings, training, "training")
     data = settings(DataBenchmarkSettings, config.data, "data")
     results: dict = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}
     if "planning" in suites:
         results["decisions"] = benchmark_planning(planning)
         (folder / "latency.png").write_bytes(draw_latency(results["decisions"]))
+    if "training" in suites:
+        results["training"] = benchmark_training(training)
     if "data" in suites:
         results["data"] = benchmark_data(data)
     path = folder.resolve() / "benchmark.json"

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.image import imread
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from command_line import Refusal, run_main
@@ -27,6 +29,10 @@ from trajectory.benchmarks.planning import measure as measure_decision
 from trajectory.benchmarks.usage import PROCESS, Usage
 from trajectory.data.d4rl import load_d4rl
 from trajectory.errors import UserError
+from trajectory.model.gpt import GPT, GPTSettings
+from trajectory.model.loss import token_losses
+from trajectory.model.throughput import training_flops
+from trajectory.transition import TransitionLayout
 
 MIB = 1 << 20
 ALLOWANCE = 40 * MIB  # libraries that the first start loads on its way, fonts, an environment: whatever the data's size
@@ -74,6 +80,36 @@ def test_one_decision_is_measured_against_floor_and_reference(tmp_path: Path) ->
     assert row["same_plan"] == 1
     assert len(lines) == 3
     assert imread(Path(lines[-1]).with_name("latency.png")).shape[1] == 960
+
+
+def test_training_is_measured_against_its_floor(tmp_path: Path) -> None:
+    few = [f"training.{key}=[]" for key in ("widths", "layers", "batches", "windows", "environments")]
+    lines, results = run_benchmark(tmp_path, "benchmark.suites=[training]", "training.steps=1", *few)
+    published, laptop = results["training"]
+    asked = {"environment": "hopper", "width": 128, "layers": 4, "batch": 256, "window": 10, "threads": 1}
+    assert asked.items() <= published.items()
+    assert {**asked, "width": 64, "layers": 2, "batch": 32}.items() <= laptop.items()
+    for row in results["training"]:
+        assert row["ratio"] == pytest.approx(row["floor_tokens_per_second"] / row["tokens_per_second"])
+        assert row["loader_share"] < 0.02, "tokens are gathered, not made"
+    # scores alone would be 256 windows x 4 heads x 159 x 159 floats in each of four layers
+    assert 0 < published["peak_bytes"] < 4e9
+    assert len(lines) == 4
+
+
+def test_training_flops_are_those_of_the_products() -> None:
+    """Linear maps as torch counts them; attention's two products by the pairs of tokens that see each other."""
+    C, B, N, settings = 32, 3, 7, GPTSettings(n_layer=2, n_embd=32, window=4, bins=7, attention_window=2)
+    layout = TransitionLayout(2, 1)
+    gpt = GPT(settings, layout).train()
+    tokens, mask = torch.zeros(B, 4, 5, dtype=torch.int64), torch.ones(B, 4, dtype=torch.bool)
+    with FlopCounterMode(display=False) as counter:
+        token_losses(gpt, tokens, mask)[0].sum().backward()
+    places = [(t // 5, t % 5) for t in range(19)]
+    pairs = sum(b <= a and a[0] - b[0] < 2 and b[1] != 4 for a in places for b in places)
+    padding = 6 * B * C * (N + 1)  # the head is also given the place of the last value token
+    attention = 6 * B * 2 * settings.n_layer * C * pairs
+    assert B * 19 * training_flops(gpt) == pytest.approx(counter.get_total_flops() - padding + attention)
 
 
 def test_multiply_adds_are_counted_by_hand() -> None:

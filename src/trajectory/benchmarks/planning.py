@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from trajectory.data.discretizer import Discretizer
 from trajectory.errors import require
-from trajectory.hardware import torch_threads
+from trajectory.hardware import product_flops, torch_threads
 from trajectory.model.cache import TreeCache
 from trajectory.model.decoder import Decoder, decoder_for
 from trajectory.model.gpt import GPT, GPTSettings
@@ -37,7 +37,6 @@ LAYOUTS = {
 }
 COLORS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7"]  # Okabe and Ito: told apart by everyone
 UNCHANGED = ("environment", "context", "environments", "positions", "threads")
-PRODUCT = 512  # rows, columns and depth of the product whose rate the floor is computed with
 
 
 @dataclass(frozen=True)
@@ -226,17 +225,6 @@ class _Reference:
         assert isinstance(cache, _TokenCache)
         cache.tokens = torch.cat([cache.tokens, tokens], dim=1)
         return self.gpt(cache.tokens)[:, -1]
-
-
-def product_flops() -> float:
-    """Floating-point operations per second of a square matrix product, by the median of thirty."""
-    left, right = torch.randn(PRODUCT, PRODUCT), torch.randn(PRODUCT, PRODUCT)
-    times = []
-    for _ in range(30):
-        begun = perf_counter()
-        torch.mm(left, right)
-        times.append(perf_counter() - begun)
-    return 2 * PRODUCT**3 / statistics.median(times)
 
 
 def median_seconds(call: Callable[[], Any], seconds: float) -> float:

@@ -1,0 +1,202 @@
+"""How fast training goes beside what its arithmetic alone would take, with its loader, module and trainer.
+
+Random tokens of a real environment's width, on the CPU; every case in a process of its own, for its memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, islice, repeat
+from multiprocessing import get_context
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from trajectory.benchmarks.planning import LAYOUTS
+from trajectory.benchmarks.usage import Usage
+from trajectory.data.windows import ShuffledBatches, TokenWindows
+from trajectory.errors import require
+from trajectory.hardware import keep_memory, product_flops
+from trajectory.model.gpt import GPTSettings
+from trajectory.model.module import TrajectoryModule
+from trajectory.model.optimization import OptimizerSettings
+from trajectory.model.throughput import training_flops
+
+ROWS = 100_000  # of random transitions, in episodes of a thousand
+EPISODE = 1_000
+LOADED = 200  # batches that the loader is timed on
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training to measure; the defaults are the published ones."""
+
+    environment: str = "hopper"
+    width: int = 128
+    layers: int = 4
+    batch: int = 256
+    window: int = 10
+    dropout: float = 0.1
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class TrainingBenchmarkSettings:
+    """What is measured; `conf/benchmark.yaml` explains the keys."""
+
+    widths: list[int] = field(default_factory=lambda: [64, 256])
+    layers: list[int] = field(default_factory=lambda: [2, 8])
+    batches: list[int] = field(default_factory=lambda: [32, 64])
+    windows: list[int] = field(default_factory=lambda: [5, 20])
+    environments: list[str] = field(default_factory=lambda: ["walker2d", "ant"])
+    steps: int = 5
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("widths", "layers", "batches", "windows"):
+            values = getattr(self, key)
+            require(min(values, default=1) >= 1, f"training.{key}", "numbers of at least 1", values)
+        unit = 2 * GPTSettings().n_head
+        even = all(width % unit == 0 for width in self.widths)
+        require(even, "training.widths", f"multiples of {unit}", self.widths)
+        for name in self.environments:
+            require(name in LAYOUTS, "training.environments", f"among {', '.join(LAYOUTS)}", name)
+        require(self.steps >= 1, "training.steps", "at least 1", self.steps)
+
+    def cases(self) -> list[Case]:
+        """The published architecture, single changes to it, and the laptop experiment's."""
+        usual = Case(threads=self.threads or 1)
+        changes = [
+            *[replace(usual, width=width) for width in self.widths],
+            *[replace(usual, layers=layers) for layers in self.layers],
+            *[replace(usual, batch=batch) for batch in self.batches],
+            *[replace(usual, window=window) for window in self.windows],
+            *[replace(usual, environment=name) for name in self.environments],
+        ]
+        return [usual, *changes, replace(usual, width=64, layers=2, batch=32, dropout=0.0)]
+
+
+def benchmark_training(settings: TrainingBenchmarkSettings) -> list[dict[str, Any]]:
+    """Measure all cases, printing a line for each as it is done.
+
+    Returns:
+        One dictionary per case, as `measure` gives them.
+    """
+    rows, cases = [], settings.cases()
+    with tqdm(total=len(cases), unit="case", desc="training", leave=False) as bar:
+        bar.write("  ".join(name.rjust(max(len(name), 6)) for name in COLUMNS))
+        for case in cases:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+                rows.append(process.submit(measure, case, settings.steps).result())
+            bar.write(format_row(rows[-1]))
+            bar.update()
+    return rows
+
+
+def measure(case: Case, steps: int) -> dict[str, Any]:
+    """Train for some steps, after two that warm up; for a process of its own.
+
+    Returns:
+        The case; `tokens_per_second`, by the median step; `floor_tokens_per_second`, the rate of a large matrix
+        product measured before and after over the operations that a token needs; `ratio` of the two;
+        `loader_share` of a step that making a batch takes; `peak_bytes` of memory that training adds.
+    """
+    torch.set_num_threads(case.threads)
+    keep_memory()
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    layout, settings = (
+        LAYOUTS[case.environment],
+        GPTSettings(
+            n_layer=case.layers,
+            n_embd=case.width,
+            window=case.window,
+            embedding_dropout=case.dropout,
+            residual_dropout=case.dropout,
+            attention_dropout=case.dropout,
+        ),
+    )
+    torch.manual_seed(0)
+    tokens = torch.randint(settings.bins, (ROWS, layout.transition_dim), dtype=torch.uint8)
+    ends = np.arange(EPISODE, ROWS + 1, EPISODE)
+    windows = TokenWindows(tokens, ends, np.ones(len(ends), dtype=bool), case.window, settings.bins)
+    loader = DataLoader(windows, sampler=ShuffledBatches(ROWS, case.batch, seed=0), batch_size=None)
+    empty: dict[str, Any] = {}
+    module = TrajectoryModule(
+        layout=asdict(layout),
+        model=asdict(settings),
+        optimizer=asdict(OptimizerSettings()),
+        tokenizer=empty,
+        environment=empty,
+        dataset=empty,
+        planner=empty,
+    )
+    clock = _Clock()
+    trainer = pl.Trainer(
+        max_steps=2 + steps,
+        max_epochs=-1,
+        accelerator="cpu",
+        gradient_clip_val=1.0,
+        logger=False,
+        callbacks=[clock],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    before, usage = product_flops(), Usage()
+    with usage.stage("training"):
+        trainer.fit(module, loader)
+    flops = (before + product_flops()) / 2
+    begun = perf_counter()
+    for _ in islice(chain.from_iterable(repeat(loader)), LOADED):
+        pass
+    loading = (perf_counter() - begun) / LOADED
+    seconds = statistics.median(np.diff(clock.times)[1:])
+    rate, floor = case.batch * module.gpt.block_size / seconds, flops / training_flops(module.gpt)
+    return {
+        **asdict(case),
+        "tokens_per_second": rate,
+        "floor_tokens_per_second": floor,
+        "ratio": floor / rate,
+        "loader_share": loading / seconds,
+        "peak_bytes": usage.stages["training"].peak_bytes,
+    }
+
+
+class _Clock(pl.Callback):
+    """When every step ended."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, *unused: Any) -> None:
+        self.times.append(perf_counter())
+
+
+COLUMNS = (
+    *("environment", "width", "layers", "batch", "window", "dropout", "threads"),
+    *("tokens/s", "floor tokens/s", "ratio", "loader %", "peak MB"),
+)
+
+
+def format_row(row: dict[str, Any]) -> str:
+    """One case under `COLUMNS`."""
+    cells = (
+        *(str(row[key]) for key in ("environment", "width", "layers", "batch", "window", "dropout", "threads")),
+        f"{row['tokens_per_second']:,.0f}",
+        f"{row['floor_tokens_per_second']:,.0f}",
+        f"{row['ratio']:.2f}",
+        f"{100 * row['loader_share']:.2f}",
+        f"{row['peak_bytes'] / 1e6:,.0f}",
+    )
+    return "  ".join(cell.rjust(max(len(name), 6)) for cell, name in zip(cells, COLUMNS, strict=True))

@@ -1,0 +1,52 @@
+"""How fast training goes, and how much of what the device could compute it uses."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from trajectory.model.gpt import GPT
+from trajectory.model.operations import visible
+
+
+def training_flops(gpt: GPT) -> float:
+    """Floating-point operations that training needs for a token of a window, forward and backward, in the mean.
+
+    Two for every multiply-add of a matrix product, attention's included; the backward pass has twice as many as the
+    forward one. What activation checkpointing computes again is not counted.
+    """
+    settings, C = gpt.settings, gpt.settings.n_embd
+    mask = visible(gpt.block_size, gpt.layout.transition_dim, settings.reach, torch.device("cpu"))
+    seen = float(mask.sum()) / gpt.block_size
+    return 6 * (settings.n_layer * (12 * C * C + 2 * C * seen) + (settings.bins + 1) * C)
+
+
+class Throughput(pl.Callback):
+    """Logs tokens per second, and the share of a large matrix product's rate that the model's own operations reach.
+
+    Args:
+        product_flops: operations per second of that product, on all devices that train.
+    """
+
+    def __init__(self, product_flops: float) -> None:
+        self.product_flops = product_flops
+        self.began: float | None = None
+        self.tokens = 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # from the end of a step that is logged, where the device has been waited for, to the end of the next such one
+        self.tokens += trainer.world_size * (batch[0].numel() - len(batch[0]))
+        if trainer.global_step % trainer.log_every_n_steps:
+            return
+        now = perf_counter()
+        if self.began is not None:
+            rate = self.tokens / (now - self.began)
+            utilisation = rate * training_flops(pl_module.gpt) / self.product_flops
+            pl_module.log("train/tokens_per_second", rate)
+            pl_module.log("train/utilisation", utilisation)
+        self.began, self.tokens = now, 0
