@@ -28,25 +28,33 @@ class Throughput(pl.Callback):
     """Logs tokens per second, and the share of a large matrix product's rate that the model's own operations reach.
 
     Args:
+        flops_per_token: as `training_flops` gives it.
         product_flops: operations per second of that product, on all devices that train.
+        every_n_steps: over which both are measured, and after which they are logged.
     """
 
-    def __init__(self, product_flops: float) -> None:
+    def __init__(self, flops_per_token: float, product_flops: float, every_n_steps: int) -> None:
+        self.flops_per_token = flops_per_token
         self.product_flops = product_flops
+        self.every_n_steps = every_n_steps
         self.began: float | None = None
         self.tokens = 0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.began is None:  # what happens between the steps, evaluation for one, does not count
+            self.began = perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # from the end of a step that is logged, where the device has been waited for, to the end of the next such one
         self.tokens += trainer.world_size * (batch[0].numel() - len(batch[0]))
-        if trainer.global_step % trainer.log_every_n_steps:
+        if trainer.global_step % self.every_n_steps or self.began is None:
             return
-        now = perf_counter()
-        if self.began is not None:
-            rate = self.tokens / (now - self.began)
-            utilisation = rate * training_flops(pl_module.gpt) / self.product_flops
-            pl_module.log("train/tokens_per_second", rate)
-            pl_module.log("train/utilisation", utilisation)
-        self.began, self.tokens = now, 0
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize()
+        rate = self.tokens / (perf_counter() - self.began)
+        pl_module.log("train/tokens_per_second", rate)
+        pl_module.log("train/utilisation", rate * self.flops_per_token / self.product_flops)
+        self.began, self.tokens = None, 0

@@ -22,7 +22,7 @@ from trajectory.model.native.library import compiled, share
 
 TILE = 96  # tokens that go through the layers together: their activations fit into a core's cache
 TOKENS_PER_THREAD = 16  # fewer are not worth another thread
-FIRST_TRIALS, TRIAL_INTERVAL = 3, 200  # of one thread against many: so many at first, then once in so many calls
+FIRST_TRIALS, TRIAL_INTERVAL = 3, 1_000  # of one thread against many: so many at first, then once in so many calls
 LONGEST = 4_096  # transitions of a sequence with rotary positions
 
 
