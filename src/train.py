@@ -189,7 +189,7 @@ def train(config: DictConfig, folder: Path) -> float:
     return results["return_mean"]
 
 
-OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 
 
 @hydra.main(config_path="../conf", config_name="train", version_base="1.3")

@@ -29,7 +29,8 @@ class Interruption:
         self.received: signal.Signals | None = None
         self.patient = False
 
-    def __bool__(self) -> bool:
+    @property
+    def requested(self) -> bool:
         """Whether training should come to its end."""
         return self.received is not None
 

@@ -100,7 +100,7 @@ class PlanningEvaluation(pl.Callback):
         module.eval()
         agent = TrajectoryAgent(module.gpt, module.discretizer, self.planner, self.discount)
         # the last step's is not broken off: no step after it would make up for it
-        stop = (lambda: bool(self.interruption)) if trainer.global_step < trainer.max_steps else None
+        stop = (lambda: self.interruption.requested) if trainer.global_step < trainer.max_steps else None
         try:
             rollouts = run_episodes(agent, self.environment, self.seeds, max_steps=self.max_steps, stop=stop)
         finally:

@@ -172,7 +172,7 @@ class LastCheckpoint(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Not after the last step: `on_train_end` saves what other callbacks still do by then."""
-        interrupted = bool(self.interruption)
+        interrupted = self.interruption.requested
         if trainer.global_step < trainer.max_steps and (interrupted or trainer.global_step % self.every_n_steps == 0):
             self.save(trainer)
             # only now, at a step that is saved as a whole
