@@ -26,7 +26,7 @@ def run_folder(parent: str, new: str, *, _root_: DictConfig) -> str:
     With `checkpoint`, where that lies; with `resume=true` the newest unfinished run of the same settings under PARENT
     that no other process works on; else PARENT/NEW.
     """
-    if _root_.get("checkpoint"):
+    if _root_.get("checkpoint") and (Path(_root_.checkpoint).parent / "config.yaml").is_file():
         return str(Path(_root_.checkpoint).parent)
     if _root_.get("resume"):
         asked = OmegaConf.create({key: _root_._get_node(key) for key in _root_ if key != "hydra"})
