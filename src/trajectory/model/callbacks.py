@@ -165,6 +165,12 @@ class LastCheckpoint(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.interruption.listen()
         if self.resumed:
+            # where Lightning continues at an epoch's end it counts an epoch too few as begun, and when continued there
+            # again would take the same epoch twice
+            epochs = trainer.fit_loop.epoch_progress
+            if epochs.total.ready == epochs.total.completed:
+                epochs.increment_ready()
+                epochs.increment_started()
             random.setstate(self.resumed["python"])
             np.random.set_state(tuple(self.resumed["numpy"]))  # noqa: NPY002
             torch.set_rng_state(self.resumed["torch"].cpu())
