@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from trajectory.errors import UserError
-from trajectory.evaluation.loggers import LoggerSettings, close_loggers, make_loggers
+from trajectory.evaluation.loggers import LoggerSettings, MetricsFile, WandbMetrics, close_loggers, make_loggers
 
 RESULTS: dict[str, Any] = {
     "steps": 6,
@@ -57,7 +56,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 )
 def test_csv_alone(settings: LoggerSettings, folder: Path) -> None:
     loggers = make_loggers(settings, folder, {})
-    assert [type(logger) for logger in loggers] == [CSVLogger]
+    assert [type(logger) for logger in loggers] == [MetricsFile]
     loggers[0].log_metrics({"train/loss": 2.0}, step=1)
     close_loggers(loggers, RESULTS, folder / "episode.mp4")
     first, last = rows(folder)
@@ -76,7 +75,7 @@ def test_scores_are_left_out_where_the_environment_has_no_reference(folder: Path
 def test_offline_run_is_complete_without_an_account(folder: Path, capfd: pytest.CaptureFixture) -> None:
     config = {"planner": {"beam_width": 4711}}
     loggers = make_loggers(LoggerSettings(project="some-project"), folder, config)
-    assert [type(logger) for logger in loggers] == [CSVLogger, WandbLogger]
+    assert [type(logger) for logger in loggers] == [MetricsFile, WandbMetrics]
     for logger in loggers:
         logger.log_metrics({"train/loss": 2.0}, step=1)
     (folder / "episode.mp4").write_bytes(b"film")

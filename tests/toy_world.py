@@ -17,6 +17,7 @@ from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
 from trajectory.data.source import locate
 from trajectory.data.store import STORE_VARIABLE, save_episodes
 from trajectory.environments import EnvironmentSettings
+from trajectory.model.callbacks import CheckpointFiles
 from trajectory.model.gpt import GPTSettings
 from trajectory.model.module import TrajectoryModule
 from trajectory.model.optimization import OptimizerSettings
@@ -112,9 +113,11 @@ def toy_module(
     return module
 
 
-def fit(module: TrajectoryModule, data: TrajectoryDataModule, steps: int, **trainer: Any) -> pl.Trainer:
+def fit(
+    module: TrajectoryModule, data: TrajectoryDataModule, steps: int, checkpoint: Path | None = None, **trainer: Any
+) -> pl.Trainer:
     """Train on the CPU as `train.py` does, without its loggers and checkpoints unless given."""
-    defaults: dict[str, Any] = {"logger": False, "log_every_n_steps": 10}
+    defaults: dict[str, Any] = {"logger": False, "plugins": [CheckpointFiles()]}
     fitted = pl.Trainer(
         max_steps=steps,
         max_epochs=-1,
@@ -126,5 +129,5 @@ def fit(module: TrajectoryModule, data: TrajectoryDataModule, steps: int, **trai
         enable_model_summary=False,
         **{**defaults, **trainer},
     )
-    fitted.fit(module, data)
+    fitted.fit(module, data, ckpt_path=checkpoint)
     return fitted

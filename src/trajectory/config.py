@@ -32,6 +32,7 @@ class TrainerSettings:
     threads: str = "auto"
     checkpoint_every_n_steps: int = 5_000
     log_every_n_steps: int = 50
+    skip_nonfinite: bool = False
 
     def __post_init__(self) -> None:
         for key in ("max_steps", "batch_size", "checkpoint_every_n_steps", "log_every_n_steps"):
@@ -115,7 +116,7 @@ def _without_missing(values: dict[str, Any]) -> dict[str, Any]:
 def one_line_errors(folder: Path, *, debug: bool) -> Generator[None]:
     """Turn a user's error into one line and exit code 1; remove what the run wrote unless that holds a checkpoint.
 
-    In a folder that held more than Hydra's own files before the run, that stays.
+    In a folder that held more than Hydra's own files before the run, all that was there stays.
     """
     earlier = {path for path in folder.glob("*") if path.name != ".hydra" and path.suffix != ".log"}
     try:
@@ -129,6 +130,7 @@ def one_line_errors(folder: Path, *, debug: bool) -> Generator[None]:
         print(f"error: {first_line(error)}", file=sys.stderr)
         if not any(folder.glob("**/*.ckpt")):
             logging.shutdown()
-            for path in {folder} if not earlier else set(folder.glob("*")) - earlier:
+            own = {path for path in folder.glob("*") if path.name != ".hydra" and path.suffix != ".log"} - earlier
+            for path in own if earlier else {folder}:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         sys.exit(1)

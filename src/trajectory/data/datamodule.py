@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -80,10 +81,21 @@ class TrajectoryDataModule(pl.LightningDataModule):
         self.windows = TokenWindows(data.tokens, data.ends, data.terminated, self.window, self.tokenizer.bins)
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of (tokens, mask), gathered by index; their order depends on seed and epoch alone."""
+        """Batches of (tokens, mask), gathered by index; their order depends on seed and epoch alone.
+
+        A training that Lightning continues from a checkpoint begins with the first batch that it has not seen.
+        """
         assert self.windows is not None, "setup has not been called"
-        batches = ShuffledBatches(len(self.windows), self.batch_size, self.seed)
-        return DataLoader(self.windows, sampler=batches, batch_size=None)
+        seen = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
+        self.batches = ShuffledBatches(len(self.windows), self.batch_size, self.seed)
+        self.batches.start = seen % len(self.batches)
+        # a generator of its own: an iterator draws from it, which must not depend on where a training was continued
+        return DataLoader(self.windows, sampler=self.batches, batch_size=None, generator=torch.Generator())
+
+    def episodes_of_batch(self, batch: int) -> list[int]:
+        """The episodes that the windows of a batch of the present epoch are cut from."""
+        assert self.windows is not None, "setup has not been called"
+        return self.windows.episodes_of(self.batches.rows_of(batch, batch + 1)).unique().tolist()
 
 
 def tokenize_source(source: Source, settings: TokenizerSettings) -> TokenizedData:

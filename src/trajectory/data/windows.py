@@ -67,12 +67,16 @@ class TokenWindows(Dataset):
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) rows -> (B, W, D) tokens and (B, W) bool mask of the transitions that count in the loss."""
-        episode = torch.searchsorted(self.ends, index, right=True)
+        episode = self.episodes_of(index)
         rows = index[:, None] + self.offsets
         inside = rows < self.ends[episode, None]
         tokens = self.tokens[rows.clamp(max=len(self.tokens) - 1)]
         tokens = tokens.masked_fill(~inside[:, :, None], self.stop_token)
         return tokens, inside | self.terminated[episode, None]
+
+    def episodes_of(self, index: Tensor) -> Tensor:
+        """(B,) rows -> (B,) the episodes that they belong to."""
+        return torch.searchsorted(self.ends, index, right=True)
 
 
 class ShuffledBatches(Sampler):
@@ -80,12 +84,14 @@ class ShuffledBatches(Sampler):
 
     The order depends on (seed, epoch) alone and is computed some rows at a time (`shuffled`), so that it needs no
     memory however many rows there are. A dataset smaller than one batch gives one batch of all rows.
+    `start` batches of the first epoch are left out: those that the run which this one continues has seen.
     """
 
     def __init__(self, rows: int, batch_size: int, seed: int) -> None:
         self.rows = rows
         self.batch_size = min(batch_size, rows)
         self.seed = seed
+        self.start = 0
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -97,11 +103,15 @@ class ShuffledBatches(Sampler):
 
     def __iter__(self) -> Iterator[Tensor]:
         batches_at_once = max(1, BLOCK // self.batch_size)
-        for first in range(0, len(self), batches_at_once):
+        start, self.start = self.start, 0
+        for first in range(start, len(self), batches_at_once):
             last = min(first + batches_at_once, len(self))
-            positions = np.arange(first * self.batch_size, last * self.batch_size)
-            order = shuffled(positions, self.rows, (self.seed, self.epoch))
-            yield from torch.from_numpy(order).split(self.batch_size)
+            yield from self.rows_of(first, last).split(self.batch_size)
+
+    def rows_of(self, first: int, last: int) -> Tensor:
+        """The rows of this epoch's batches from `first` to before `last`, one after the other."""
+        positions = np.arange(first * self.batch_size, last * self.batch_size)
+        return torch.from_numpy(shuffled(positions, self.rows, (self.seed, self.epoch)))
 
 
 ROUNDS = 6  # of the Feistel network; four make a pseudo-random permutation from a random function

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytorch_lightning as pl
 
 from trajectory.environments import EnvironmentSettings
 from trajectory.evaluation.results import summarize_rollouts
-from trajectory.evaluation.rollout import run_episodes
-from trajectory.model.callbacks import save_checkpoint
+from trajectory.evaluation.rollout import BrokenOff, run_episodes
+from trajectory.interruption import Interruption
 from trajectory.model.module import TrajectoryModule
 from trajectory.planning.agent import TrajectoryAgent
 from trajectory.planning.settings import PlannerSettings
@@ -28,6 +29,7 @@ class PlanningEvaluation(pl.Callback):
         seeds: one episode per seed, the same ones every time.
         max_steps: of an episode; None is the environment's own limit.
         best_path: where the best checkpoint goes; None keeps none.
+        interruption: breaks an evaluation off; the training that continues from the checkpoint makes up for it.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class PlanningEvaluation(pl.Callback):
         seeds: Sequence[int],
         max_steps: int | None = None,
         best_path: Path | None = None,
+        interruption: Interruption | None = None,
     ) -> None:
         self.environment = environment
         self.planner = planner
@@ -48,32 +51,61 @@ class PlanningEvaluation(pl.Callback):
         self.seeds = seeds
         self.max_steps = max_steps
         self.best_path = best_path
+        self.interruption = interruption or Interruption()
         self.best: float | None = None
         self.history: list[dict[str, Any]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.history = state_dict["best"], state_dict["history"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make up for an evaluation that was broken off."""
+        if trainer.global_step:
+            self._evaluate_when_due(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
-            self.evaluate(trainer, pl_module)
+        self._evaluate_when_due(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluate the final model too; where nothing is evaluated on the way, it is the best there is."""
-        if self.every_n_steps is None:
-            if self.best_path is not None:
-                save_checkpoint(trainer, self.best_path)
-        elif not self.history or self.history[-1]["step"] != trainer.global_step:
-            self.evaluate(trainer, pl_module)
+        if trainer.global_step < trainer.max_steps:
+            return
+        if self.every_n_steps is not None:
+            self._evaluate_once(trainer, pl_module)
+        elif self.best_path is not None:
+            trainer.save_checkpoint(self.best_path)
+
+    def _evaluate_when_due(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self._evaluate_once(trainer, module)
+
+    def _evaluate_once(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not self.history or self.history[-1]["step"] != trainer.global_step:
+            with suppress(BrokenOff):
+                self.evaluate(trainer, module)
 
     def evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
-        """Plan with the module as it is, log the outcome and save it if it is the best so far."""
+        """Plan with the module as it is, log the outcome and save it if it is the best so far.
+
+        Raises:
+            BrokenOff: it was interrupted; nothing is logged or saved.
+        """
         assert isinstance(module, TrajectoryModule)
         modes = [(part, part.training) for part in module.modules()]
         module.eval()
         agent = TrajectoryAgent(module.gpt, module.discretizer, self.planner, self.discount)
-        rollouts = run_episodes(agent, self.environment, self.seeds, max_steps=self.max_steps)
-        for part, training in modes:
-            part.training = training
+        # the last step's is not broken off: no step after it would make up for it
+        stop = (lambda: self.interruption.requested) if trainer.global_step < trainer.max_steps else None
+        try:
+            rollouts = run_episodes(agent, self.environment, self.seeds, max_steps=self.max_steps, stop=stop)
+        finally:
+            for part, training in modes:
+                part.training = training
         summary = summarize_rollouts(rollouts, self.environment.reference)
         self.history.append({"step": trainer.global_step, **summary})
         metrics = {
@@ -89,5 +121,5 @@ class PlanningEvaluation(pl.Callback):
         if self.best is None or summary["return_mean"] > self.best:
             self.best = summary["return_mean"]
             if self.best_path is not None:
-                save_checkpoint(trainer, self.best_path)
+                trainer.save_checkpoint(self.best_path)
         return summary

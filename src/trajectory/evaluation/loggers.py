@@ -1,17 +1,25 @@
-"""Lightning loggers: a CSV file always, Weights & Biases beside it, offline unless asked."""
+"""Lightning loggers: a CSV file always, Weights & Biases beside it, offline unless asked.
+
+A run that is continued repeats the steps since its checkpoint, and logs no point of theirs a second time.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import os
-import warnings
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from trajectory.errors import require
+from trajectory.files import one_line_for_disk_errors, write_file
 
 
 @dataclass(frozen=True)
@@ -36,22 +44,95 @@ def check_account(settings: LoggerSettings) -> None:
         require(known, "logger.mode", "offline unless WANDB_API_KEY is set or `wandb login` was run", settings.mode)
 
 
+class MetricsFile(Logger):
+    """`metrics.csv`: a row per point, in the file before the training goes on."""
+
+    name = None
+    version = None
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.columns: list[str] = []
+        self.last = {name: int(row["step"]) for row in read_metrics(path) for name in row}  # step of each metric
+
+    def new(self, metrics: Mapping[str, Any], step: int) -> dict[str, Any]:
+        """Those of `metrics` that the run which this one continues has not logged."""
+        return {name: value for name, value in metrics.items() if step > self.last.get(name, -1)}
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """They are in `config.yaml`."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Append a row; with a new metric, and at first, write the file anew."""
+        assert step is not None
+        new = self.new(metrics, step)
+        if not new:
+            return
+        row = {**{name: str(value) for name, value in new.items()}, "step": str(step)}
+        if row.keys() <= set(self.columns):
+            with one_line_for_disk_errors(self.path), self.path.open("a", newline="") as file:
+                file.write(_csv(self.columns, [row], header=False))
+        else:
+            rows = [*read_metrics(self.path), row]
+            self.columns = sorted({name for row in rows for name in row})
+            write_file(self.path, _csv(self.columns, rows, header=True))
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a `metrics.csv` without their empty cells; without a last one that is cut off."""
+    if not path.is_file():
+        return []
+    whole = path.read_text().rpartition("\n")[0]
+    return [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(whole.splitlines())]
+
+
+def _csv(columns: list[str], rows: list[dict[str, str]], *, header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+class WandbMetrics(WandbLogger):
+    """Weights & Biases with the points that are new to `metrics.csv`."""
+
+    def __init__(self, run: Any, file: MetricsFile) -> None:
+        super().__init__(experiment=run)
+        self.new = file.new
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        assert step is not None
+        new = self.new(metrics, step)
+        if new:
+            super().log_metrics(new, step)
+
+
 def make_loggers(settings: LoggerSettings, folder: Path, config: dict[str, Any]) -> list[Logger]:
     """The run's loggers, writing below `folder`; never asks for an account.
+
+    An offline run of Weights & Biases that was killed has lost what was not on the disk yet. So the one that continues
+    it, under the same id, takes its place: it begins with all the rows of `metrics.csv`.
 
     Raises:
         UserError: `logger.mode=online` without a Weights & Biases key.
     """
     check_account(settings)
-    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists")
-    loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
+    file = MetricsFile(folder / "metrics.csv")
     if settings.name == "csv" or settings.mode == "disabled":
-        return loggers
+        return [file]
     import wandb
 
     logging.getLogger("wandb").setLevel(logging.ERROR)
+    earlier = sorted((folder / "wandb").glob("*run-*-*"))
     init: Any = wandb.init
     run = init(
+        id=earlier[-1].name.rpartition("-")[2] if earlier else None,
+        resume="allow" if settings.mode == "online" else None,
         project=settings.project,
         dir=folder,
         name=folder.name,
@@ -59,7 +140,13 @@ def make_loggers(settings: LoggerSettings, folder: Path, config: dict[str, Any])
         config=config,
         settings=wandb.Settings(silent=True, console="off"),
     )
-    return [*loggers, WandbLogger(experiment=run)]
+    if settings.mode == "offline":
+        for row in read_metrics(file.path):
+            numbers = {name: float(value) for name, value in row.items()}
+            run.log({"trainer/global_step": int(numbers.pop("step")), **numbers})
+        for path in earlier:
+            shutil.rmtree(path)
+    return [file, WandbMetrics(run, file)]
 
 
 def log_image(loggers: list[Logger], name: str, path: Path) -> None:
@@ -72,7 +159,10 @@ def log_image(loggers: list[Logger], name: str, path: Path) -> None:
 
 
 def close_loggers(loggers: list[Logger], results: dict[str, Any], video: Path) -> None:
-    """Log the final episodes, and the video where there is one, and finish every logger."""
+    """Log the final episodes, and the video where there is one, and finish every logger.
+
+    The file comes last: what it has not, a repeated evaluation logs again.
+    """
     final = {
         "final/return_mean": results["return_mean"],
         "final/return_std": results["return_std"],
@@ -80,8 +170,8 @@ def close_loggers(loggers: list[Logger], results: dict[str, Any], video: Path) -
     }
     if results["normalized_score_mean"] is not None:
         final["final/normalized_score_mean"] = results["normalized_score_mean"]
-    for logger in loggers:
-        logger.log_metrics(final, step=results.get("steps"))
+    for logger in reversed(loggers):
+        logger.log_metrics(final, step=results.get("steps", 0))
         if isinstance(logger, WandbLogger):
             import wandb
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ def evaluate_and_report(
     video: bool,
     facts: Mapping[str, Any],
     wall_clock_s: dict[str, float],
+    close: Callable[[dict[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
-    """Run one episode per seed and leave `results.json` and `episode.mp4` in the run's folder.
+    """Run one episode per seed and leave `episode.mp4` and, as the last thing, `results.json` in the run's folder.
 
     Args:
         facts: what else goes into the results: `dataset`, `planner` and the like.
         wall_clock_s: seconds that recording and training took; those of the evaluation are added.
+        close: what else is to be done with the results before they are written.
 
     Returns:
         The results as written.
@@ -44,12 +46,13 @@ def evaluate_and_report(
         "wall_clock_s": {**wall_clock_s, "evaluate": rollouts.seconds},
         **provenance(),
     }
-    write_results(folder / "results.json", results)
     if video:
         env = make_environment(environment)
         problem = write_video(folder / "episode.mp4", env, rollouts.episodes[0].states)
         env.close()
         if problem:
             log.warning(problem)
+    close(results)
+    write_results(folder / "results.json", results)
     log.info("planned episodes\n%s\nrun folder: %s", format_table(results), folder)
     return results

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from trajectory.evaluation.rollout import Rollouts
+from trajectory.files import write_file
 
 PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "gymnasium", "minari", "mujoco", "numpy")
 
@@ -70,9 +71,7 @@ def git_commit() -> str | None:
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
     """Write JSON whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=2) + "\n")
-    temporary.replace(path)
+    write_file(path, json.dumps(results, indent=2) + "\n")
 
 
 def format_table(results: Mapping[str, Any]) -> str:

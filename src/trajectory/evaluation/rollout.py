@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -52,6 +52,10 @@ class Rollouts:
     seconds: float
 
 
+class BrokenOff(Exception):
+    """Episodes were asked to stop before their end."""
+
+
 def run_episodes(
     agent: Agent,
     environment: EnvironmentSettings,
@@ -60,6 +64,7 @@ def run_episodes(
     max_steps: int | None = None,
     record_first: bool = False,
     progress: bool = True,
+    stop: Callable[[], bool] | None = None,
 ) -> Rollouts:
     """One episode per seed, side by side; finished ones leave the batch.
 
@@ -67,6 +72,10 @@ def run_episodes(
         seeds: of environments and agent.
         max_steps: cuts episodes off before the environment's own limit, as a truncation.
         record_first: keep the simulator states of the first episode.
+        stop: asked before every decision whether to break off.
+
+    Raises:
+        BrokenOff: `stop` said so.
     """
     began = time.perf_counter()
     envs = [make_environment(environment) for _ in seeds]
@@ -80,6 +89,8 @@ def run_episodes(
     latencies: list[float] = []
     with tqdm(total=limit * len(seeds), desc="rollouts", unit="step", disable=not progress, leave=False) as bar:
         while active:
+            if stop is not None and stop():
+                raise BrokenOff
             start = time.perf_counter()
             actions = agent.act(np.stack([observations[i] for i in active]), rewards[active], active)
             latencies.append(time.perf_counter() - start)

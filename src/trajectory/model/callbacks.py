@@ -1,12 +1,37 @@
-"""Lightning callbacks of training: a progress bar over all steps, and the last checkpoint."""
+"""Lightning callbacks of training: progress, metrics, a guard against what is not finite, and the last checkpoint."""
 
 from __future__ import annotations
 
+import math
+import os
+import random
+import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
+
+from trajectory.data.datamodule import TrajectoryDataModule
+from trajectory.errors import UserError
+from trajectory.files import one_line_for_disk_errors, rename
+from trajectory.interruption import Interruption
+from trajectory.model.checkpoint import PREVIOUS, read_checkpoint, write_checkpoint
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Lightning's checkpoints as files that are whole, carry a checksum and execute nothing when they are read."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        return read_checkpoint(path)
 
 
 class TrainingProgress(pl.Callback):
@@ -22,29 +47,168 @@ class TrainingProgress(pl.Callback):
             self.bar.set_postfix(loss=f"{float(trainer.callback_metrics['train/loss']):.3f}", refresh=False)
         self.bar.update(trainer.global_step - self.bar.n)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.bar.close()
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "bar"):
+            self.bar.close()
 
-class LastCheckpoint(pl.Callback):
-    """Saves `path` every `every_n_steps` training steps and at the end, whole or not at all."""
 
-    def __init__(self, path: Path, every_n_steps: int) -> None:
-        self.path = path
+class TrainingMetrics(pl.Callback):
+    """Sends the metrics of every so many steps to the loggers.
+
+    Lightning's own logging comes after all callbacks, so that a checkpoint of the same step would precede it: a run
+    killed between the two would lack the point.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step % self.every_n_steps == 0:
-            save_checkpoint(trainer, self.path)
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            for logger in trainer.loggers:
+                logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=trainer.global_step)
+
+
+class FiniteGradients(pl.Callback):
+    """Stops a training at the first gradient that is not finite, or leaves such steps out and counts them.
+
+    Args:
+        skip: leave the weights and the optimiser as they are in such a step, and go on.
+    """
+
+    def __init__(self, *, skip: bool) -> None:
+        self.skip = skip
+        self.skipped = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped = state_dict["skipped"]
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        self.loss = loss.detach()
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        gradients = {name: value.grad for name, value in pl_module.named_parameters() if value.grad is not None}
+        # in float16 gradients overflow now and then: its scaler leaves those steps out and scales less
+        largest = [] if trainer.precision == "16-mixed" else _largest(gradients)
+        finite = bool(torch.stack([self.loss, *largest]).isfinite().all())
+        if self.skip:
+            self.skipped += not finite
+            pl_module.log("train/skipped_steps", float(self.skipped), logger=False)
+        if finite:
+            return
+        if self.skip:
+            optimizer.zero_grad(set_to_none=True)
+            return
+        sizes = {name: float(value) for name, value in zip(gradients, _largest(gradients), strict=True)}
+        name = max(sizes, key=lambda name: math.inf if math.isnan(sizes[name]) else sizes[name])
+        raise UserError(
+            f"train/loss and its gradients must be finite, got a loss of {float(self.loss)} and a largest gradient of "
+            f"{sizes[name]} in {name} at step {trainer.global_step + 1}, on windows of {_episodes(trainer)}; a lower "
+            "model.optimizer.learning_rate may help, and trainer.skip_nonfinite=true leaves such steps out"
+        )
+
+
+def _largest(tensors: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """The largest absolute value of each, NaN where one is."""
+    return list(torch._foreach_norm([*tensors.values()], math.inf))
+
+
+def _episodes(trainer: pl.Trainer, most: int = 20) -> str:
+    """The episodes that the windows of the present batch are cut from."""
+    data = getattr(trainer, "datamodule", None)
+    assert isinstance(data, TrajectoryDataModule)
+    episodes = data.episodes_of_batch(trainer.fit_loop.epoch_loop.batch_idx)
+    shown = ", ".join(map(str, episodes[:most]))
+    return f"episodes {shown}" if len(episodes) <= most else f"{len(episodes)} episodes: {shown} and others"
+
+
+class LastCheckpoint(pl.Callback):
+    """Saves `path` every `every_n_steps` training steps, at the end and where an interruption asks for it.
+
+    The one before stays as `previous.ckpt`. Beside what Lightning saves: the states of all random number generators,
+    the number of CPU threads, on which rounding depends, and the seconds since the training began.
+    """
+
+    def __init__(self, path: Path, every_n_steps: int, interruption: Interruption | None = None) -> None:
+        self.path = path
+        self.every_n_steps = every_n_steps
+        self.interruption = interruption or Interruption()
+        self.resumed: dict[str, Any] = {}
+        self.began = time.perf_counter()
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+        checkpoint["process"] = {
+            "seconds": self.resumed.get("seconds", 0.0) + time.perf_counter() - self.began,
+            "threads": torch.get_num_threads(),
+            "python": random.getstate(),
+            "numpy": [kind, np.asarray(keys).tolist(), *rest],
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.resumed = checkpoint["process"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.interruption.listen()
+        if self.resumed:
+            # where Lightning continues at an epoch's end it counts an epoch too few as begun, and when continued there
+            # again would take the same epoch twice
+            epochs = trainer.fit_loop.epoch_progress
+            if epochs.total.ready == epochs.total.completed:
+                epochs.increment_ready()
+                epochs.increment_started()
+            random.setstate(self.resumed["python"])
+            np.random.set_state(tuple(self.resumed["numpy"]))  # noqa: NPY002
+            torch.set_rng_state(self.resumed["torch"].cpu())
+            if len(self.resumed["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all([state.cpu() for state in self.resumed["cuda"]])
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Not after the last step: `on_train_end` saves what other callbacks still do by then."""
+        interrupted = self.interruption.requested
+        if trainer.global_step < trainer.max_steps and (interrupted or trainer.global_step % self.every_n_steps == 0):
+            self.save(trainer)
+            # only now, at a step that is saved as a whole
+            trainer.should_stop = interrupted
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        save_checkpoint(trainer, self.path)
+        if trainer.global_step >= trainer.max_steps:
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """At every moment `path` is a whole checkpoint, once there was one."""
+        next_path = self.path.with_name("next.ckpt")
+        trainer.save_checkpoint(next_path)
+        if trainer.is_global_zero:
+            with one_line_for_disk_errors(self.path):
+                if self.path.exists():
+                    _keep(self.path, self.path.with_name(PREVIOUS))
+                rename(next_path, self.path)
 
 
-def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
-    """Write a checkpoint under a temporary name and rename it into place."""
-    temporary = path.with_suffix(".tmp")
-    trainer.save_checkpoint(temporary)
-    temporary.replace(path)
+def _keep(path: Path, name: Path) -> None:
+    """Give a file a second name, in place of the file that had it."""
+    temporary = name.with_name(f".{name.name}.tmp")
+    with suppress(FileNotFoundError):
+        temporary.unlink()
+    try:
+        os.link(path, temporary)
+    except OSError:  # not every file system has links
+        shutil.copyfile(path, temporary)
+    rename(temporary, name)

@@ -1,18 +1,32 @@
-"""Reading a checkpoint without Lightning: the model, its tokeniser and all it was trained with."""
+"""Checkpoint files without Lightning: the model, its tokeniser, all it was trained with and how far."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from trajectory.data.discretizer import Discretizer
 from trajectory.errors import UserError, first_line
+from trajectory.files import write_file
 from trajectory.model.gpt import GPT, GPTSettings
 from trajectory.transition import TransitionLayout
+
+PREVIOUS = "previous.ckpt"  # the one before the last, in the same folder
+
+
+def _comment(data: bytes) -> bytes:
+    return b"sha256 " + hashlib.sha256(data).hexdigest().encode()
+
+
+END = (
+    b"PK\x05\x06"  # how the last record of a zip file begins: 22 bytes, the last two the length of the comment after it
+)
+COMMENT_LENGTH = len(_comment(b"")).to_bytes(2, "little")
 
 
 @dataclass(frozen=True)
@@ -37,30 +51,68 @@ def build(hyperparameters: dict[str, Any]) -> tuple[GPT, Discretizer]:
     return GPT(settings, layout), Discretizer(layout.transition_dim, settings.bins)
 
 
-def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
-    """Read a checkpoint that training wrote; nothing in it is executed (`weights_only`).
+def write_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Save plain containers and tensors at once or not at all; as the comment of torch's zip file, its SHA-256.
 
     Raises:
-        UserError: no file at `path`, or one that is truncated or not a checkpoint of this project.
+        UserError: the disk is full or the folder lost; what was at `path` before is still there.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    data = buffer.getvalue()[:-2] + COMMENT_LENGTH
+    write_file(path, data + _comment(data))
+
+
+def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """What `write_checkpoint` wrote; nothing in the file is executed (`weights_only`).
+
+    Raises:
+        UserError: no file at `path`, or one that is truncated, changed or not a checkpoint; the one before it is named
+            where there is one.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint must be the path of a checkpoint file, got {str(path)!r}, which does not exist")
+    data = path.read_bytes()
+    end = data.rfind(END) + 22
+    if end > 22 and data[end - 2 :] != b"\0\0" and data[end:] != _comment(data[:end]):
+        raise _damaged(path, "its SHA-256 is not the one that was written with it")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    except Exception as error:  # zip, pickle and torch raise whatever the damage leads them to
+        raise _damaged(path, first_line(error)[:120]) from error
+    if not isinstance(content, dict):
+        raise _damaged(path, f"it holds a {type(content).__name__}")
+    return content
+
+
+def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
+    """The model of a checkpoint that training wrote.
+
+    Raises:
+        UserError: what `read_checkpoint` refuses, or a checkpoint that is not one of this project.
+    """
+    content = read_checkpoint(path, device)
+    try:
         hyperparameters, weights = content["hyper_parameters"], content["state_dict"]
         for key in ("tokenizer", "environment", "dataset", "planner"):
             hyperparameters[key]
         gpt, discretizer = build(hyperparameters)
         gpt.load_state_dict(_below("gpt.", weights))
         discretizer.load_state_dict(_below("discretizer.", weights))
-    except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"checkpoint must be a complete checkpoint of this project, got {str(path)!r}: truncated or of another "
-            f"kind ({first_line(error)[:120]})"
-        ) from error
+    except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _damaged(Path(path), first_line(error)[:120]) from error
     gpt.to(device).eval()
     return Checkpoint(gpt, discretizer.to(device).eval(), hyperparameters, int(content["global_step"]))
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    previous = path.with_name(PREVIOUS)
+    offer = f"; the one before it is there: checkpoint={previous}" if path != previous and previous.is_file() else ""
+    return UserError(
+        f"checkpoint must be a complete checkpoint of this project, got {str(path)!r}: truncated, changed or of "
+        f"another kind ({reason}){offer}"
+    )
 
 
 def _below(prefix: str, state: dict[str, Any]) -> dict[str, Any]:

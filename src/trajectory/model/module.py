@@ -55,10 +55,11 @@ class TrajectoryModule(pl.LightningModule):
         tokens, mask = batch
         losses, token_mask = token_losses(self.gpt, tokens, mask)
         loss = weighted_loss(losses, token_mask, self.loss_weights)
-        self.log("train/loss", loss)
+        # `TrainingMetrics` brings them to the loggers
+        self.log("train/loss", loss, logger=False)
         for kind, mean in losses_by_kind(self.gpt, losses.detach(), token_mask).items():
-            self.log(f"train/loss_{kind}", mean)
-        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.log(f"train/loss_{kind}", mean, logger=False)
+        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], logger=False)
         return loss
 
     def configure_optimizers(self) -> Any:

@@ -1,0 +1,123 @@
+"""Which run a command continues, and whether it may: by what the run folders hold, without a list of runs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from trajectory.errors import UserError, require
+
+LAST = "last.ckpt"
+
+# what may differ between a run and its continuation: it says how the run is watched, not what it computes
+FREE = ("resume", "checkpoint", "debug", "logger", "trainer.threads", "trainer.checkpoint_every_n_steps")
+
+
+def run_folder(parent: str, new: str, *, _root_: DictConfig) -> str:
+    """The resolver `${run_folder:PARENT,NEW}`: the folder that a run works in.
+
+    With `checkpoint`, where that lies; with `resume=true` the newest unfinished run of the same settings under PARENT
+    that no other process works on; else PARENT/NEW.
+    """
+    if _root_.get("checkpoint") and (Path(_root_.checkpoint).parent / "config.yaml").is_file():
+        return str(Path(_root_.checkpoint).parent)
+    if _root_.get("resume"):
+        asked = OmegaConf.create({key: _root_._get_node(key) for key in _root_ if key != "hydra"})
+        folders = sorted((path.parent for path in Path(parent).glob("*/config.yaml")), reverse=True)
+        for folder in folders:
+            if not finished(folder) and not in_use(folder) and not differences(folder, asked):
+                return str(folder)
+    return f"{parent}/{new}"
+
+
+def differences(folder: Path, config: DictConfig) -> list[str]:
+    """Each setting in which a config differs from that of the run in `folder`, as `key=value there, value here`."""
+    there, here = _flat(OmegaConf.load(folder / "config.yaml")), _flat(config)
+    keys = sorted(there.keys() | here.keys())
+    return [
+        f"{key}={there.get(key)!r} there, {here.get(key)!r} here"
+        for key in keys
+        if there.get(key) != here.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in FREE)
+    ]
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their whole keys."""
+    if OmegaConf.is_config(values):
+        values = OmegaConf.to_container(values, resolve=True)
+    if not isinstance(values, dict) or not values:
+        return {prefix: values}
+    below = [_flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in values.items()]
+    return {key: value for part in below for key, value in part.items()}
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The results of a run that came to its end; None for one that did not, or that Ctrl-C cut short."""
+    path = folder / "results.json"
+    results = json.loads(path.read_text()) if path.is_file() else {"interrupted": True}
+    return None if results.get("interrupted") else results
+
+
+def in_use(folder: Path) -> bool:
+    """Whether another process works in a run folder."""
+    try:
+        with claimed(folder):
+            return False
+    except UserError:
+        return True
+
+
+@contextmanager
+def claimed(folder: Path) -> Generator[None]:
+    """Keep other processes out of a run folder; the system lets go of it however this process ends.
+
+    Raises:
+        UserError: another process works there.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"hydra.run.dir must be a folder that no other process works in, got {folder}") from error
+        except OSError:  # not every file system has locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def checkpoint_to_continue(config: DictConfig, folder: Path) -> Path | None:
+    """The checkpoint that a run in `folder` begins with; None to begin anew.
+
+    Raises:
+        UserError: `folder` holds a run that is not to be continued, or one of other settings.
+    """
+    last = folder / LAST
+    if config.checkpoint is not None:
+        path = Path(config.checkpoint)
+        if not path.is_file():
+            raise UserError(
+                f"checkpoint must be the path of a checkpoint file, got {str(path)!r}, which does not exist"
+            )
+        same = path.resolve().parent == folder.resolve() and (folder / "config.yaml").is_file()
+        require(same, "checkpoint", f"in the folder of its run, with hydra.run.dir={folder}", str(path))
+    elif not config.resume:
+        rule = f"true to continue the run in {folder}, or hydra.run.dir another folder"
+        require(not last.exists(), "resume", rule, config.resume)
+        return None
+    if not (folder / "config.yaml").is_file():
+        return None
+    others = differences(folder, config)
+    if others:
+        raise UserError(f"{others[0].partition('=')[0]} must be as in the run of {folder} to continue it: {others[0]}")
+    if config.checkpoint is not None:
+        return Path(config.checkpoint)
+    return last if last.exists() else None
