@@ -19,6 +19,7 @@ choose_gl()
 
 import hydra
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -34,7 +35,7 @@ from trajectory.evaluation.loggers import LoggerSettings, check_account, close_l
 from trajectory.evaluation.report import evaluate_and_report
 from trajectory.evaluation.rollout import Agent
 from trajectory.files import write_file
-from trajectory.hardware import device_for, precision_for, set_threads
+from trajectory.hardware import device_for, keep_memory, precision_for, product_flops, set_threads
 from trajectory.interruption import Interruption
 from trajectory.model.callbacks import (
     CheckpointFiles,
@@ -47,6 +48,7 @@ from trajectory.model.checkpoint import read_checkpoint
 from trajectory.model.gpt import GPTSettings
 from trajectory.model.module import TrajectoryModule
 from trajectory.model.optimization import OptimizerSettings
+from trajectory.model.throughput import Throughput, training_flops
 from trajectory.planning.agent import TrajectoryAgent
 from trajectory.planning.settings import PlannerSettings
 from trajectory.resume import LAST, checkpoint_to_continue, claimed, finished, run_folder
@@ -137,6 +139,11 @@ def train(config: DictConfig, folder: Path) -> float:
             planner=asdict(planner),
         )
         module.adopt(data.discretizer)
+        compiled = trainer_settings.compile
+        if compiled or (compiled is None and device.type == "cuda"):
+            module.gpt.compile()  # in place: the names of weights stay
+        if device.type == "cpu":
+            keep_memory()
         planning = PlanningEvaluation(
             environment,
             planner,
@@ -147,7 +154,10 @@ def train(config: DictConfig, folder: Path) -> float:
             best_path=folder / "best.ckpt",
             interruption=interruption,
         )
-        metrics = TrainingMetrics(trainer_settings.log_every_n_steps)
+        every = trainer_settings.log_every_n_steps
+        product_type = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+        speed = Throughput(training_flops(module.gpt), product_flops(device, product_type), every)
+        metrics = TrainingMetrics(every)
         guard = FiniteGradients(skip=trainer_settings.skip_nonfinite)
         last = LastCheckpoint(folder / LAST, trainer_settings.checkpoint_every_n_steps, interruption)
         trainer = pl.Trainer(
@@ -159,7 +169,7 @@ def train(config: DictConfig, folder: Path) -> float:
             gradient_clip_val=trainer_settings.gradient_clip,
             logger=loggers,
             # the checkpoint comes last, with all that was done until then
-            callbacks=[TrainingProgress(), guard, metrics, planning, last],
+            callbacks=[guard, speed, TrainingProgress(every), metrics, planning, last],
             plugins=[CheckpointFiles()],
             enable_checkpointing=False,
             enable_progress_bar=False,

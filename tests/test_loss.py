@@ -51,7 +51,8 @@ def test_weighted_loss_against_a_loop(gpt: GPT, batch: tuple[Tensor, Tensor]) ->
 
 def test_losses_by_kind_against_a_loop(gpt: GPT, batch: tuple[Tensor, Tensor]) -> None:
     expected = slow_losses(gpt, *batch)
-    means = losses_by_kind(gpt, *token_losses(gpt, *batch))
+    kinds = torch.tensor([[kind is other for other in gpt.layout.kinds()] for kind in TokenKind])
+    means = losses_by_kind(*token_losses(gpt, *batch), kinds)
     assert set(means) == set(TokenKind)
     for kind, mean in means.items():
         losses = [loss for dimension, loss in expected if gpt.layout.kind(dimension) is kind]

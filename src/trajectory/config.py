@@ -29,6 +29,7 @@ class TrainerSettings:
     gradient_clip: float = 1.0
     accelerator: str = "auto"
     precision: str = "auto"
+    compile: bool | None = None
     threads: str = "auto"
     checkpoint_every_n_steps: int = 5_000
     log_every_n_steps: int = 50

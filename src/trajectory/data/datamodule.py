@@ -86,6 +86,8 @@ class TrajectoryDataModule(pl.LightningDataModule):
         A training that Lightning continues from a checkpoint begins with the first batch that it has not seen.
         """
         assert self.windows is not None, "setup has not been called"
+        if self.trainer:
+            self.windows.to(self.trainer.strategy.root_device)
         seen = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
         self.batches = ShuffledBatches(len(self.windows), self.batch_size, self.seed)
         self.batches.start = seen % len(self.batches)
@@ -95,7 +97,8 @@ class TrajectoryDataModule(pl.LightningDataModule):
     def episodes_of_batch(self, batch: int) -> list[int]:
         """The episodes that the windows of a batch of the present epoch are cut from."""
         assert self.windows is not None, "setup has not been called"
-        return self.windows.episodes_of(self.batches.rows_of(batch, batch + 1)).unique().tolist()
+        rows = self.batches.rows_of(batch, batch + 1).to(self.windows.ends.device)
+        return self.windows.episodes_of(rows).unique().tolist()
 
 
 def tokenize_source(source: Source, settings: TokenizerSettings) -> TokenizedData:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Sampler
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.episodes import Episodes
 
+ROOM = 0.25  # share of a GPU's free memory that all tokens may take
 BLOCK = 1 << 14  # rows encoded, or positions shuffled, at a time: what fits the processor's cache
 
 
@@ -67,12 +68,19 @@ class TokenWindows(Dataset):
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) rows -> (B, W, D) tokens and (B, W) bool mask of the transitions that count in the loss."""
+        index = index.to(self.tokens.device)
         episode = self.episodes_of(index)
         rows = index[:, None] + self.offsets
         inside = rows < self.ends[episode, None]
         tokens = self.tokens[rows.clamp(max=len(self.tokens) - 1)]
         tokens = tokens.masked_fill(~inside[:, :, None], self.stop_token)
         return tokens, inside | self.terminated[episode, None]
+
+    def to(self, device: torch.device) -> None:
+        """Move all tokens to where the model is, to gather batches there, unless they take too much of its memory."""
+        if device.type != "cuda" or self.tokens.nbytes < ROOM * torch.cuda.mem_get_info(device)[0]:
+            for name in ("tokens", "ends", "terminated", "offsets"):
+                setattr(self, name, getattr(self, name).to(device))
 
     def episodes_of(self, index: Tensor) -> Tensor:
         """(B,) rows -> (B,) the episodes that they belong to."""

@@ -35,7 +35,10 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class TrainingProgress(pl.Callback):
-    """One bar over all training steps, with the time left and the loss."""
+    """One bar over all training steps, with the time left, and every so many steps loss and speed."""
+
+    def __init__(self, every_n_steps: int) -> None:
+        self.every_n_steps = every_n_steps
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.bar = tqdm(total=trainer.max_steps, initial=trainer.global_step, desc="training", unit="step")
@@ -43,8 +46,10 @@ class TrainingProgress(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % 10 == 0:
-            self.bar.set_postfix(loss=f"{float(trainer.callback_metrics['train/loss']):.3f}", refresh=False)
+        if trainer.global_step % self.every_n_steps == 0:
+            now = {name.removeprefix("train/"): float(value) for name, value in trainer.callback_metrics.items()}
+            rate, share = now.get("tokens_per_second", math.nan), now.get("utilisation", math.nan)
+            self.bar.set_postfix_str(f"loss {now['loss']:.3f}, {rate:,.0f} tokens/s, {share:.0%} of the device", False)
         self.bar.update(trainer.global_step - self.bar.n)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -288,7 +288,9 @@ class GPT(nn.Module):
         return torch.stack([angles.cos(), angles.sin()]).to(self.head.dtype)
 
     def _operations(self) -> Operations:
-        """C where it trains on a CPU; torch elsewhere, and where there is no compiler."""
+        """C where it trains on a CPU; torch elsewhere, where there is no C compiler, and for torch's own compiler."""
+        if torch.compiler.is_compiling():
+            return TORCH
         dtype, head = self.head.dtype, self.settings.n_embd // self.settings.n_head
         precise = dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
         if not self.training or self.head.device.type != "cpu" or not precise:

@@ -12,6 +12,7 @@ from trajectory.data.discretizer import Discretizer
 from trajectory.model.checkpoint import build
 from trajectory.model.loss import losses_by_kind, token_losses, weighted_loss
 from trajectory.model.optimization import OptimizerSettings, learning_rate_ratio, make_optimizer
+from trajectory.transition import TokenKind
 
 
 class TrajectoryModule(pl.LightningModule):
@@ -23,6 +24,7 @@ class TrajectoryModule(pl.LightningModule):
     """
 
     loss_weights: Tensor
+    kinds: Tensor
 
     def __init__(
         self,
@@ -46,6 +48,8 @@ class TrajectoryModule(pl.LightningModule):
         }
         per_dimension = torch.tensor([weights[kind] for kind in self.gpt.layout.kinds()])
         self.register_buffer("loss_weights", per_dimension, persistent=False)
+        kinds = torch.tensor([[kind is other for other in self.gpt.layout.kinds()] for kind in TokenKind])
+        self.register_buffer("kinds", kinds, persistent=False)
 
     def adopt(self, discretizer: Discretizer) -> None:
         """Take over the bins fitted to the training data."""
@@ -57,7 +61,7 @@ class TrajectoryModule(pl.LightningModule):
         loss = weighted_loss(losses, token_mask, self.loss_weights)
         # `TrainingMetrics` brings them to the loggers
         self.log("train/loss", loss, logger=False)
-        for kind, mean in losses_by_kind(self.gpt, losses.detach(), token_mask).items():
+        for kind, mean in losses_by_kind(losses.detach(), token_mask, self.kinds).items():
             self.log(f"train/loss_{kind}", mean, logger=False)
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], logger=False)
         return loss

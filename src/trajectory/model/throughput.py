@@ -55,6 +55,6 @@ class Throughput(pl.Callback):
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize()
         rate = self.tokens / (perf_counter() - self.began)
-        pl_module.log("train/tokens_per_second", rate)
-        pl_module.log("train/utilisation", rate * self.flops_per_token / self.product_flops)
+        pl_module.log("train/tokens_per_second", rate, logger=False)
+        pl_module.log("train/utilisation", rate * self.flops_per_token / self.product_flops, logger=False)
         self.began, self.tokens = None, 0
