@@ -1,13 +1,16 @@
-"""The planner's path for GPUs: compiled steps, against the search as it is elsewhere, and graphs where there is one."""
+"""The path for GPUs: compiled plans and trainings, against those of elsewhere, and graphs where there is a GPU."""
 
 from __future__ import annotations
 
+import csv
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from command_line import Refusal
+from command_line import TINY, Refusal, run_main
 from test_beam_search import DISCOUNT, DRAWN, SMALL, make_context, make_model, make_uniforms
 from trajectory import TrajectoryAgent
 from trajectory.errors import UserError
@@ -32,6 +35,20 @@ def test_compiled_steps_give_the_same_plan(positions: str) -> None:
         ]
         assert torch.equal(plans[0].tokens, plans[1].tokens)
         torch.testing.assert_close(plans[0].objective, plans[1].objective, rtol=0, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_a_compiled_training_is_the_same(tmp_path: Path) -> None:
+    losses = []
+    for compiled in ("true", "false"):
+        folder = tmp_path / compiled
+        overrides = [*TINY, "model.n_embd=64", "logger=csv", f"trainer.compile={compiled}", f"hydra.run.dir={folder}"]
+        process = run_main("train", *overrides, folder=tmp_path)
+        assert process.returncode == 0, process.stderr
+        with (folder / "metrics.csv").open() as file:
+            losses.append([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]])
+        assert json.loads((folder / "results.json").read_text())["steps"] == 6
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_half_precision_computes_in_it_and_gives_logits_in_the_models_own() -> None:
