@@ -19,6 +19,7 @@ from trajectory.data.card import draw_card
 from trajectory.data.datamodule import summarize
 from trajectory.data.source import locate
 from trajectory.environments import EnvironmentSettings
+from trajectory.files import write_file
 
 log = logging.getLogger("collect")
 
@@ -29,8 +30,8 @@ def collect(config: DictConfig, folder: Path) -> None:
     source = locate(given(config.dataset), settings(EnvironmentSettings, config.env, "env"))
     episodes = source.load()
     summary = summarize(episodes, source)
-    (folder / "data_card.png").write_bytes(draw_card(episodes, summary))
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_file(folder / "data_card.png", draw_card(episodes, summary))
+    write_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     facts = [*(f"  {key}: {value}" for key, value in summary.items()), f"data card: {folder / 'data_card.png'}"]
     log.info("\n".join(["the dataset:", *facts]))
 

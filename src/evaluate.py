@@ -17,6 +17,7 @@ from trajectory.config import EvaluationSettings, TrainerSettings, given, one_li
 from trajectory.environments import EnvironmentSettings, check_layout, make_environment
 from trajectory.errors import require
 from trajectory.evaluation.report import evaluate_and_report
+from trajectory.files import write_file
 from trajectory.hardware import device_for, set_threads
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.planning.agent import TrajectoryAgent, merge
@@ -47,7 +48,7 @@ def evaluate(config: DictConfig, folder: Path) -> float:
     agent = TrajectoryAgent(checkpoint.gpt, checkpoint.discretizer, planner, trained["tokenizer"]["discount"])
     set_threads(trainer.threads)
     resolved = {**given(config), "planner": asdict(planner), "env": asdict(environment)}
-    OmegaConf.save(OmegaConf.create(resolved), folder / "config.yaml")
+    write_file(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
     results = evaluate_and_report(
         folder,
         agent,

@@ -108,3 +108,55 @@ def test_online_without_an_account_is_refused_and_leaves_nothing(folder: Path, c
     assert list(folder.iterdir()) == []
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""
+
+
+def test_a_row_is_in_the_file_at_once_and_a_new_metric_keeps_the_rows_before_it(folder: Path) -> None:
+    file = MetricsFile(folder / "metrics.csv")
+    file.log_metrics({"loss": 0.5}, step=2)
+    assert rows(folder) == [{"loss": "0.5", "step": "2"}]
+    file.log_metrics({"loss": 0.25}, step=4)
+    file.log_metrics({"return": 7.0}, step=4)
+    assert rows(folder) == [
+        {"loss": "0.5", "return": "", "step": "2"},
+        {"loss": "0.25", "return": "", "step": "4"},
+        {"loss": "", "return": "7.0", "step": "4"},
+    ]
+
+
+def test_a_continued_run_logs_no_point_twice_and_cuts_off_half_a_row(folder: Path) -> None:
+    file = MetricsFile(folder / "metrics.csv")
+    for step in (2, 4, 6):
+        file.log_metrics({"loss": float(step)}, step=step)
+    file.log_metrics({"return": 7.0}, step=4)
+    before = rows(folder)
+    with (folder / "metrics.csv").open("a") as half:
+        half.write("8.0,")
+    continued = MetricsFile(folder / "metrics.csv")
+    for step in (4, 6):
+        continued.log_metrics({"loss": -1.0, "return": -1.0}, step=step)
+    continued.log_metrics({"loss": 8.0}, step=8)
+    expected = [*before, {"loss": "", "return": "-1.0", "step": "6"}, {"loss": "8.0", "return": "", "step": "8"}]
+    assert rows(folder) == expected
+
+
+def test_a_continued_offline_run_takes_the_place_of_the_killed_one_under_its_id(folder: Path) -> None:
+    """Of a killed run nothing that was not on the disk is left, here nothing at all."""
+    first = make_loggers(LoggerSettings(), folder, {})
+    for logger in first:
+        logger.log_metrics({"train/loss": 2.5}, step=1)
+    (killed,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    assert isinstance(first[1], WandbMetrics)
+    first[1].experiment.finish()
+    second = make_loggers(LoggerSettings(), folder, {})
+    for logger in second:
+        logger.log_metrics({"train/loss": 9.5}, step=1)
+        logger.log_metrics({"train/loss": 1.5}, step=2)
+    close_loggers(second, RESULTS, folder / "episode.mp4")
+    (record,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    assert record.name == killed.name
+    assert record != killed
+    content = record.read_bytes()
+    assert b"2.5" in content
+    assert b"1.5" in content
+    assert b"9.5" not in content
+    assert [row["train/loss"] for row in rows(folder)] == ["2.5", "1.5", ""]

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import trange
 
 from trajectory.data.episodes import Episodes
 from trajectory.errors import require
+from trajectory.files import write_file
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class CloningAgent:
 
     def save(self, path: Path) -> None:
         """Write the policy's weights as safetensors."""
-        save_file(self.policy.state_dict(), path)
+        write_file(path, save(self.policy.state_dict()))
 
 
 class _Policy(nn.Module):

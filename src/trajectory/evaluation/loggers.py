@@ -128,10 +128,10 @@ def make_loggers(settings: LoggerSettings, folder: Path, config: dict[str, Any])
     import wandb
 
     logging.getLogger("wandb").setLevel(logging.ERROR)
-    earlier = sorted((folder / "wandb").glob("*run-*-*"))
+    earlier = sorted((folder / "wandb").glob("*run-*/run-*.wandb"))
     init: Any = wandb.init
     run = init(
-        id=earlier[-1].name.rpartition("-")[2] if earlier else None,
+        id=earlier[-1].stem.removeprefix("run-") if earlier else None,
         resume="allow" if settings.mode == "online" else None,
         project=settings.project,
         dir=folder,
@@ -145,7 +145,7 @@ def make_loggers(settings: LoggerSettings, folder: Path, config: dict[str, Any])
             numbers = {name: float(value) for name, value in row.items()}
             run.log({"trainer/global_step": int(numbers.pop("step")), **numbers})
         for path in earlier:
-            shutil.rmtree(path)
+            shutil.rmtree(path.parent)
     return [file, WandbMetrics(run, file)]
 
 

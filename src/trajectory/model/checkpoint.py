@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -78,7 +80,10 @@ def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
     if end > 22 and data[end - 2 :] != b"\0\0" and data[end:] != _comment(data[:end]):
         raise _damaged(path, "its SHA-256 is not the one that was written with it")
     try:
-        content = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about kinds of pickles that no checkpoint has
+            content = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    except UnpicklingError as error:  # torch's own words tell how to execute it all the same
+        raise _damaged(path, "it asks for more than tensors, numbers and containers; nothing in it was run") from error
     except Exception as error:  # zip, pickle and torch raise whatever the damage leads them to
         raise _damaged(path, first_line(error)[:120]) from error
     if not isinstance(content, dict):
