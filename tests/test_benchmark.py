@@ -137,7 +137,7 @@ def test_all_planning_cases() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("benchmark.suites=[nosuch]", "benchmark.suites must be among planning, data, got 'nosuch'"),
+        ("benchmark.suites=[nosuch]", "benchmark.suites must be among planning, training, data, got 'nosuch'"),
         ("planner.beam_width=0", "planning.beam_widths must be numbers of at least 1, got [0]"),
         ("benchmark.threads=0", "benchmark.threads must be null or at least 1, got 0"),
         ("planning.environments=[lander]", "planning.environments must be among "),
