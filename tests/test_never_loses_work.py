@@ -225,7 +225,7 @@ def usage(process: subprocess.Popen[str]) -> dict[str, int]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads what Linux says of a process")
 def test_training_evaluating_and_saving_in_a_loop_needs_no_more_of_anything(tmp_path: Path) -> None:
-    """SOAK_SECONDS of it, the first quarter as a warm-up; the longest soak was one of half an hour."""
+    """SOAK_SECONDS of it, the first quarter as a warm-up."""
     seconds = float(os.environ.get("SOAK_SECONDS", "120"))
     command = (*RUN, "trainer.max_steps=10000000", "trainer.checkpoint_every_n_steps=10", "hydra.run.dir=run")
     # nobody reads its bars

@@ -317,6 +317,7 @@ def test_the_newest_unfinished_run_of_the_same_settings_is_continued(tmp_path: P
     run(tmp_path, "3", results={"interrupted": False})
     run(tmp_path, "4", seed=1)
     (tmp_path / "5").mkdir()
+    (run(tmp_path, "6") / "config.yaml").write_text("{of something else")
     assert chosen() == "2"
     assert chosen(debug=True, logger={"name": "csv"}) == "2"
     assert chosen(resume=False) == "new"

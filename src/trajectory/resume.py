@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,10 @@ def run_folder(parent: str, new: str, *, _root_: DictConfig) -> str:
         asked = OmegaConf.create({key: _root_._get_node(key) for key in _root_ if key != "hydra"})
         folders = sorted((path.parent for path in Path(parent).glob("*/config.yaml")), reverse=True)
         for folder in folders:
-            if not finished(folder) and not in_use(folder) and not differences(folder, asked):
-                return str(folder)
+            # whatever others left there, and whatever is wrong with this config, is not said here
+            with suppress(Exception):
+                if not finished(folder) and not in_use(folder) and not differences(folder, asked):
+                    return str(folder)
     return f"{parent}/{new}"
 
 
