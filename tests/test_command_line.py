@@ -75,7 +75,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(place: Path) -> Run:
-    return finished(run_main("train", *TINY, folder=place), place)
+    # bars draw every step: on a fast machine the whole run takes less than the tenth of a second in between
+    return finished(run_main("train", *TINY, folder=place, TQDM_MININTERVAL="0"), place)
 
 
 @pytest.fixture(scope="module")

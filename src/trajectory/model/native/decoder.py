@@ -22,7 +22,7 @@ from trajectory.model.native.library import compiled, share
 
 TILE = 96  # tokens that go through the layers together: their activations fit into a core's cache
 TOKENS_PER_THREAD = 16  # fewer are not worth another thread
-FIRST_TRIALS, TRIAL_INTERVAL = 3, 1_000  # of one thread against many: so many at first, then once in so many calls
+TRIAL_INTERVAL = 1_000  # calls, between trials of one thread against many; before, at every power of two
 LONGEST = 4_096  # transitions of a sequence with rotary positions
 
 
@@ -132,7 +132,8 @@ class _Threads:
     def run(self, work: Callable[[int, int], None], parts: int) -> None:
         """Call `work(part, parts)` for every part; it may be called again with the same effect."""
         if parts > 1:
-            if self.calls < FIRST_TRIALS or self.calls % TRIAL_INTERVAL == 0:
+            early = self.calls < TRIAL_INTERVAL and self.calls & (self.calls - 1) == 0
+            if early or self.calls % TRIAL_INTERVAL == 0:
                 one, many = (min(self._seconds(work, count) for _ in range(2)) for count in (1, parts))
                 self.gain += (math.log(one / many) - self.gain) / 2
             self.calls += 1
