@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +19,24 @@ import hydra
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from trajectory.baselines.cloning import CloningSettings, train_cloning
 from trajectory.config import EvaluationSettings, TrainerSettings, check_complete, given, one_line_errors, settings
 from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
 from trajectory.data.source import locate
+from trajectory.distributed import all_ranks, by_srun, check_processes, quiet_unless_first, rank
 from trajectory.environments import EnvironmentSettings, make_environment
 from trajectory.errors import require
 from trajectory.evaluation.callback import PlanningEvaluation
 from trajectory.evaluation.loggers import LoggerSettings, check_account, close_loggers, log_image, make_loggers
 from trajectory.evaluation.report import evaluate_and_report
 from trajectory.evaluation.rollout import Agent
-from trajectory.hardware import device_for, precision_for, set_threads
+from trajectory.hardware import check_devices, device_for, precision_for, set_threads
 from trajectory.model.callbacks import LastCheckpoint, TrainingProgress
 from trajectory.model.gpt import GPTSettings
-from trajectory.model.module import TrajectoryModule
+from trajectory.model.module import TrajectoryModule, strategy_for
 from trajectory.model.optimization import OptimizerSettings
 from trajectory.planning.agent import TrajectoryAgent
 from trajectory.planning.settings import PlannerSettings
@@ -41,6 +46,11 @@ log = logging.getLogger("train")
 
 def train(config: DictConfig, folder: Path) -> float:
     """One run: everything it leaves is under `folder`; returns the mean return of the final episodes."""
+    with ExitStack() as ranks:
+        return _train(config, folder, ranks)
+
+
+def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
     check_complete(config)
     # all settings are checked before anything is recorded or trained
     planner = settings(PlannerSettings, config.planner, "planner")
@@ -60,8 +70,12 @@ def train(config: DictConfig, folder: Path) -> float:
     environment = settings(EnvironmentSettings, config.env, "env")
     make_environment(environment).close()
 
-    threads = set_threads(trainer_settings.threads)
+    devices, processes = trainer_settings.devices, trainer_settings.processes
+    check_processes(devices, trainer_settings.num_nodes)
+    require(baseline is None or processes == 1, "baseline", "null with several processes", "given")
+    threads = set_threads(trainer_settings.threads, devices)
     device = device_for(trainer_settings.accelerator)
+    check_devices(device, devices)
     planner.check_device(device.type)
     precision = precision_for(trainer_settings.precision, device)
     pl.seed_everything(config.seed, verbose=False)
@@ -76,12 +90,14 @@ def train(config: DictConfig, folder: Path) -> float:
         seed=config.seed,
     )
     data.setup()
-    (folder / "data_card.png").write_bytes(data.card)
-    log.info("dataset %(id)s: %(episodes)d episodes, %(steps)d steps, mean return %(return_mean).1f", data.summary)
-    log.info("training on %s in %s with %d CPU threads", device, precision, threads)
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
-    loggers = make_loggers(logger, folder, given(config))
-    log_image(loggers, "data/card", folder / "data_card.png")
+    loggers: list[Logger] = []
+    if rank() == 0:
+        (folder / "data_card.png").write_bytes(data.card)
+        log.info("dataset %(id)s: %(episodes)d episodes, %(steps)d steps, mean return %(return_mean).1f", data.summary)
+        log.info("training on %s in %s, %d processes, %d CPU threads each", device, precision, processes, threads)
+        OmegaConf.save(config, folder / "config.yaml", resolve=True)
+        loggers = make_loggers(logger, folder, given(config))
+        log_image(loggers, "data/card", folder / "data_card.png")
 
     agent: Agent
     facts: dict[str, Any] = {"dataset": data.summary, "seed": config.seed, "checkpoint": str(folder / "last.ckpt")}
@@ -110,12 +126,20 @@ def train(config: DictConfig, folder: Path) -> float:
             max_steps=evaluation.max_steps,
             best_path=folder / "best.ckpt",
         )
+        # from here on the other ranks take part; each draws a dropout of its own
+        ranks.enter_context(all_ranks(devices, device, partial(train, config, folder)))
+        if processes > 1:
+            pl.seed_everything((config.seed + rank()) % 2**32, verbose=False)
         last = LastCheckpoint(folder / "last.ckpt", trainer_settings.checkpoint_every_n_steps)
         trainer = pl.Trainer(
             max_steps=trainer_settings.max_steps,
             max_epochs=-1,
             accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=1,
+            devices=devices,
+            num_nodes=trainer_settings.num_nodes,
+            strategy=strategy_for(trainer_settings.strategy, processes),
+            plugins=cluster_environment(processes),
+            use_distributed_sampler=False,
             precision=precision,
             gradient_clip_val=trainer_settings.gradient_clip,
             log_every_n_steps=trainer_settings.log_every_n_steps,
@@ -127,8 +151,9 @@ def train(config: DictConfig, folder: Path) -> float:
         )
         trainer.fit(module, data)
         module.to(device).eval()
-        agent = TrajectoryAgent(module.gpt, module.discretizer, planner, tokenizer.discount)
-        facts |= {"planner": asdict(planner), "steps": trainer.global_step, "evaluations": planning.history}
+        agent = TrajectoryAgent(module.whole_gpt().eval(), module.discretizer, planner, tokenizer.discount)
+        facts |= {"planner": asdict(planner), "steps": trainer.global_step, "world_size": processes}
+        facts |= {"evaluations": planning.history}
     trained = time.perf_counter()
     results = evaluate_and_report(
         folder,
@@ -144,6 +169,13 @@ def train(config: DictConfig, folder: Path) -> float:
     return results["return_mean"]
 
 
+def cluster_environment(processes: int) -> list[Any]:
+    """Where Lightning finds rank and addresses: what srun says, or torchrun's variables, which are ours too."""
+    if processes == 1:
+        return []
+    return [SLURMEnvironment(auto_requeue=False) if by_srun() else LightningEnvironment()]
+
+
 @hydra.main(config_path="../conf", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> float:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -154,4 +186,5 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with quiet_unless_first():
+        main()

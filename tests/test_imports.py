@@ -21,7 +21,7 @@ PACKAGE = SRC / "trajectory"
 # the rooms of the house from the ground up; those of one floor do not know each other
 FLOORS: list[set[str]] = [
     {"errors", "transition"},
-    {"config", "hardware", "environments"},
+    {"config", "distributed", "hardware", "environments"},
     {"behaviour"},
     {"data"},
     {"model", "baselines"},

@@ -80,12 +80,17 @@ class ShuffledBatches(Sampler):
 
     The order depends on (seed, epoch) alone and is computed some rows at a time (`shuffled`), so that it needs no
     memory however many rows there are. A dataset smaller than one batch gives one batch of all rows.
+
+    Args:
+        batch_size: of the batches that all ranks share, each taking its own part of every one.
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int) -> None:
+    def __init__(self, rows: int, batch_size: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
         self.rows = rows
         self.batch_size = min(batch_size, rows)
         self.seed = seed
+        self.rank = rank
+        self.ranks = ranks
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -101,7 +106,8 @@ class ShuffledBatches(Sampler):
             last = min(first + batches_at_once, len(self))
             positions = np.arange(first * self.batch_size, last * self.batch_size)
             order = shuffled(positions, self.rows, (self.seed, self.epoch))
-            yield from torch.from_numpy(order).split(self.batch_size)
+            for batch in torch.from_numpy(order).split(self.batch_size):
+                yield batch.tensor_split(self.ranks)[self.rank]
 
 
 ROUNDS = 6  # of the Feistel network; four make a pseudo-random permutation from a random function

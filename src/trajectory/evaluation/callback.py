@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 
 from trajectory.environments import EnvironmentSettings
 from trajectory.evaluation.results import summarize_rollouts
-from trajectory.evaluation.rollout import run_episodes
+from trajectory.evaluation.rollout import run_on_all_ranks
 from trajectory.model.callbacks import save_checkpoint
 from trajectory.model.module import TrajectoryModule
 from trajectory.planning.agent import TrajectoryAgent
@@ -70,8 +70,8 @@ class PlanningEvaluation(pl.Callback):
         assert isinstance(module, TrajectoryModule)
         modes = [(part, part.training) for part in module.modules()]
         module.eval()
-        agent = TrajectoryAgent(module.gpt, module.discretizer, self.planner, self.discount)
-        rollouts = run_episodes(agent, self.environment, self.seeds, max_steps=self.max_steps)
+        agent = TrajectoryAgent(module.whole_gpt().eval(), module.discretizer, self.planner, self.discount)
+        rollouts = run_on_all_ranks(agent, self.environment, self.seeds, max_steps=self.max_steps)
         for part, training in modes:
             part.training = training
         summary = summarize_rollouts(rollouts, self.environment.reference)

@@ -13,7 +13,8 @@ class TrainingProgress(pl.Callback):
     """One bar over all training steps, with the time left and the loss."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.bar = tqdm(total=trainer.max_steps, initial=trainer.global_step, desc="training", unit="step")
+        quiet = not trainer.is_global_zero
+        self.bar = tqdm(total=trainer.max_steps, initial=trainer.global_step, desc="training", unit="step", disable=quiet)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -44,7 +45,8 @@ class LastCheckpoint(pl.Callback):
 
 
 def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
-    """Write a checkpoint under a temporary name and rename it into place."""
+    """Write a checkpoint under a temporary name and rename it into place; all ranks must come here."""
     temporary = path.with_suffix(".tmp")
     trainer.save_checkpoint(temporary)
-    temporary.replace(path)
+    if trainer.is_global_zero:
+        temporary.replace(path)

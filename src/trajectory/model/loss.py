@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trajectory.distributed import mean_over_ranks, sum_over_ranks
 from trajectory.model.gpt import GPT
 from trajectory.transition import TokenKind
 
@@ -28,17 +29,21 @@ def token_losses(gpt: GPT, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor
 
 
 def weighted_loss(losses: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
-    """Mean over the unmasked tokens of their weighted losses; `weights` (D,) by dimension of the transition."""
+    """Mean over the unmasked tokens of their weighted losses; `weights` (D,) by dimension of the transition.
+
+    Ranks divide by their mean number of tokens, so that the mean over ranks is the mean over the tokens of all.
+    """
     D = len(weights)
     repeated = weights.repeat((losses.shape[1] + 1) // D)[1:]
-    return (losses * mask * repeated).sum() / mask.sum()
+    return (losses * mask * repeated).sum() / mean_over_ranks(mask.sum())
 
 
 def losses_by_kind(gpt: GPT, losses: Tensor, mask: Tensor) -> dict[TokenKind, Tensor]:
-    """Mean loss of each kind of token, unweighted."""
+    """Mean loss of each kind of token over all ranks, unweighted."""
     kinds = gpt.layout.kinds() * ((losses.shape[1] + 1) // gpt.layout.transition_dim)
-    means = {}
+    totals = []
     for kind in TokenKind:
         chosen = mask & torch.tensor([k is kind for k in kinds[1:]], device=mask.device)
-        means[kind] = (losses * chosen).sum() / chosen.sum()
-    return means
+        totals.append(torch.stack([(losses * chosen).sum(), chosen.sum()]))
+    sums, counts = sum_over_ranks(torch.stack(totals)).T
+    return dict(zip(TokenKind, sums / counts, strict=True))
