@@ -28,6 +28,7 @@ def evaluate(config: DictConfig, folder: Path) -> float:
     """Plan `evaluation.episodes` episodes; returns their mean return."""
     evaluation = settings(EvaluationSettings, config.evaluation, "evaluation")
     trainer = settings(TrainerSettings, config.trainer, "trainer")
+    require(trainer.processes == 1, "trainer.devices", "1 for an evaluation", trainer.devices)
     checkpoint = load_checkpoint(config.checkpoint, device_for(trainer.accelerator))
     trained = checkpoint.hyperparameters
     planner = settings(PlannerSettings, merge(trained["planner"], given(config.planner)), "planner")

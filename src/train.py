@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from trajectory.baselines.cloning import CloningSettings, train_cloning
 from trajectory.config import EvaluationSettings, TrainerSettings, check_complete, given, one_line_errors, settings
 from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
 from trajectory.data.source import locate
+from trajectory.distributed import all_ranks, by_srun, check_processes, from_all_ranks, quiet_unless_first, rank
 from trajectory.environments import EnvironmentSettings, make_environment
 from trajectory.errors import require
 from trajectory.evaluation.callback import PlanningEvaluation
@@ -35,7 +39,7 @@ from trajectory.evaluation.loggers import LoggerSettings, check_account, close_l
 from trajectory.evaluation.report import evaluate_and_report
 from trajectory.evaluation.rollout import Agent
 from trajectory.files import write_file
-from trajectory.hardware import device_for, keep_memory, precision_for, product_flops, set_threads
+from trajectory.hardware import check_devices, device_for, keep_memory, precision_for, product_flops, set_threads
 from trajectory.interruption import Interruption
 from trajectory.model.callbacks import (
     CheckpointFiles,
@@ -46,7 +50,7 @@ from trajectory.model.callbacks import (
 )
 from trajectory.model.checkpoint import read_checkpoint
 from trajectory.model.gpt import GPTSettings
-from trajectory.model.module import TrajectoryModule
+from trajectory.model.module import TrajectoryModule, strategy_for
 from trajectory.model.optimization import OptimizerSettings
 from trajectory.model.throughput import Throughput, training_flops
 from trajectory.planning.agent import TrajectoryAgent
@@ -58,6 +62,11 @@ log = logging.getLogger("train")
 
 def train(config: DictConfig, folder: Path) -> float:
     """One run: everything it leaves is under `folder`; returns the mean return of the final episodes."""
+    with ExitStack() as ranks:
+        return _train(config, folder, ranks)
+
+
+def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
     check_complete(config)
     # all settings are checked before anything is recorded or trained
     planner = settings(PlannerSettings, config.planner, "planner")
@@ -77,8 +86,12 @@ def train(config: DictConfig, folder: Path) -> float:
     environment = settings(EnvironmentSettings, config.env, "env")
     make_environment(environment).close()
 
-    checkpoint = checkpoint_to_continue(config, folder)
-    known = finished(folder) if config.resume else None
+    devices, processes = trainer_settings.devices, trainer_settings.processes
+    check_processes(devices, trainer_settings.num_nodes)
+    require(baseline is None or processes == 1, "baseline", "null with several processes", "given")
+    # the first rank finds what to continue, and tells the others once they are connected
+    checkpoint = checkpoint_to_continue(config, folder) if rank() == 0 else None
+    known = finished(folder) if config.resume and rank() == 0 else None
     if known is not None:
         log.info("the run of %s is finished: mean return %.1f", folder, known["return_mean"])
         return known["return_mean"]
@@ -89,13 +102,14 @@ def train(config: DictConfig, folder: Path) -> float:
         log.info("going on from step %d of %s", earlier["global_step"], checkpoint)
     elif config.resume:
         log.info("there is no checkpoint to go on from: beginning anew in %s", folder)
-    if not checkpoint:
+    if not checkpoint and rank() == 0:
         write_file(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
     # rounding depends on the number of threads
     auto = trainer_settings.threads == "auto" and checkpoint
-    threads = set_threads(str(process["threads"]) if auto else trainer_settings.threads)
+    threads = set_threads(str(process["threads"]) if auto else trainer_settings.threads, devices)
     device = device_for(trainer_settings.accelerator)
+    check_devices(device, devices)
     planner.check_device(device.type)
     precision = precision_for(trainer_settings.precision, device)
     pl.seed_everything(config.seed, verbose=False)
@@ -114,11 +128,13 @@ def train(config: DictConfig, folder: Path) -> float:
         trained_on = earlier["hyper_parameters"]["dataset"]
         rule = f"the data with content_hash {trained_on['content_hash']}, on which {checkpoint} was trained"
         require(trained_on == data.summary, "dataset", rule, data.summary["content_hash"])
-    write_file(folder / "data_card.png", data.card)
-    log.info("dataset %(id)s: %(episodes)d episodes, %(steps)d steps, mean return %(return_mean).1f", data.summary)
-    log.info("training on %s in %s with %d CPU threads", device, precision, threads)
-    loggers = make_loggers(logger, folder, given(config))
-    log_image(loggers, "data/card", folder / "data_card.png")
+    loggers: list[Logger] = []
+    if rank() == 0:
+        write_file(folder / "data_card.png", data.card)
+        log.info("dataset %(id)s: %(episodes)d episodes, %(steps)d steps, mean return %(return_mean).1f", data.summary)
+        log.info("training on %s in %s, %d processes, %d CPU threads each", device, precision, processes, threads)
+        loggers = make_loggers(logger, folder, given(config))
+        log_image(loggers, "data/card", folder / "data_card.png")
 
     interruption = Interruption()
     agent: Agent
@@ -154,23 +170,35 @@ def train(config: DictConfig, folder: Path) -> float:
             best_path=folder / "best.ckpt",
             interruption=interruption,
         )
+        # from here on the other ranks take part; each draws a dropout of its own
+        ranks.enter_context(all_ranks(devices, device, partial(train, config, folder)))
+        if processes > 1:
+            pl.seed_everything((config.seed + rank()) % 2**32, verbose=False)
+            checkpoint, threads = from_all_ranks((checkpoint, threads))[0]
+            torch.set_num_threads(threads)
         every = trainer_settings.log_every_n_steps
         product_type = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
-        speed = Throughput(training_flops(module.gpt), product_flops(device, product_type), every)
+        products = processes * product_flops(device, product_type)
+        speed = Throughput(training_flops(module.gpt), products, every)
         metrics = TrainingMetrics(every)
         guard = FiniteGradients(skip=trainer_settings.skip_nonfinite)
         last = LastCheckpoint(folder / LAST, trainer_settings.checkpoint_every_n_steps, interruption)
+        # the strategy that shares out the weights writes files of its own
+        files = [CheckpointFiles()] if trainer_settings.strategy != "fsdp" else []
         trainer = pl.Trainer(
             max_steps=trainer_settings.max_steps,
             max_epochs=-1,
             accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=1,
+            devices=devices,
+            num_nodes=trainer_settings.num_nodes,
+            strategy=strategy_for(trainer_settings.strategy, processes),
+            use_distributed_sampler=False,
             precision=precision,
             gradient_clip_val=trainer_settings.gradient_clip,
             logger=loggers,
             # the checkpoint comes last, with all that was done until then
             callbacks=[guard, speed, TrainingProgress(every), metrics, planning, last],
-            plugins=[CheckpointFiles()],
+            plugins=[cluster_environment(), *files],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -180,9 +208,10 @@ def train(config: DictConfig, folder: Path) -> float:
             trainer.fit(module, data, ckpt_path=checkpoint)
         interruption.leave_if_preempted()
         module.to(device).eval()
-        agent = TrajectoryAgent(module.gpt, module.discretizer, planner, tokenizer.discount)
-        facts |= {"planner": asdict(planner), "steps": trainer.global_step, "evaluations": planning.history}
-        facts |= {"skipped_steps": guard.skipped, "interrupted": trainer.global_step < trainer_settings.max_steps}
+        agent = TrajectoryAgent(module.whole_gpt().eval(), module.discretizer, planner, tokenizer.discount)
+        facts |= {"planner": asdict(planner), "steps": trainer.global_step, "world_size": processes}
+        facts |= {"evaluations": planning.history, "skipped_steps": guard.skipped}
+        facts |= {"interrupted": trainer.global_step < trainer_settings.max_steps}
     trained = time.perf_counter()
     with interruption.handled(patient=False):
         results = evaluate_and_report(
@@ -202,6 +231,11 @@ def train(config: DictConfig, folder: Path) -> float:
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 
 
+def cluster_environment() -> Any:
+    """Where Lightning finds rank and addresses: what srun says, or torchrun's variables, which are ours too."""
+    return SLURMEnvironment(auto_requeue=False) if by_srun() else LightningEnvironment()
+
+
 @hydra.main(config_path="../conf", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> float:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -212,4 +246,5 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with quiet_unless_first():
+        main()

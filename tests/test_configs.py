@@ -39,6 +39,8 @@ MANDATORY = {  # what an option leaves to be given
     "minari": ("dataset.id=some/dataset-v0",),
     "d4rl": ("dataset.path=some.hdf5",),
     "own": ("dataset.path=some", "dataset.id=some/dataset-v0"),
+    "ddp": ("trainer.devices=2",),
+    "fsdp": ("trainer.devices=2",),
     "gym": ("env.id=Swimmer-v5",),
 }
 

@@ -21,7 +21,7 @@ PACKAGE = SRC / "trajectory"
 # the rooms of the house from the ground up; those of one floor do not know each other
 FLOORS: list[set[str]] = [
     {"errors", "transition"},
-    {"config", "files", "hardware", "environments", "interruption", "resume"},
+    {"config", "distributed", "files", "hardware", "environments", "interruption", "resume"},
     {"behaviour"},
     {"data"},
     {"model", "baselines"},
@@ -34,8 +34,10 @@ LIGHTNING_FILES = {
     "data/datamodule.py",
     "model/module.py",
     "model/callbacks.py",
+    "model/throughput.py",
     "evaluation/callback.py",
     "evaluation/loggers.py",
+    "benchmarks/training.py",
 }
 RECIPE = PACKAGE / "behaviour" / "recipe.py"
 EXTRAS = {RECIPE: "behaviour", PACKAGE / "data" / "own.py": "parquet"}  # files that import an optional extra, late

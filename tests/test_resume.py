@@ -97,7 +97,7 @@ def assert_same_end(one: Path, other: Path) -> None:
     left, right = read_checkpoint(one), read_checkpoint(other)
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step"):
         assert same(left[key], right[key]), key
-    for key in ("torch", "numpy", "python", "threads"):
+    for key in ("generators", "threads"):
         assert same(left["process"][key], right["process"][key]), key
 
 

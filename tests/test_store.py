@@ -23,11 +23,11 @@ from trajectory.data import store as module
 from trajectory.data.store import (
     HIDDEN,
     check_id,
-    check_writable,
     hidden_store,
     in_store,
     load_episodes,
     metadata_of,
+    only_writer,
     save_episodes,
 )
 from trajectory.environments import EnvironmentSettings
@@ -158,8 +158,9 @@ class TestWholeOrNotAtAll:
         file = tmp_path / "file"
         file.touch()
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(file))
-        with pytest.raises(UserError, match=f"MINARI_DATASETS_PATH must be a folder.*got {file}"):
-            check_writable()
+        refused = pytest.raises(UserError, match=f"MINARI_DATASETS_PATH must be a folder.*got {file}")
+        with refused, only_writer("toy/pendulum-v0"):
+            pytest.fail("recorded all the same")
 
     def test_the_first_dataset_of_an_id_stays(self, store: Path) -> None:
         save("toy/pendulum-v0", made_up_episodes(2))

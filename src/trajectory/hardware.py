@@ -25,6 +25,13 @@ def device_for(accelerator: str) -> torch.device:
     return torch.device("cuda" if accelerator != "cpu" and there else "cpu")
 
 
+def check_devices(device: torch.device, devices: int) -> None:
+    """Raise a `UserError` for more GPUs than this machine has."""
+    there = torch.cuda.device_count()
+    few = device.type == "cuda" and devices > there
+    require(not few, "trainer.devices", f"at most {there}, the GPUs of this machine", devices)
+
+
 def precision_for(precision: str, device: torch.device) -> Any:
     """Lightning's precision: bfloat16 only where it is native; CPUs emulate it up to a hundred times slower."""
     if precision != "auto":
@@ -32,8 +39,10 @@ def precision_for(precision: str, device: torch.device) -> Any:
     return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
 
 
-def set_threads(threads: str) -> int:
+def set_threads(threads: str, processes: int = 1) -> int:
     """Set torch's CPU threads: a given number, or for `auto` the fastest of one, half and all usable cores.
+
+    The cores are shared among that many processes of this machine.
 
     Measured on products of the size that planning and small trainings do, since on a busy machine more threads can be
     slower.
@@ -42,6 +51,7 @@ def set_threads(threads: str) -> int:
         torch.set_num_threads(int(threads))
         return int(threads)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = max(1, cores // processes)
     seconds = {count: _product_seconds(count) for count in sorted({1, max(1, cores // 2), cores})}
     best = min(seconds, key=lambda count: seconds[count])
     torch.set_num_threads(best)

@@ -11,7 +11,7 @@ from typing import Any
 
 from trajectory.behaviour.policy import GaussianPolicy
 from trajectory.behaviour.record import record_episodes
-from trajectory.data.store import check_writable, in_store, save_episodes
+from trajectory.data.store import in_store, only_writer, save_episodes
 from trajectory.environments import EnvironmentSettings, make_environment
 from trajectory.errors import require
 
@@ -73,8 +73,14 @@ def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: Any
     dataset_id = builtin_id(name, quality, steps, seed)
     if in_store(dataset_id):
         return dataset_id
-    check_writable()
-    policies = [GaussianPolicy.load(path) for path in policy_files(name, quality)]
+    with only_writer(dataset_id):
+        if not in_store(dataset_id):
+            _record(dataset_id, environment, quality, steps, seed)
+    return dataset_id
+
+
+def _record(dataset_id: str, environment: EnvironmentSettings, quality: str, steps: int, seed: int) -> None:
+    policies = [GaussianPolicy.load(path) for path in policy_files(environment.name, quality)]
     provenance = {
         "steps": steps,
         "seed": seed,
@@ -93,7 +99,6 @@ def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: Any
             f"Provenance: {json.dumps(provenance)}"
         ),
     )
-    return dataset_id
 
 
 def describe(policies: list[GaussianPolicy]) -> str:

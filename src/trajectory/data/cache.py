@@ -1,9 +1,9 @@
 """Tokenised datasets on disk, so that a second start on the same data does not tokenise again.
 
 An entry is a folder named by a hash of all that it depends on: the data's own bytes, the settings, and the code that
-tokenises. It is written under another name and renamed, so that it is there as a whole or not at all and two runs that
-start at once both end up with one. Its files are held against their hashes before they are used. Deleting any of it
-is always safe.
+tokenises. It is written under another name and renamed, so that it is there as a whole or not at all, and of runs that
+start at once one makes it while the others wait. Its files are held against their hashes before they are used. Deleting
+any of it is always safe.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from trajectory.data.discretizer import Discretizer
-from trajectory.data.store import HIDDEN, remove_stale
+from trajectory.data.store import HIDDEN, exclusive, remove_stale
 from trajectory.errors import UserError
 
 CACHE_VARIABLE = "TRAJECTORY_CACHE"
@@ -97,6 +98,17 @@ def load_tokens(key: str) -> TokenizedData | None:
         log.warning("%s is damaged and made anew: %s", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         return None
+
+
+@contextmanager
+def token_lock(key: str, dataset_id: str) -> Generator[None]:
+    """Only one process at a time makes the entry of a key; where the cache cannot be written, each its own."""
+    root = cache_path()
+    with ExitStack() as stack:
+        with suppress(OSError):
+            root.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(exclusive(root / f".{key}.lock", f"tokenises {dataset_id}"))
+        yield
 
 
 def save_tokens(key: str, data: TokenizedData) -> None:

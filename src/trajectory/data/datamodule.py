@@ -12,13 +12,14 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from trajectory.data.cache import TokenizedData, cache_key, load_tokens, save_tokens
+from trajectory.data.cache import TokenizedData, cache_key, load_tokens, save_tokens, token_lock
 from trajectory.data.card import draw_card
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.episodes import Episodes
 from trajectory.data.returns import return_to_go, shape_rewards
 from trajectory.data.source import Source
 from trajectory.data.windows import ShuffledBatches, TokenWindows, tokenize
+from trajectory.distributed import rank, world_size
 from trajectory.errors import require
 from trajectory.transition import TransitionLayout
 
@@ -71,9 +72,12 @@ class TrajectoryDataModule(pl.LightningDataModule):
         key = cache_key(self.source.files, {"source": self.source.about(), "tokenizer": asdict(self.tokenizer)})
         data = load_tokens(key)
         if data is None:
-            data = tokenize_source(self.source, self.tokenizer)
-            release_memory()
-            save_tokens(key, data)
+            with token_lock(key, self.source.id):
+                data = load_tokens(key)
+                if data is None:
+                    data = tokenize_source(self.source, self.tokenizer)
+                    release_memory()
+                    save_tokens(key, data)
         self.summary = {name: value for name, value in data.summary.items() if name != "layout"}
         self.layout = TransitionLayout(**data.summary["layout"])
         self.discretizer = data.discretizer
@@ -81,7 +85,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         self.windows = TokenWindows(data.tokens, data.ends, data.terminated, self.window, self.tokenizer.bins)
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of (tokens, mask), gathered by index; their order depends on seed and epoch alone.
+        """This rank's parts of batches of (tokens, mask), whose order depends on seed and epoch alone.
 
         A training that Lightning continues from a checkpoint begins with the first batch that it has not seen.
         """
@@ -89,7 +93,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         if self.trainer:
             self.windows.to(self.trainer.strategy.root_device)
         seen = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
-        self.batches = ShuffledBatches(len(self.windows), self.batch_size, self.seed)
+        self.batches = ShuffledBatches(len(self.windows), self.batch_size, self.seed, rank(), world_size())
         self.batches.start = seen % len(self.batches)
         # a generator of its own: an iterator draws from it, which must not depend on where a training was continued
         return DataLoader(self.windows, sampler=self.batches, batch_size=None, generator=torch.Generator())

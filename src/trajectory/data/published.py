@@ -9,7 +9,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import minari
 
-from trajectory.data.store import check_id, hidden_store, in_store, load_episodes, store_path
+from trajectory.data.store import check_id, hidden_store, in_store, load_episodes, only_writer, store_path
 from trajectory.environments import EnvironmentSettings, check_layout, make_environment
 from trajectory.errors import UserError, first_line
 
@@ -28,8 +28,14 @@ def ensure_published(dataset_id: str, environment: EnvironmentSettings) -> None:
     check_id(dataset_id)
     if in_store(dataset_id):
         return
-    owner = f"dataset.id={dataset_id!r}"
     _check_network(dataset_id)
+    with only_writer(dataset_id):
+        if not in_store(dataset_id):
+            _download(dataset_id, environment)
+
+
+def _download(dataset_id: str, environment: EnvironmentSettings) -> None:
+    owner = f"dataset.id={dataset_id!r}"
     with hidden_store(dataset_id):
         try:
             minari.download_dataset(dataset_id)

@@ -93,13 +93,18 @@ class ShuffledBatches(Sampler):
     The order depends on (seed, epoch) alone and is computed some rows at a time (`shuffled`), so that it needs no
     memory however many rows there are. A dataset smaller than one batch gives one batch of all rows.
     `start` batches of the first epoch are left out: those that the run which this one continues has seen.
+
+    Args:
+        batch_size: of the batches that all ranks share, each taking its own part of every one.
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int) -> None:
+    def __init__(self, rows: int, batch_size: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
         self.rows = rows
         self.batch_size = min(batch_size, rows)
         self.seed = seed
         self.start = 0
+        self.rank = rank
+        self.ranks = ranks
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -114,10 +119,11 @@ class ShuffledBatches(Sampler):
         start, self.start = self.start, 0
         for first in range(start, len(self), batches_at_once):
             last = min(first + batches_at_once, len(self))
-            yield from self.rows_of(first, last).split(self.batch_size)
+            for batch in self.rows_of(first, last).split(self.batch_size):
+                yield batch.tensor_split(self.ranks)[self.rank]
 
     def rows_of(self, first: int, last: int) -> Tensor:
-        """The rows of this epoch's batches from `first` to before `last`, one after the other."""
+        """The rows of this epoch's batches from `first` to before `last`, one after the other, for all ranks."""
         positions = np.arange(first * self.batch_size, last * self.batch_size)
         return torch.from_numpy(shuffled(positions, self.rows, (self.seed, self.epoch)))
 

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 
 from trajectory.environments import EnvironmentSettings
 from trajectory.evaluation.results import summarize_rollouts
-from trajectory.evaluation.rollout import BrokenOff, run_episodes
+from trajectory.evaluation.rollout import BrokenOff, run_on_all_ranks
 from trajectory.interruption import Interruption
 from trajectory.model.module import TrajectoryModule
 from trajectory.planning.agent import TrajectoryAgent
@@ -98,11 +98,11 @@ class PlanningEvaluation(pl.Callback):
         assert isinstance(module, TrajectoryModule)
         modes = [(part, part.training) for part in module.modules()]
         module.eval()
-        agent = TrajectoryAgent(module.gpt, module.discretizer, self.planner, self.discount)
+        agent = TrajectoryAgent(module.whole_gpt().eval(), module.discretizer, self.planner, self.discount)
         # the last step's is not broken off: no step after it would make up for it
         stop = (lambda: self.interruption.requested) if trainer.global_step < trainer.max_steps else None
         try:
-            rollouts = run_episodes(agent, self.environment, self.seeds, max_steps=self.max_steps, stop=stop)
+            rollouts = run_on_all_ranks(agent, self.environment, self.seeds, max_steps=self.max_steps, stop=stop)
         finally:
             for part, training in modes:
                 part.training = training

@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from trajectory.distributed import rank
 from trajectory.environments import EnvironmentSettings, make_environment
 from trajectory.evaluation.results import format_table, provenance, summarize_rollouts, write_results
-from trajectory.evaluation.rollout import Agent, run_episodes
+from trajectory.evaluation.rollout import Agent, run_on_all_ranks
 from trajectory.evaluation.video import write_video
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def evaluate_and_report(
     wall_clock_s: dict[str, float],
     close: Callable[[dict[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
-    """Run one episode per seed and leave `episode.mp4` and, as the last thing, `results.json` in the run's folder.
+    """Run one episode per seed, dealt out among the ranks; the first leaves `episode.mp4` and, last, `results.json`.
 
     Args:
         facts: what else goes into the results: `dataset`, `planner` and the like.
@@ -38,7 +39,7 @@ def evaluate_and_report(
     Returns:
         The results as written.
     """
-    rollouts = run_episodes(agent, environment, seeds, max_steps=max_steps, record_first=video)
+    rollouts = run_on_all_ranks(agent, environment, seeds, max_steps=max_steps, record_first=video)
     results = {
         "environment": asdict(environment),
         **facts,
@@ -46,6 +47,8 @@ def evaluate_and_report(
         "wall_clock_s": {**wall_clock_s, "evaluate": rollouts.seconds},
         **provenance(),
     }
+    if rank() > 0:
+        return results
     if video:
         env = make_environment(environment)
         problem = write_video(folder / "episode.mp4", env, rollouts.episodes[0].states)

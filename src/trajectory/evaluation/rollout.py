@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from trajectory.distributed import from_all_ranks, rank, world_size
 from trajectory.environments import EnvironmentSettings, make_environment
 
 
@@ -110,6 +111,39 @@ def run_episodes(
     for env in envs:
         env.close()
     return Rollouts(results, 1_000 * float(np.mean(latencies)), time.perf_counter() - began)
+
+
+def run_on_all_ranks(
+    agent: Agent,
+    environment: EnvironmentSettings,
+    seeds: Sequence[int],
+    *,
+    max_steps: int | None = None,
+    record_first: bool = False,
+    stop: Callable[[], bool] | None = None,
+) -> Rollouts:
+    """`run_episodes` with the seeds dealt out among the ranks; each gets all episodes in order, and rank 0's times.
+
+    Several ranks are not broken off by `stop`: one alone must not leave the others.
+    """
+    number, ranks = rank(), world_size()
+    began, own = time.perf_counter(), seeds[number::ranks]
+    latency, episodes = 0.0, []
+    if own:  # there may be more ranks than seeds
+        first = record_first and number == 0
+        rollouts = run_episodes(
+            agent,
+            environment,
+            own,
+            max_steps=max_steps,
+            record_first=first,
+            progress=number == 0,
+            stop=stop if ranks == 1 else None,
+        )
+        latency, episodes = rollouts.decision_latency_ms, rollouts.episodes
+    shares = from_all_ranks((episodes, latency))
+    merged = [shares[index % ranks][0][index // ranks] for index in range(len(seeds))]
+    return Rollouts(merged, shares[0][1], time.perf_counter() - began)
 
 
 def simulator_state(env: Any) -> np.ndarray:

@@ -18,10 +18,13 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
 from trajectory.data.datamodule import TrajectoryDataModule
+from trajectory.distributed import from_all_ranks, rank, sum_over_ranks
 from trajectory.errors import UserError
 from trajectory.files import one_line_for_disk_errors, rename
 from trajectory.interruption import Interruption
 from trajectory.model.checkpoint import PREVIOUS, read_checkpoint, write_checkpoint
+
+ASK_EVERY = 20  # steps, after which several ranks ask each other whether one was interrupted
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -41,7 +44,10 @@ class TrainingProgress(pl.Callback):
         self.every_n_steps = every_n_steps
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.bar = tqdm(total=trainer.max_steps, initial=trainer.global_step, desc="training", unit="step")
+        quiet = not trainer.is_global_zero
+        self.bar = tqdm(
+            total=trainer.max_steps, initial=trainer.global_step, desc="training", unit="step", disable=quiet
+        )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -153,13 +159,16 @@ class LastCheckpoint(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         kind, keys, *rest = np.random.get_state()  # noqa: NPY002
-        checkpoint["process"] = {
-            "seconds": self.resumed.get("seconds", 0.0) + time.perf_counter() - self.began,
-            "threads": torch.get_num_threads(),
+        generators = {
             "python": random.getstate(),
             "numpy": [kind, np.asarray(keys).tolist(), *rest],
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        checkpoint["process"] = {
+            "seconds": self.resumed.get("seconds", 0.0) + time.perf_counter() - self.began,
+            "threads": torch.get_num_threads(),
+            "generators": from_all_ranks(generators),
         }
 
     def on_load_checkpoint(
@@ -176,17 +185,22 @@ class LastCheckpoint(pl.Callback):
             if epochs.total.ready == epochs.total.completed:
                 epochs.increment_ready()
                 epochs.increment_started()
-            random.setstate(self.resumed["python"])
-            np.random.set_state(tuple(self.resumed["numpy"]))  # noqa: NPY002
-            torch.set_rng_state(self.resumed["torch"].cpu())
-            if len(self.resumed["cuda"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all([state.cpu() for state in self.resumed["cuda"]])
+            generators = self.resumed["generators"][rank()]
+            random.setstate(generators["python"])
+            np.random.set_state(tuple(generators["numpy"]))  # noqa: NPY002
+            torch.set_rng_state(generators["torch"].cpu())
+            if len(generators["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all([state.cpu() for state in generators["cuda"]])
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Not after the last step: `on_train_end` saves what other callbacks still do by then."""
         interrupted = self.interruption.requested
+        if trainer.world_size > 1:  # ranks stop together, at a step at which all ask each other
+            asked = trainer.global_step % ASK_EVERY == 0
+            noticed = torch.tensor(float(interrupted), device=pl_module.device)
+            interrupted = asked and bool(sum_over_ranks(noticed) > 0)
         if trainer.global_step < trainer.max_steps and (interrupted or trainer.global_step % self.every_n_steps == 0):
             self.save(trainer)
             # only now, at a step that is saved as a whole

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from trajectory.errors import require
 from trajectory.model.cache import TreeCache
@@ -47,6 +48,7 @@ class GPTSettings:
         value_residual: True keeps the published leak (see the module's docstring).
         init_smoothness: bins over which neighbouring bins begin with similar embeddings; 0 begins with independent
             ones, as published. Bins are ordered, and a model that need not learn so from data learns faster.
+        activation_checkpointing: keep only what enters a block while training, and compute the rest again backwards.
 
     Raises:
         UserError: a value out of its range.
@@ -64,6 +66,7 @@ class GPTSettings:
     attention_dropout: float = 0.1
     value_residual: bool = False
     init_smoothness: float = 0.0
+    activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         for key in ("n_layer", "n_head", "n_embd", "window", "bins"):
@@ -209,8 +212,10 @@ class GPT(nn.Module):
             return operations.attention(qkv, settings.n_head, rotations, D, settings.reach, attention)
 
         x = operations.dropout(self.embed(tokens, positions), embedding)
+        again = settings.activation_checkpointing and self.training
         for block in self.blocks:
-            x = block(x, attend, operations)
+            arguments = (x, attend, operations)
+            x = checkpoint(block, *arguments, use_reentrant=False) if again else block(*arguments)
         x = self.final_norm(x)
         x = F.pad(x, (0, 0, 0, -T % D)).view(-1, D, C).transpose(0, 1)  # (D, B * W, C)
         logits = torch.bmm(x, self.head.transpose(1, 2)).transpose(0, 1)  # (B * W, D, N + 1)

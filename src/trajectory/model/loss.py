@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trajectory.distributed import mean_over_ranks, sum_over_ranks
 from trajectory.model.gpt import GPT
 from trajectory.transition import TokenKind
 
@@ -27,15 +29,19 @@ def token_losses(gpt: GPT, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor
 
 
 def weighted_loss(losses: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
-    """Mean over the unmasked tokens of their weighted losses; `weights` (D,) by dimension of the transition."""
+    """Mean over the unmasked tokens of their weighted losses; `weights` (D,) by dimension of the transition.
+
+    Ranks divide by their mean number of tokens, so that the mean over ranks is the mean over the tokens of all.
+    """
     D = len(weights)
     repeated = weights.repeat((losses.shape[1] + 1) // D)[1:]
-    return (losses * mask * repeated).sum() / mask.sum()
+    return (losses * mask * repeated).sum() / mean_over_ranks(mask.sum())
 
 
 def losses_by_kind(losses: Tensor, mask: Tensor, kinds: Tensor) -> dict[TokenKind, Tensor]:
-    """Mean loss of each kind of token, unweighted; `kinds` (4, D) tells which dimensions are of which kind."""
+    """Mean loss over all ranks of each kind of token, unweighted; `kinds` (4, D) tells which dimensions are its."""
     D = kinds.shape[1]
     repeated = kinds.repeat(1, (losses.shape[1] + 1) // D)[:, 1:].to(losses.dtype)
-    sums, counts = repeated @ (losses * mask).sum(0), repeated @ mask.sum(0).to(losses.dtype)
+    totals = torch.stack([repeated @ (losses * mask).sum(0), repeated @ mask.sum(0).to(losses.dtype)])
+    sums, counts = sum_over_ranks(totals)
     return dict(zip(TokenKind, (sums / counts).unbind(), strict=True))

@@ -6,10 +6,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from trajectory.data.discretizer import Discretizer
+from trajectory.distributed import mean_over_ranks
 from trajectory.model.checkpoint import build
+from trajectory.model.gpt import GPT
 from trajectory.model.loss import losses_by_kind, token_losses, weighted_loss
 from trajectory.model.optimization import OptimizerSettings, learning_rate_ratio, make_optimizer
 from trajectory.transition import TokenKind
@@ -55,12 +60,30 @@ class TrajectoryModule(pl.LightningModule):
         """Take over the bins fitted to the training data."""
         self.discretizer.load_state_dict(discretizer.state_dict())
 
+    def configure_model(self) -> None:
+        """Share the weights out over the ranks where the trainer's strategy wants it, block by block."""
+        if self._device_mesh is None or isinstance(self.gpt.head, DTensor):
+            return
+        mesh = self._device_mesh["data_parallel"]
+        for block in self.gpt.blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(self.gpt, mesh=mesh)
+
+    def whole_gpt(self) -> GPT:
+        """The GPT to plan with: a copy where its weights are shared out, which all ranks must ask for together."""
+        if not isinstance(self.gpt.head, DTensor):
+            return self.gpt
+        gpt, _ = build(dict(self.hparams))
+        state: dict[str, Any] = self.gpt.state_dict()
+        gpt.load_state_dict({name: part.full_tensor() for name, part in state.items()})
+        return gpt.to(self.device)
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         tokens, mask = batch
         losses, token_mask = token_losses(self.gpt, tokens, mask)
         loss = weighted_loss(losses, token_mask, self.loss_weights)
         # `TrainingMetrics` brings them to the loggers
-        self.log("train/loss", loss, logger=False)
+        self.log("train/loss", mean_over_ranks(loss.detach()), logger=False)
         for kind, mean in losses_by_kind(losses.detach(), token_mask, self.kinds).items():
             self.log(f"train/loss_{kind}", mean, logger=False)
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], logger=False)
@@ -73,3 +96,12 @@ class TrajectoryModule(pl.LightningModule):
             optimizer, lambda step: learning_rate_ratio(step, total, self.settings)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def strategy_for(name: str, processes: int) -> Any:
+    """Lightning's strategy for `trainer.strategy`; with fsdp rank 0 writes whole checkpoints, as with the others."""
+    if name == "ddp":
+        return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    if name == "fsdp":
+        return ModelParallelStrategy(processes, 1, save_distributed_checkpoint=False)
+    return "auto"

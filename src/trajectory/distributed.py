@@ -1,0 +1,233 @@
+"""Processes that train one model together: how they are started and end, who is which, and what they exchange.
+
+The ranks of one machine are started here; those of several by torchrun or srun, which may start one machine's as well.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trajectory.errors import UserError, first_line, require
+
+READY = ""  # what a rank tells the one that started it once nothing is left that could be refused
+VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
+NOTICE_S = 10.0  # within which a broken connection shows; NCCL may wait for ever
+
+_starter: Connection | None = None  # of the rank that started this process
+
+
+def by_srun() -> bool:
+    """Whether srun started several processes, this one among them."""
+    return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+
+
+def rank() -> int:
+    """This process's number among all; 0 is the one that writes and talks."""
+    if dist.is_initialized():
+        return dist.get_rank()
+    return int(os.environ.get("RANK") or (os.environ["SLURM_PROCID"] if by_srun() else 0))
+
+
+def local_rank() -> int:
+    """This process's number among those of its machine."""
+    return int(os.environ.get("LOCAL_RANK") or (os.environ["SLURM_LOCALID"] if by_srun() else 0))
+
+
+def world_size() -> int:
+    """The number of processes that are there."""
+    if dist.is_initialized():
+        return dist.get_world_size()
+    return int(os.environ.get("WORLD_SIZE") or (os.environ["SLURM_STEP_NUM_TASKS"] if by_srun() else 1))
+
+
+def check_processes(devices: int, num_nodes: int) -> None:
+    """Raise a `UserError` unless that many processes are there or can be started."""
+    there = world_size()
+    if there > 1:
+        rule = f"{there}, the number of processes that torchrun or srun started"
+        require(devices * num_nodes == there, "trainer.devices times trainer.num_nodes", rule, devices * num_nodes)
+    else:
+        require(num_nodes == 1, "trainer.num_nodes", "1 unless torchrun or srun starts the processes", num_nodes)
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """The mean of what all ranks have; the tensor itself where there is one rank."""
+    return tensor if world_size() == 1 else sum_over_ranks(tensor) / world_size()
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum of what all ranks have; the tensor itself where there is one rank."""
+    if world_size() == 1:
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def from_all_ranks(value: Any) -> list[Any]:
+    """What each rank has, in their order."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+@contextmanager
+def quiet_unless_first() -> Generator[None]:
+    """Hydra makes no run folder and no log for other ranks than the first: theirs is thrown away."""
+    if rank() == 0:
+        yield
+        return
+    with TemporaryDirectory() as folder:
+        sys.argv += [f"hydra.run.dir={folder}", "hydra.output_subdir=null", "hydra/job_logging=disabled"]
+        yield
+
+
+@contextmanager
+def all_ranks(devices: int, device: torch.device, run: Callable[[], object]) -> Generator[None]:
+    """Within it the ranks are connected; they end together, whichever fails.
+
+    Args:
+        devices: processes of this machine; those beside this one are started now, unless torchrun or srun did.
+        run: what those call. It must come to this place too.
+
+    Raises:
+        UserError: another rank of this machine has failed.
+    """
+    if devices == world_size() == 1:
+        yield
+        return
+    before = {name: os.environ.get(name) for name in VARIABLES}
+    others = [] if world_size() > 1 else _start(devices, run)
+    over, well = threading.Event(), False
+    try:
+        for other in others:
+            _await(other)
+        if _starter is not None:
+            _starter.send(READY)
+        if "MASTER_ADDR" in os.environ:  # Lightning finds it out under srun, and connects
+            if device.type == "cuda":
+                torch.cuda.set_device(local_rank())
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank(), world_size=world_size())
+        threading.Thread(target=_watch, args=(others, over), daemon=True).start()
+        yield
+        dist.barrier()
+        well = True
+    except RuntimeError as error:
+        failure = _failure(others)
+        if failure:
+            raise UserError(failure) from error
+        if _starter is not None and _is_lost(error):
+            sys.exit(1)  # the one that started this process tells why
+        raise
+    finally:
+        over.set()
+        for process, _ in others:
+            process.join(NOTICE_S if well else 0)
+            process.kill()
+            process.join()
+        if well:
+            dist.destroy_process_group()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+Other = tuple[BaseProcess, Connection]  # a rank that was started here, and what it has to say
+
+
+def _start(devices: int, run: Callable[[], object]) -> list[Other]:
+    """The other ranks of this machine; the environment then says what torchrun's would."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(devices), "NODE_RANK": "0"}
+    # else Lightning and torch choose a number of threads themselves
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    context = get_context("spawn")
+    others: list[Other] = []
+    for number in [*range(1, devices), 0]:
+        os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number)}
+        if number > 0:
+            listen, say = context.Pipe(duplex=False)
+            process = context.Process(target=_other_rank, args=(run, say), daemon=True, name=f"rank {number}")
+            process.start()
+            say.close()
+            others.append((process, listen))
+    return others
+
+
+def _other_rank(run: Callable[[], object], starter: Connection) -> None:
+    global _starter
+    _starter = starter
+    warnings.simplefilter("ignore")  # the first rank says it too
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption reaches all; the first rank ends the others
+    try:
+        run()
+    except UserError as error:
+        starter.send(first_line(error))
+        sys.exit(1)
+
+
+def _await(other: Other) -> None:
+    """Wait until a rank is ready to be connected."""
+    try:
+        said = other[1].recv()
+    except EOFError:
+        other[0].join(NOTICE_S)
+        said = _ended(other[0])
+    if said != READY:
+        raise UserError(f"{other[0].name}: {said}")
+
+
+def _failure(others: Sequence[Other]) -> str | None:
+    """What the first rank that failed has to say; a broken connection is noticed a moment before its end."""
+    if others:
+        connection.wait([process.sentinel for process, _ in others], timeout=1.0)
+    failed = [(process, listen) for process, listen in others if process.exitcode]
+    for process, listen in failed:
+        if listen.poll():
+            return f"{process.name}: {listen.recv()}"
+    return f"{failed[0][0].name}: {_ended(failed[0][0])}" if failed else None
+
+
+def _ended(process: BaseProcess) -> str:
+    code = process.exitcode or 0
+    return f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
+def _watch(others: Sequence[Other], over: threading.Event) -> None:
+    """End this process if another has failed and the main thread, waiting for it in a library, does not notice."""
+    waiting = {process.sentinel: process for process, _ in others}
+    while waiting and not over.is_set():
+        for sentinel in connection.wait(list(waiting), timeout=1.0):
+            process = waiting.pop(sentinel)  # ty: ignore[invalid-argument-type]
+            process.join()
+            if process.exitcode and not over.wait(NOTICE_S):
+                print(f"error: {_failure(others)}", file=sys.stderr, flush=True)
+                for other, _ in others:
+                    other.kill()
+                os._exit(1)
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    """Whether an error says no more than that another rank is gone."""
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "NCCL", "closed by peer"))
