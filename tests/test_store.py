@@ -26,8 +26,8 @@ from trajectory.data.store import (
     hidden_store,
     in_store,
     load_episodes,
-    only_writer,
     metadata_of,
+    only_writer,
     save_episodes,
 )
 from trajectory.environments import EnvironmentSettings
@@ -158,9 +158,9 @@ class TestWholeOrNotAtAll:
         file = tmp_path / "file"
         file.touch()
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(file))
-        with pytest.raises(UserError, match=f"MINARI_DATASETS_PATH must be a folder.*got {file}"):
-            with only_writer("toy/pendulum-v0"):
-                pytest.fail("recorded all the same")
+        message = f"MINARI_DATASETS_PATH must be a folder.*got {file}"
+        with pytest.raises(UserError, match=message), only_writer("toy/pendulum-v0"):
+            pytest.fail("recorded all the same")
 
     def test_the_first_dataset_of_an_id_stays(self, store: Path) -> None:
         save("toy/pendulum-v0", made_up_episodes(2))

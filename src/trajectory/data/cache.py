@@ -2,8 +2,8 @@
 
 An entry is a folder named by a hash of all that it depends on: the data's own bytes, the settings, and the code that
 tokenises. It is written under another name and renamed, so that it is there as a whole or not at all, and of runs that
-start at once one makes it while the others wait. Its files are held against their hashes before they are used. Deleting any of it
-is always safe.
+start at once one makes it while the others wait. Its files are held against their hashes before they are used. Deleting
+any of it is always safe.
 """
 
 from __future__ import annotations

@@ -116,9 +116,7 @@ def run_on_all_ranks(
     latency, episodes = 0.0, []
     if own:  # there may be more ranks than seeds
         first = record_first and number == 0
-        rollouts = run_episodes(
-            agent, environment, own, max_steps=max_steps, record_first=first, progress=number == 0
-        )
+        rollouts = run_episodes(agent, environment, own, max_steps=max_steps, record_first=first, progress=number == 0)
         latency, episodes = rollouts.decision_latency_ms, rollouts.episodes
     shares = from_all_ranks((episodes, latency))
     merged = [shares[index % ranks][0][index // ranks] for index in range(len(seeds))]

@@ -12,9 +12,12 @@ from tqdm import tqdm
 class TrainingProgress(pl.Callback):
     """One bar over all training steps, with the time left and the loss."""
 
+    def __init__(self) -> None:
+        self.bar = tqdm(disable=True)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        quiet = not trainer.is_global_zero
-        self.bar = tqdm(total=trainer.max_steps, initial=trainer.global_step, desc="training", unit="step", disable=quiet)
+        start, quiet = trainer.global_step, not trainer.is_global_zero
+        self.bar = tqdm(total=trainer.max_steps, initial=start, desc="training", unit="step", disable=quiet)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -22,6 +25,10 @@ class TrainingProgress(pl.Callback):
         if trainer.global_step % 10 == 0:
             self.bar.set_postfix(loss=f"{float(trainer.callback_metrics['train/loss']):.3f}", refresh=False)
         self.bar.update(trainer.global_step - self.bar.n)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """What is said about it begins on a line of its own."""
+        self.bar.close()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.bar.close()
