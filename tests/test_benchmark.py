@@ -82,6 +82,7 @@ def test_one_decision_is_measured_against_floor_and_reference(tmp_path: Path) ->
     assert imread(Path(lines[-1]).with_name("latency.png")).shape[1] == 960
 
 
+@pytest.mark.slow  # half a minute of steps of the published architecture
 def test_training_is_measured_against_its_floor(tmp_path: Path) -> None:
     few = [f"training.{key}=[]" for key in ("widths", "layers", "batches", "windows", "environments")]
     lines, results = run_benchmark(tmp_path, "benchmark.suites=[training]", "training.steps=1", *few)

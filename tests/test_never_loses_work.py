@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,12 +31,18 @@ RUN = (
 )
 
 
+MEASURED = ("latency", "tokens_per_second", "utilisation")  # anew each time
+
+
+def computed(values: dict[str, Any]) -> dict[str, Any]:
+    """A point of the curves without what is measured anew each time."""
+    return {name: values[name] for name in sorted(values) if not any(word in name for word in MEASURED)}
+
+
 def rows(folder: Path) -> list[dict[str, str]]:
     """Of metrics.csv, without empty cells and what is measured anew each time."""
     with (folder / "metrics.csv").open() as file:
-        return [
-            {name: cell for name, cell in row.items() if cell and "latency" not in name} for row in csv.DictReader(file)
-        ]
+        return [computed({name: cell for name, cell in row.items() if cell}) for row in csv.DictReader(file)]
 
 
 def logged(folder: Path) -> int:
@@ -56,11 +63,8 @@ def wandb_points(folder: Path) -> list[str]:
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     records = [json.loads(line) for line in printed.splitlines()]
     points = [record["history"]["item"] for record in records if record["type"] == "history"]
-    return sorted(
-        json.dumps({name: point[name] for name in sorted(point) if name[0] != "_" and "latency" not in name})
-        for point in points
-        if "trainer/global_step" in point
-    )
+    seen = [{name: value for name, value in point.items() if name[0] != "_"} for point in points]
+    return sorted(json.dumps(computed(point)) for point in seen)
 
 
 def assert_same_run(one: Path, other: Path) -> None:

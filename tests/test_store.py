@@ -158,8 +158,8 @@ class TestWholeOrNotAtAll:
         file = tmp_path / "file"
         file.touch()
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(file))
-        refused = pytest.raises(UserError, match=f"MINARI_DATASETS_PATH must be a folder.*got {file}")
-        with refused, only_writer("toy/pendulum-v0"):
+        message = f"MINARI_DATASETS_PATH must be a folder.*got {file}"
+        with pytest.raises(UserError, match=message), only_writer("toy/pendulum-v0"):
             pytest.fail("recorded all the same")
 
     def test_the_first_dataset_of_an_id_stays(self, store: Path) -> None:

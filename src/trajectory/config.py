@@ -47,6 +47,8 @@ class TrainerSettings:
         for key in ("devices", "num_nodes"):
             alone = getattr(self, key) == 1 or self.strategy != "single"
             require(alone, f"trainer.{key}", "1 without trainer=ddp or trainer=fsdp", getattr(self, key))
+        several = self.strategy == "single" or self.processes > 1
+        require(several, "trainer.devices", f"at least 2 with trainer={self.strategy} on one machine", self.devices)
         rule = f"a multiple of the {self.processes} processes, which share every batch"
         require(self.batch_size % self.processes == 0, "trainer.batch_size", rule, self.batch_size)
         require(self.gradient_clip > 0, "trainer.gradient_clip", "above 0", self.gradient_clip)

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from tqdm import tqdm
 
 from trajectory.errors import UserError, first_line, require
 
@@ -179,6 +180,7 @@ def _other_rank(run: Callable[[], object], starter: Connection) -> None:
     global _starter
     _starter = starter
     warnings.simplefilter("ignore")  # the first rank says it too
+    tqdm.set_lock(threading.RLock())  # its default, shared by processes, would outlive one that is killed
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption reaches all; the first rank ends the others
     try:
         run()
@@ -189,29 +191,30 @@ def _other_rank(run: Callable[[], object], starter: Connection) -> None:
 
 def _await(other: Other) -> None:
     """Wait until a rank is ready to be connected."""
-    try:
-        said = other[1].recv()
-    except EOFError:
-        other[0].join(NOTICE_S)
-        said = _ended(other[0])
+    said = _said(other)
     if said != READY:
-        raise UserError(f"{other[0].name}: {said}")
+        raise UserError(said)
 
 
 def _failure(others: Sequence[Other]) -> str | None:
     """What the first rank that failed has to say; a broken connection is noticed a moment before its end."""
     if others:
         connection.wait([process.sentinel for process, _ in others], timeout=1.0)
-    failed = [(process, listen) for process, listen in others if process.exitcode]
-    for process, listen in failed:
-        if listen.poll():
-            return f"{process.name}: {listen.recv()}"
-    return f"{failed[0][0].name}: {_ended(failed[0][0])}" if failed else None
+    failed = [_said(other) for other in others if other[0].exitcode]
+    reasons = [said for said in failed if "ended with" not in said]  # else one that only lost the others
+    return next(iter([*reasons, *failed]), None)
 
 
-def _ended(process: BaseProcess) -> str:
-    code = process.exitcode or 0
-    return f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+def _said(other: Other) -> str:
+    """What a rank says next, or how it ended."""
+    process, listen = other
+    try:
+        said = listen.recv()
+    except EOFError:
+        process.join(NOTICE_S)
+        code = process.exitcode or 0
+        said = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return f"{process.name}: {said}" if said != READY else READY
 
 
 def _watch(others: Sequence[Other], over: threading.Event) -> None:

@@ -42,12 +42,11 @@ class TrainingProgress(pl.Callback):
 
     def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
+        self.bar = tqdm(disable=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        quiet = not trainer.is_global_zero
-        self.bar = tqdm(
-            total=trainer.max_steps, initial=trainer.global_step, desc="training", unit="step", disable=quiet
-        )
+        start, quiet = trainer.global_step, not trainer.is_global_zero
+        self.bar = tqdm(total=trainer.max_steps, initial=start, desc="training", unit="step", disable=quiet)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -62,8 +61,8 @@ class TrainingProgress(pl.Callback):
         self.bar.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if hasattr(self, "bar"):
-            self.bar.close()
+        """What is said about it begins on a line of its own."""
+        self.bar.close()
 
 
 class TrainingMetrics(pl.Callback):
