@@ -100,7 +100,8 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
         log_image(loggers, "data/card", folder / "data_card.png")
 
     agent: Agent
-    facts: dict[str, Any] = {"dataset": data.summary, "seed": config.seed, "checkpoint": str(folder / "last.ckpt")}
+    facts: dict[str, Any] = {"dataset": data.summary, "seed": config.seed, "world_size": processes}
+    facts |= {"checkpoint": str(folder / "last.ckpt")}
     if baseline is not None:
         clone = train_cloning(source.load(), baseline, config.seed)
         clone.save(folder / "clone.safetensors")
@@ -152,8 +153,7 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
         trainer.fit(module, data)
         module.to(device).eval()
         agent = TrajectoryAgent(module.whole_gpt().eval(), module.discretizer, planner, tokenizer.discount)
-        facts |= {"planner": asdict(planner), "steps": trainer.global_step, "world_size": processes}
-        facts |= {"evaluations": planning.history}
+        facts |= {"planner": asdict(planner), "steps": trainer.global_step, "evaluations": planning.history}
     trained = time.perf_counter()
     results = evaluate_and_report(
         folder,

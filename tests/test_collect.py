@@ -104,7 +104,7 @@ class TestSuddenEnd:
     def test_an_interrupted_recording_leaves_nothing_that_loads_and_the_next_start_records_the_whole(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Ended while it writes: by Control-C, which tidies up, and by a kill, which leaves a hidden folder and a lock."""
+        """Ended while it writes: by Control-C, which tidies up, and by a kill, which leaves a folder and a lock."""
         store = tmp_path / "store"
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(store))
         for number, left in ((signal.SIGINT, 0), (signal.SIGKILL, 2)):
