@@ -138,7 +138,8 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
 
     interruption = Interruption()
     agent: Agent
-    facts: dict[str, Any] = {"dataset": data.summary, "seed": config.seed, "checkpoint": str(folder / "last.ckpt")}
+    facts: dict[str, Any] = {"dataset": data.summary, "seed": config.seed, "world_size": processes}
+    facts |= {"checkpoint": str(folder / "last.ckpt")}
     if baseline is not None:
         clone = train_cloning(source.load(), baseline, config.seed)
         clone.save(folder / "clone.safetensors")
@@ -209,9 +210,13 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
         interruption.leave_if_preempted()
         module.to(device).eval()
         agent = TrajectoryAgent(module.whole_gpt().eval(), module.discretizer, planner, tokenizer.discount)
+<<<<<<< HEAD
         facts |= {"planner": asdict(planner), "steps": trainer.global_step, "world_size": processes}
         facts |= {"evaluations": planning.history, "skipped_steps": guard.skipped}
         facts |= {"interrupted": trainer.global_step < trainer_settings.max_steps}
+=======
+        facts |= {"planner": asdict(planner), "steps": trainer.global_step, "evaluations": planning.history}
+>>>>>>> cluster
     trained = time.perf_counter()
     with interruption.handled(patient=False):
         results = evaluate_and_report(

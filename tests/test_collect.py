@@ -104,10 +104,10 @@ class TestSuddenEnd:
     def test_an_interrupted_recording_leaves_nothing_that_loads_and_the_next_start_records_the_whole(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Ended while it writes: by Control-C, which tidies up, and by a kill, which cannot."""
+        """Ended while it writes: by Control-C, which tidies up, and by a kill, which leaves a folder and a lock."""
         store = tmp_path / "store"
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(store))
-        for number, left in ((signal.SIGINT, 0), (signal.SIGKILL, 1)):
+        for number, left in ((signal.SIGINT, 0), (signal.SIGKILL, 2)):
             with start_main("collect", *RANDOM, folder=tmp_path) as process:
                 wait_for(process, lambda: any(path.stat().st_size for path in store.rglob("main_data.hdf5")))
                 process.send_signal(number)

@@ -63,7 +63,8 @@ def wandb_points(folder: Path) -> list[str]:
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     records = [json.loads(line) for line in printed.splitlines()]
     points = [record["history"]["item"] for record in records if record["type"] == "history"]
-    seen = [{name: value for name, value in point.items() if name[0] != "_"} for point in points]
+    steps = [point for point in points if "trainer/global_step" in point]
+    seen = [{name: value for name, value in point.items() if name[0] != "_"} for point in steps]
     return sorted(json.dumps(computed(point)) for point in seen)
 
 
