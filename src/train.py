@@ -210,13 +210,8 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
         interruption.leave_if_preempted()
         module.to(device).eval()
         agent = TrajectoryAgent(module.whole_gpt().eval(), module.discretizer, planner, tokenizer.discount)
-<<<<<<< HEAD
-        facts |= {"planner": asdict(planner), "steps": trainer.global_step, "world_size": processes}
-        facts |= {"evaluations": planning.history, "skipped_steps": guard.skipped}
-        facts |= {"interrupted": trainer.global_step < trainer_settings.max_steps}
-=======
         facts |= {"planner": asdict(planner), "steps": trainer.global_step, "evaluations": planning.history}
->>>>>>> cluster
+        facts |= {"skipped_steps": guard.skipped, "interrupted": trainer.global_step < trainer_settings.max_steps}
     trained = time.perf_counter()
     with interruption.handled(patient=False):
         results = evaluate_and_report(
