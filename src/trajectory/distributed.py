@@ -223,8 +223,8 @@ def _watch(others: Sequence[Other], over: threading.Event) -> None:
     while waiting and not over.is_set():
         for sentinel in connection.wait(list(waiting), timeout=1.0):
             process = waiting.pop(sentinel)  # ty: ignore[invalid-argument-type]
-            process.join()
-            if process.exitcode and not over.wait(NOTICE_S):
+            # asked for its exit code by both threads at once, a process would give it to one of them alone
+            if not over.wait(NOTICE_S) and process.exitcode:
                 print(f"error: {_failure(others)}", file=sys.stderr, flush=True)
                 for other, _ in others:
                     other.kill()
