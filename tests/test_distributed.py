@@ -107,6 +107,28 @@ def test_a_sweep_runs_every_job_on_two_processes(place: Path, alone: Path) -> No
         assert json.loads((place / "sweep" / job / "results.json").read_text())["world_size"] == 2
 
 
+@pytest.mark.slow
+def test_processes_that_were_preempted_go_on_together_bit_for_bit(tmp_path: Path) -> None:
+    """With dropout, whose random numbers are each process's own."""
+    steps = ("trainer.max_steps=60", "trainer.checkpoint_every_n_steps=10", "evaluation.every_n_steps=null")
+    overrides = (*CPU, *TWO, *steps, "model.residual_dropout=0.1", "resume=true")
+    assert run_main("train", *overrides, "hydra.run.dir=whole", folder=tmp_path).returncode == 0
+    with start_main("train", *overrides, "hydra.run.dir=parts", folder=tmp_path) as process:
+        while not (tmp_path / "parts" / "last.ckpt").exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.terminate()
+        process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    step = torch.load(tmp_path / "parts" / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < step < 60, "it must have been ended on the way"
+    assert run_main("train", *overrides, "hydra.run.dir=parts", folder=tmp_path).returncode == 0
+    whole, parts = (torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "parts"))
+    assert parts["global_step"] == whole["global_step"] == 60
+    for name, weight in whole["state_dict"].items():
+        assert torch.equal(parts["state_dict"][name], weight), name
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+
+
 def test_the_death_of_one_process_ends_all_with_one_line(place: Path, alone: Path) -> None:
     overrides = (*TWO, "trainer.max_steps=100_000", "evaluation.every_n_steps=null", "hydra.run.dir=killed")
     with start_main("train", *CPU, *overrides, folder=place) as process:
