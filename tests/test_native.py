@@ -99,7 +99,7 @@ def test_threads_are_used_only_where_they_pay() -> None:
 
         for _ in range(20):
             chooser.run(work, 4)
-        assert set(used[-10:]) == parts_used
+        assert set(used[-3:]) == parts_used, "the last trial was at the call 16"
     chooser.run(work, 1)
     assert used[-1] == 1
 
