@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +148,15 @@ def test_a_continued_offline_run_takes_the_place_of_the_killed_one_under_its_id(
     (killed,) = (folder / "wandb").glob("offline-run-*/*.wandb")
     assert isinstance(first[1], WandbMetrics)
     first[1].experiment.finish()
+    (folder / "wandb" / "offline-run-20200101_000000-killed" / "files").mkdir(parents=True)  # at its very start
+    time.sleep(1)  # the names of folders tell seconds
     second = make_loggers(LoggerSettings(), folder, {})
     for logger in second:
         logger.log_metrics({"train/loss": 9.5}, step=1)
         logger.log_metrics({"train/loss": 1.5}, step=2)
     close_loggers(second, RESULTS, folder / "episode.mp4")
-    (record,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    (present,) = (folder / "wandb").glob("offline-run-*")
+    (record,) = present.glob("*.wandb")
     assert record.name == killed.name
     assert record != killed
     content = record.read_bytes()

@@ -144,8 +144,10 @@ def make_loggers(settings: LoggerSettings, folder: Path, config: dict[str, Any])
         for row in read_metrics(file.path):
             numbers = {name: float(value) for name, value in row.items()}
             run.log({"trainer/global_step": int(numbers.pop("step")), **numbers})
-        for path in earlier:
-            shutil.rmtree(path.parent)
+        present = Path(run.dir).resolve().parent
+        for path in (folder / "wandb").glob("offline-run-*"):  # one killed at its very start holds no file yet
+            if path.resolve() != present:
+                shutil.rmtree(path)
     return [file, WandbMetrics(run, file)]
 
 
