@@ -13,13 +13,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from trajectory.benchmarks.data import DataBenchmarkSettings, benchmark_data
+from trajectory.benchmarks.laptop import LaptopBenchmarkSettings, benchmark_laptop
 from trajectory.benchmarks.planning import PlanningBenchmarkSettings, benchmark_planning, draw_latency
 from trajectory.benchmarks.training import TrainingBenchmarkSettings, benchmark_training
 from trajectory.config import one_line_errors, settings
 from trajectory.errors import require
 from trajectory.evaluation.results import provenance, write_results
 
-SUITES = ("planning", "training", "data")
+SUITES = ("planning", "training", "data", "laptop")
 
 
 def benchmark(config: DictConfig, folder: Path) -> Path:
@@ -34,6 +35,7 @@ def benchmark(config: DictConfig, folder: Path) -> Path:
     training = {**config.training, "threads": config.benchmark.threads}
     training = settings(TrainingBenchmarkSettings, training, "training")
     data = settings(DataBenchmarkSettings, config.data, "data")
+    laptop = settings(LaptopBenchmarkSettings, config.laptop, "laptop")
     results: dict = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}
     if "planning" in suites:
         results["decisions"] = benchmark_planning(planning)
@@ -42,6 +44,8 @@ def benchmark(config: DictConfig, folder: Path) -> Path:
         results["training"] = benchmark_training(training)
     if "data" in suites:
         results["data"] = benchmark_data(data)
+    if "laptop" in suites:
+        results["laptop"] = benchmark_laptop(laptop)
     path = folder.resolve() / "benchmark.json"
     write_results(path, results)
     return path

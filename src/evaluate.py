@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from trajectory.evaluation.video import choose_gl
+from trajectory.evaluation.drawing import choose_gl
 
 choose_gl()
 
@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from trajectory.config import EvaluationSettings, TrainerSettings, given, one_line_errors, settings
-from trajectory.environments import EnvironmentSettings, check_layout, make_environment
+from trajectory.environments import EnvironmentSettings, check_goal, check_layout, make_environment
 from trajectory.errors import require
 from trajectory.evaluation.report import evaluate_and_report
 from trajectory.files import write_file
@@ -25,7 +25,7 @@ from trajectory.planning.settings import PlannerSettings
 
 
 def evaluate(config: DictConfig, folder: Path) -> float:
-    """Plan `evaluation.episodes` episodes; returns their mean return."""
+    """Plan `evaluation.episodes` episodes; returns their `evaluation.optimized_metric`."""
     evaluation = settings(EvaluationSettings, config.evaluation, "evaluation")
     trainer = settings(TrainerSettings, config.trainer, "trainer")
     require(trainer.processes == 1, "trainer.devices", "1 for an evaluation", trainer.devices)
@@ -34,7 +34,7 @@ def evaluate(config: DictConfig, folder: Path) -> float:
     planner = settings(PlannerSettings, merge(trained["planner"], given(config.planner)), "planner")
     asked = given(config.env)
     known = trained["environment"]
-    for key in ("id", "observation_keys"):
+    for key in ("id", "observation_keys", "goal"):
         require(
             asked.get(key, known.get(key)) == known.get(key),
             f"env.{key}",
@@ -43,9 +43,11 @@ def evaluate(config: DictConfig, folder: Path) -> float:
         )
     changed = {key: asked[key] for key in ("kwargs", "reference") if key in asked}
     environment = settings(EnvironmentSettings, {**known, **changed}, "env")
+    metric = evaluation.metric(environment.reference, environment.goal)
     env = make_environment(environment)
     check_layout(env, checkpoint.gpt.layout, f"checkpoint={config.checkpoint}")
     env.close()
+    check_goal(evaluation.goal, environment, f"checkpoint={config.checkpoint}")
     agent = TrajectoryAgent(checkpoint.gpt, checkpoint.discretizer, planner, trained["tokenizer"]["discount"])
     set_threads(trainer.threads)
     resolved = {**given(config), "planner": asdict(planner), "env": asdict(environment)}
@@ -57,15 +59,17 @@ def evaluate(config: DictConfig, folder: Path) -> float:
         evaluation.seeds,
         max_steps=evaluation.max_steps,
         video=evaluation.video,
+        plan_every_n_steps=evaluation.plan_every_n_steps,
+        goal=evaluation.goal,
         facts={
             "dataset": trained["dataset"],
             "planner": asdict(planner),
-            "checkpoint": str(config.checkpoint),
+            "checkpoint": str(Path(config.checkpoint).absolute()),
             "steps": checkpoint.step,
         },
         wall_clock_s={"record": 0.0, "train": 0.0},
     )
-    return results["return_mean"]
+    return results[metric]
 
 
 @hydra.main(config_path="../conf", config_name="evaluate", version_base="1.3")

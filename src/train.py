@@ -6,6 +6,7 @@ With `resume=true` it goes on where an earlier run of the same settings was ende
 from __future__ import annotations
 
 import logging
+import os
 import time
 import warnings
 from contextlib import ExitStack, suppress
@@ -14,11 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trajectory.evaluation.video import choose_gl
+from trajectory.evaluation.drawing import choose_gl
 
 choose_gl()
 
 import hydra
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -27,20 +29,39 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from trajectory.baselines.cloning import CloningSettings, train_cloning
-from trajectory.config import EvaluationSettings, TrainerSettings, check_complete, given, one_line_errors, settings
+from trajectory.baselines.behaviour import BehaviourSettings, behaviour_agent
+from trajectory.baselines.training import baseline_settings, train_baseline
+from trajectory.config import (
+    EvaluationSettings,
+    TrainerSettings,
+    check_complete,
+    check_seed,
+    given,
+    one_line_errors,
+    settings,
+)
 from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
+from trajectory.data.goals import HindsightSettings, goal_tokens
 from trajectory.data.source import locate
-from trajectory.distributed import all_ranks, by_srun, check_processes, from_all_ranks, quiet_unless_first, rank
-from trajectory.environments import EnvironmentSettings, make_environment
+from trajectory.distributed import (
+    all_ranks,
+    by_srun,
+    check_processes,
+    from_all_ranks,
+    quiet_unless_first,
+    rank,
+    world_size,
+)
+from trajectory.environments import EnvironmentSettings, check_goal, make_environment
 from trajectory.errors import require
 from trajectory.evaluation.callback import PlanningEvaluation
 from trajectory.evaluation.loggers import LoggerSettings, check_account, close_loggers, log_image, make_loggers
-from trajectory.evaluation.report import evaluate_and_report
+from trajectory.evaluation.report import evaluate_and_report, report_pruned
 from trajectory.evaluation.rollout import Agent
 from trajectory.files import write_file
 from trajectory.hardware import check_devices, device_for, keep_memory, precision_for, product_flops, set_threads
 from trajectory.interruption import Interruption
+from trajectory.locks import claimed
 from trajectory.model.callbacks import (
     CheckpointFiles,
     FiniteGradients,
@@ -55,13 +76,14 @@ from trajectory.model.optimization import OptimizerSettings
 from trajectory.model.throughput import Throughput, training_flops
 from trajectory.planning.agent import TrajectoryAgent
 from trajectory.planning.settings import PlannerSettings
-from trajectory.resume import LAST, checkpoint_to_continue, claimed, finished, run_folder
+from trajectory.resume import LAST, checkpoint_to_continue, finished, run_folder
+from trajectory.sweeps.search import pruning
 
 log = logging.getLogger("train")
 
 
 def train(config: DictConfig, folder: Path) -> float:
-    """One run: everything it leaves is under `folder`; returns the mean return of the final episodes."""
+    """One run: everything it leaves is under `folder`; returns `evaluation.optimized_metric` of the final episodes."""
     with ExitStack() as ranks:
         return _train(config, folder, ranks)
 
@@ -74,27 +96,34 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
     evaluation = settings(EvaluationSettings, config.evaluation, "evaluation")
     trainer_settings = settings(TrainerSettings, config.trainer, "trainer")
     architecture = {key: value for key, value in config.model.items() if key != "optimizer"}
-    model = settings(GPTSettings, {**architecture, "bins": tokenizer.bins}, "model")
+    environment = settings(EnvironmentSettings, config.env, "env")
+    model = settings(GPTSettings, {**architecture, "bins": tokenizer.bins, "goal": environment.goal}, "model")
     optimizer = settings(OptimizerSettings, config.model.optimizer, "model.optimizer")
-    baseline = settings(CloningSettings, config.baseline, "baseline") if "baseline" in config else None
+    hindsight = settings(HindsightSettings, config.hindsight, "hindsight")
+    baseline = baseline_settings(config.baseline) if "baseline" in config else None
     planner.check_window(model.window)
     logger = settings(LoggerSettings, config.logger, "logger")
     check_account(logger)
-    require(
-        isinstance(config.seed, int) and 0 <= config.seed < 2**32, "seed", "a whole number below 2**32", config.seed
-    )
-    environment = settings(EnvironmentSettings, config.env, "env")
+    check_seed(config.seed)
+    metric = evaluation.metric(environment.reference, environment.goal)
+    prune = pruning() if rank() == 0 else None
     make_environment(environment).close()
+    check_goal(evaluation.goal, environment, f"env={environment.name}")
 
+    cluster = cluster_environment()
     devices, processes = trainer_settings.devices, trainer_settings.processes
     check_processes(devices, trainer_settings.num_nodes)
     require(baseline is None or processes == 1, "baseline", "null with several processes", "given")
     # the first rank finds what to continue, and tells the others once they are connected
     checkpoint = checkpoint_to_continue(config, folder) if rank() == 0 else None
     known = finished(folder) if config.resume and rank() == 0 else None
+    connected = partial(all_ranks, devices, device_for(trainer_settings.accelerator), partial(train, config, folder))
     if known is not None:
         log.info("the run of %s is finished: mean return %.1f", folder, known["return_mean"])
-        return known["return_mean"]
+        if world_size() > 1:  # the others wait to hear it
+            ranks.enter_context(connected())
+            from_all_ranks((known, None, None))
+        return known[metric]
     earlier = read_checkpoint(checkpoint) if checkpoint else {}
     process = earlier.get("process", {})
     if checkpoint:
@@ -122,12 +151,15 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
         window=model.window,
         batch_size=trainer_settings.batch_size,
         seed=config.seed,
+        hindsight=hindsight,
     )
     data.setup()
+    if evaluation.goal is not None and environment.goal is not None:
+        goal_tokens(data.discretizer, environment.goal, np.array(evaluation.goal))  # refused now rather than at the end
     if checkpoint:
-        trained_on = earlier["hyper_parameters"]["dataset"]
-        rule = f"the data with content_hash {trained_on['content_hash']}, on which {checkpoint} was trained"
-        require(trained_on == data.summary, "dataset", rule, data.summary["content_hash"])
+        trained_on, found = (known["content_hash"] for known in (earlier["hyper_parameters"]["dataset"], data.summary))
+        rule = f"the data with content_hash {trained_on}, on which {checkpoint} was trained"
+        require(trained_on == found, "dataset", rule, found)
     loggers: list[Logger] = []
     if rank() == 0:
         write_file(folder / "data_card.png", data.card)
@@ -138,13 +170,17 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
 
     interruption = Interruption()
     agent: Agent
-    facts: dict[str, Any] = {"dataset": data.summary, "seed": config.seed, "world_size": processes}
-    facts |= {"checkpoint": str(folder / "last.ckpt")}
-    if baseline is not None:
-        clone = train_cloning(source.load(), baseline, config.seed)
-        clone.save(folder / "clone.safetensors")
-        agent = clone
-        facts |= {"planner": None, "baseline": asdict(baseline), "checkpoint": str(folder / "clone.safetensors")}
+    dataset = {**data.summary, "asked": given(config.dataset)}
+    facts: dict[str, Any] = {"dataset": dataset, "seed": config.seed, "world_size": processes}
+    facts |= {"checkpoint": str(folder / LAST)}
+    if isinstance(baseline, BehaviourSettings):
+        agent = behaviour_agent(environment, config.dataset.get("quality"))
+        facts |= {"planner": None, "baseline": asdict(baseline), "checkpoint": None}
+    elif baseline is not None:
+        policy = train_baseline(source.load(), baseline, config.seed, environment.goal, hindsight)
+        policy.save(folder / "policy.safetensors")
+        agent = policy
+        facts |= {"planner": None, "baseline": asdict(baseline), "checkpoint": str(folder / "policy.safetensors")}
     else:
         module = TrajectoryModule(
             layout=asdict(data.layout),
@@ -152,7 +188,7 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
             optimizer=asdict(optimizer),
             tokenizer=asdict(tokenizer),
             environment=asdict(environment),
-            dataset=data.summary,
+            dataset=dataset,
             planner=asdict(planner),
         )
         module.adopt(data.discretizer)
@@ -170,19 +206,25 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
             max_steps=evaluation.max_steps,
             best_path=folder / "best.ckpt",
             interruption=interruption,
+            metric=metric,
+            prune=prune,
         )
         # from here on the other ranks take part; each draws a dropout of its own
-        ranks.enter_context(all_ranks(devices, device, partial(train, config, folder)))
+        ranks.enter_context(connected())
         if processes > 1:
+            known, checkpoint, threads = from_all_ranks((known, checkpoint, threads))[0]
+            if known is not None:
+                return known[metric]
             pl.seed_everything((config.seed + rank()) % 2**32, verbose=False)
-            checkpoint, threads = from_all_ranks((checkpoint, threads))[0]
             torch.set_num_threads(threads)
         every = trainer_settings.log_every_n_steps
         product_type = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
         products = processes * product_flops(device, product_type)
         speed = Throughput(training_flops(module.gpt), products, every)
         metrics = TrainingMetrics(every)
-        guard = FiniteGradients(skip=trainer_settings.skip_nonfinite)
+        guard = FiniteGradients(
+            skip=trainer_settings.skip_nonfinite, every_n_steps=every if device.type == "cuda" else 1
+        )
         last = LastCheckpoint(folder / LAST, trainer_settings.checkpoint_every_n_steps, interruption)
         # the strategy that shares out the weights writes files of its own
         files = [CheckpointFiles()] if trainer_settings.strategy != "fsdp" else []
@@ -199,7 +241,7 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
             logger=loggers,
             # the checkpoint comes last, with all that was done until then
             callbacks=[guard, speed, TrainingProgress(every), metrics, planning, last],
-            plugins=[cluster_environment(), *files],
+            plugins=[cluster, *files],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -211,8 +253,14 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
         module.to(device).eval()
         agent = TrajectoryAgent(module.whole_gpt().eval(), module.discretizer, planner, tokenizer.discount)
         facts |= {"planner": asdict(planner), "steps": trainer.global_step, "evaluations": planning.history}
+        facts |= {"pruned": True} if planning.pruned else {}
         facts |= {"skipped_steps": guard.skipped, "interrupted": trainer.global_step < trainer_settings.max_steps}
     trained = time.perf_counter()
+    wall_clock = {"record": recorded - began, "train": trained - recorded + process.get("seconds", 0.0)}
+    close = partial(close_loggers, loggers, folder=folder)
+    if facts.get("pruned"):
+        last = facts["evaluations"][-1]
+        return report_pruned(folder, environment, last, facts, wall_clock, close)[metric]
     with interruption.handled(patient=False):
         results = evaluate_and_report(
             folder,
@@ -221,11 +269,13 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
             evaluation.seeds,
             max_steps=evaluation.max_steps,
             video=evaluation.video,
+            plan_every_n_steps=evaluation.plan_every_n_steps,
+            goal=evaluation.goal,
             facts=facts,
-            wall_clock_s={"record": recorded - began, "train": trained - recorded + process.get("seconds", 0.0)},
-            close=lambda results: close_loggers(loggers, results, folder / "episode.mp4"),
+            wall_clock_s=wall_clock,
+            close=close,
         )
-    return results["return_mean"]
+    return results[metric]
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
@@ -233,13 +283,17 @@ OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 
 def cluster_environment() -> Any:
     """Where Lightning finds rank and addresses: what srun says, or torchrun's variables, which are ours too."""
-    return SLURMEnvironment(auto_requeue=False) if by_srun() else LightningEnvironment()
+    if not by_srun():
+        return LightningEnvironment()
+    slurm = SLURMEnvironment(auto_requeue=False)
+    os.environ |= {"MASTER_ADDR": slurm.main_address, "MASTER_PORT": str(slurm.main_port)}
+    return slurm
 
 
 @hydra.main(config_path="../conf", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> float:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     folder = Path(HydraConfig.get().runtime.output_dir)
     with one_line_errors(folder, debug=config.debug), claimed(folder):
         return train(config, folder)

@@ -103,11 +103,16 @@ def make_model(
 
 
 def make_context(model: Model, environments: int, past: int, seed: int = 0) -> Tensor:
-    """Random histories of `past` transitions and a present observation per environment."""
+    """Random histories of `past` transitions and a present observation per environment, behind random goals."""
     layout = model.gpt.layout
     generator = torch.Generator().manual_seed(seed)
+    past += model.gpt.settings.lead
     counts = model.discretizer.counts.repeat(past + 1)[: past * layout.transition_dim + layout.observation_dim]
-    return (torch.rand(environments, len(counts), generator=generator) * counts).long()
+    context = (torch.rand(environments, len(counts), generator=generator) * counts).long()
+    if model.gpt.settings.goal is not None:
+        others = [d for d in range(layout.transition_dim) if d not in model.gpt.settings.goal]
+        context[:, others] = model.stop
+    return context
 
 
 def make_uniforms(model: Model, environments: int, settings: PlannerSettings, seed: int = 0) -> Tensor:
@@ -123,7 +128,8 @@ class SlowSearch:
         self.settings = settings
         self.layout = model.gpt.layout
         self.context = context
-        self.start = 0  # of the window, among the tokens
+        self.goal = model.gpt.settings.lead * self.layout.transition_dim  # tokens in front of every window
+        self.start = self.goal  # of the window, among the tokens
         self.slides = 0
         self.forward = cache(self._forward)  # many beams share their tokens
 
@@ -133,7 +139,7 @@ class SlowSearch:
 
     def logits(self, sequence: Sequence, dimension: int) -> list[float]:
         """Of the next token, of the given dimension, those that it cannot be at -inf."""
-        logits = self.forward(tuple(sequence.tokens[self.start :]))
+        logits = self.forward((*sequence.tokens[: self.goal], *sequence.tokens[self.start :]))
         allowed = set(range(int(self.model.discretizer.counts[dimension])))
         if dimension == 0:
             allowed.add(self.model.stop)
@@ -161,9 +167,10 @@ class SlowSearch:
         sequence.tokens.append(self.model.stop if sequence.ended else logits.index(max(logits)))
 
     def slide(self, tokens: int) -> None:
-        """Crop a full window to its last transitions, where positions are absolute."""
+        """Crop a full window to its last transitions, where positions are absolute or there is a goal in front."""
         D = self.layout.transition_dim
-        if not self.model.gpt.settings.rotary and (tokens - self.start) // D == self.model.gpt.settings.window:
+        cropped = not self.model.gpt.settings.rotary or self.goal > 0
+        if cropped and (tokens - self.start) // D == self.model.gpt.settings.window:
             self.start = tokens - max(1, self.settings.context) * D
             self.slides += 1
 
@@ -187,6 +194,8 @@ class SlowSearch:
                 self.draw(sequence, reward, uniforms[step][reward][row])
                 sequence.objective = sequence.gains + DISCOUNT ** (step + 1) * self.expectation(sequence, value)
                 mean = sum(sequence.log_probabilities) / len(sequence.log_probabilities)
+                if self.settings.objective == "likelihood":
+                    sequence.objective = mean
                 lacking = max(0.0, self.settings.likelihood_threshold - mean)
                 sequence.objective -= self.settings.likelihood_weight * lacking
             beams = sorted(candidates, key=lambda sequence: -sequence.objective)[:width]
@@ -279,6 +288,51 @@ def test_an_objective_with_likelihood(weight: float, threshold: float, stop_bias
     assert not torch.equal(plan.tokens, without.tokens)
     assert plan.log_probability is not None
     assert without.log_probability is None
+
+
+@pytest.mark.parametrize("stop_bias", [-20.0, 1.0])
+@pytest.mark.parametrize("positions", ["absolute", "rotary"])
+def test_likelihood_alone_as_the_objective(positions: str, stop_bias: float) -> None:
+    """Whatever is earned: plans are the same with other rewards, and more likely than those for rewards."""
+    settings = replace(SMALL, beam_width=4, horizon=4, objective="likelihood", observation=DRAWN, reward=DRAWN)
+    model = make_model(positions=positions, stop_bias=stop_bias)
+    context = make_context(model, environments=2, past=1)
+    plan = check_against_slow_search(model, context, settings)
+    assert plan.log_probability is not None
+    assert torch.equal(plan.objective, plan.log_probability)
+    uniforms = make_uniforms(model, 2, settings)
+    for_rewards = beam_search(
+        model.gpt,
+        model.discretizer,
+        context,
+        uniforms,
+        replace(settings, objective="return"),
+        DISCOUNT,
+        likelihood=True,
+    )
+    assert for_rewards.log_probability is not None
+    assert (plan.log_probability[:, 0] > for_rewards.log_probability[:, 0]).all()
+    model.discretizer.values[LAYOUT.reward_index :] *= -100
+    assert torch.equal(plan_with(model, context, settings).tokens, plan.tokens)
+
+
+@pytest.mark.parametrize("positions", ["absolute", "rotary"])
+@pytest.mark.parametrize("objective", ["return", "likelihood"])
+@pytest.mark.parametrize(
+    ("context", "past", "horizon", "slides"), [(0, 0, 3, 0), (0, 0, 6, 2), (1, 1, 5, 2), (2, 1, 2, 0), (2, 2, 4, 3)]
+)
+def test_a_goal_in_front(context: int, past: int, horizon: int, slides: int, objective: str, positions: str) -> None:
+    """It stays there when the window of three transitions behind it slides; another goal is worth another sum."""
+    settings = replace(SMALL, context=context, horizon=horizon, objective=objective)
+    model = make_model(positions=positions, goal=[1])
+    tokens = make_context(model, environments=2, past=past)
+    plan = check_against_slow_search(model, tokens, settings)
+    slow = SlowSearch(model, tokens[0].tolist(), settings)
+    slow.run(make_uniforms(model, 1, settings)[0].tolist())
+    assert slow.slides == slides
+    elsewhere = tokens.clone()
+    elsewhere[:, 1] = (tokens[:, 1] + 2) % model.discretizer.counts[1]
+    assert not torch.equal(plan_with(model, elsewhere, settings).objective, plan.objective)
 
 
 @pytest.mark.parametrize("reach", [1, 2, 3])

@@ -13,7 +13,6 @@ import pytest
 import torch
 from matplotlib.image import imread
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 from command_line import Refusal, run_main
 from trajectory.benchmarks.data import (
@@ -138,7 +137,7 @@ def test_all_planning_cases() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("benchmark.suites=[nosuch]", "benchmark.suites must be among planning, training, data, got 'nosuch'"),
+        ("benchmark.suites=[nosuch]", "benchmark.suites must be among planning, training, data, laptop, got 'nosuch'"),
         ("planner.beam_width=0", "planning.beam_widths must be numbers of at least 1, got [0]"),
         ("benchmark.threads=0", "benchmark.threads must be null or at least 1, got 0"),
         ("planning.environments=[lander]", "planning.environments must be among "),
@@ -223,8 +222,7 @@ def test_calls_of_one_name_add_up() -> None:
 
 @linux
 def test_a_million_transitions_in_bounded_memory() -> None:
-    with tqdm(disable=True) as bar:
-        row = measure(1_000_000, DataBenchmarkSettings(), bar)
+    row = measure(1_000_000, DataBenchmarkSettings())
     assert row["fitting_ratio"] <= FITTING_LIMIT
     for name in ("first", "second"):
         assert row[name]["training"]["peak_bytes"] <= TRAINING_LIMIT * row["token_bytes"] + ALLOWANCE, name
@@ -233,8 +231,26 @@ def test_a_million_transitions_in_bounded_memory() -> None:
 @linux
 @pytest.mark.slow
 def test_ten_million_transitions_in_bounded_memory_without_any_allowance() -> None:
-    with tqdm(disable=True) as bar:
-        row = measure(10_000_000, DataBenchmarkSettings(), bar)
+    row = measure(10_000_000, DataBenchmarkSettings())
     assert row["fitting_ratio"] <= FITTING_LIMIT
     assert row["training_ratio"] <= TRAINING_LIMIT
     assert row["second"]["seconds"] < row["first"]["seconds"] / 3
+
+
+@pytest.mark.parametrize(("quality", "steps", "reached"), [("random", 1_000, True), ("medium", 80, False)])
+def test_the_laptop_experiment_is_timed_until_it_plans_as_well_as_its_data(
+    tmp_path: Path, quality: str, steps: int, reached: bool
+) -> None:
+    """Beside random actions, which one of many evaluations betters, and beside a policy that none does."""
+    few = ["dataset.steps=2000", f"dataset.quality={quality}", f"trainer.max_steps={steps}", "trainer.threads=1"]
+    small = ["model.n_layer=1", "model.n_embd=16", "planner.beam_width=4", "planner.horizon=4"]
+    overrides = [*few, *small, "evaluation.episodes=1", "evaluation.max_steps=100"]
+    quoted = ",".join(f"'{override}'" for override in overrides)
+    laptop = ("benchmark.suites=[laptop]", "laptop.every_n_steps=40", f"laptop.overrides=[{quoted}]")
+    lines, results = run_benchmark(tmp_path, *laptop)
+    (row,) = results["laptop"]
+    assert row["steps"] in range(40, steps + 1, 40)
+    assert 0 < row["training_seconds"] < row["seconds"]
+    assert (row["return_mean"] is not None) == reached
+    assert lines[-2].split()[1] == (f"{row['return_mean']:.0f}" if reached else "no")
+    assert not reached or row["return_mean"] >= row["data_return"]

@@ -65,7 +65,7 @@ def test_saved_weights_are_the_policy(tmp_path: Path) -> None:
     clone = train_cloning(data, QUICK, seed=0)
     clone.save(tmp_path / "clone.safetensors")
     weights = load_file(tmp_path / "clone.safetensors")
-    hidden = (data.observations - weights["mean"]) / weights["std"]
+    hidden = (data.observations - weights["normal.mean"]) / weights["normal.std"]
     hidden = np.maximum(hidden @ weights["layers.0.weight"].T + weights["layers.0.bias"], 0)
     actions = hidden @ weights["layers.2.weight"].T + weights["layers.2.bias"]
     np.testing.assert_allclose(actions, clone.act(data.observations), atol=1e-5)

@@ -29,7 +29,16 @@ from trajectory.data.store import load_episodes
 
 EVALUATION = ("evaluation.episodes=2", "evaluation.max_steps=15", "trainer.threads=1")
 MINARI = (*(override for override in TINY if not override.startswith("dataset.")), "dataset=minari")
-RUN_FILES = {"config.yaml", "train.log", "data_card.png", "metrics.csv", "results.json", "wandb", ".hydra"}
+RUN_FILES = {
+    "config.yaml",
+    "train.log",
+    "data_card.png",
+    "metrics.csv",
+    "results.json",
+    "rollout.png",
+    "wandb",
+    ".hydra",
+}
 
 
 @dataclass(frozen=True)
@@ -215,12 +224,15 @@ def test_results_of_training(trained: Run, place: Path, monkeypatch: pytest.Monk
 
 def test_table_shows_episodes_mean_and_data(trained: Run) -> None:
     results, (header, *episodes, mean, data) = trained.results, trained.table
-    assert header[:5] == ["episode", "seed", "return", "score", "length"]
+    assert header[:6] == ["episode", "seed", "return", "percent", "score", "length"]
+    whole = results["dataset"]["return_mean"]
     assert len(episodes) == len(results["episodes"])
     for index, (words, episode) in enumerate(zip(episodes, results["episodes"], strict=True)):
-        values = (f"{episode['return']:.1f}", f"{episode['normalized_score']:.1f}", str(episode["length"]))
-        assert words[:5] == [str(index), str(episode["seed"]), *values]
-    assert mean[:3] == ["mean", f"{results['return_mean']:.1f}", f"{results['normalized_score_mean']:.1f}"]
+        values = (f"{episode['return']:.1f}", f"{100 * episode['return'] / whole:.0f}%")
+        values += (f"{episode['normalized_score']:.1f}", str(episode["length"]))
+        assert words[:6] == [str(index), str(episode["seed"]), *values]
+    assert mean[:2] == ["mean", f"{results['return_mean']:.1f}"]
+    assert mean[3] == f"{results['normalized_score_mean']:.1f}"
     assert data[:2] == ["data", f"{results['dataset']['return_mean']:.1f}"]
 
 
@@ -312,7 +324,7 @@ def test_clone_leaves_the_same_results(trained: Run, cloned: Run) -> None:
     assert cloned.results["baseline"]["steps"] == 50
     of_training = {"steps", "evaluations", "skipped_steps", "interrupted"}
     assert trained.results.keys() - of_training <= cloned.results.keys()
-    assert RUN_FILES | {"clone.safetensors"} <= {path.name for path in cloned.folder.iterdir()}
+    assert RUN_FILES | {"policy.safetensors"} <= {path.name for path in cloned.folder.iterdir()}
     assert len(cloned.table) == 5
 
 
@@ -321,8 +333,8 @@ def test_collect_alone_records_the_same_data_in_another_store(trained: Run, tmp_
     assert process.returncode == 0, process.stderr
     dataset = trained.results["dataset"]
     assert (tmp_path / "store" / dataset["id"] / "data").is_dir()
-    for key, value in dataset.items():
-        assert f"  {key}: {value}\n" in process.stdout
+    for key in dataset.keys() - {"asked"}:
+        assert f"  {key}: {dataset[key]}\n" in process.stdout
 
 
 def test_agent_of_a_checkpoint_controls_anyones_loop(trained: Run) -> None:
@@ -525,7 +537,7 @@ def test_folder_in_place_of_a_checkpoint(refusal: Refusal, tmp_path: Path) -> No
     [
         lambda content: content.pop("hyper_parameters"),
         lambda content: content.pop("state_dict"),
-        lambda content: content["state_dict"].pop("gpt.head"),
+        lambda content: content["state_dict"].pop("average.head"),
         lambda content: content["hyper_parameters"]["model"].update(n_layer=2),
         lambda content: content["hyper_parameters"].pop("planner"),
         lambda content: content["hyper_parameters"]["model"].update(nosuch=1),

@@ -13,20 +13,23 @@ from omegaconf import DictConfig, OmegaConf
 
 from command_line import CONF, compose_config
 from trajectory.baselines.cloning import CloningSettings
+from trajectory.baselines.training import baseline_settings
 from trajectory.behaviour.recipe import RecipeSettings
 from trajectory.config import EvaluationSettings, TrainerSettings, settings
 from trajectory.data.builtin import DEFAULT_SEED, DEFAULT_STEPS
 from trajectory.data.datamodule import TokenizerSettings
+from trajectory.data.goals import HindsightSettings
 from trajectory.environments import EnvironmentSettings
 from trajectory.evaluation.loggers import LoggerSettings
 from trajectory.model.gpt import GPTSettings
 from trajectory.model.optimization import OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
 
-MAINS = sorted(path.stem for path in CONF.glob("*.yaml"))
+MAINS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "wandb_sweep")
 SECTIONS = {
     "planner": PlannerSettings,
     "tokenizer": TokenizerSettings,
+    "hindsight": HindsightSettings,
     "evaluation": EvaluationSettings,
     "trainer": TrainerSettings,
     "logger": LoggerSettings,
@@ -43,6 +46,7 @@ MANDATORY = {  # what an option leaves to be given
     "fsdp": ("trainer.devices=2",),
     "gym": ("env.id=Swimmer-v5",),
 }
+NEEDED = {"analyze": ("analysis=attention",)}  # what a main does not choose by default
 
 
 def groups(main: str) -> list[str]:
@@ -54,14 +58,19 @@ def groups(main: str) -> list[str]:
 def choices() -> list[tuple[str, str, str]]:
     """(main, group, option) for every option that a main can be given.
 
-    from_checkpoint is for evaluate alone, and there is no recipe for any environment.
+    from_checkpoint is for evaluate alone, which has no training to search, held_out for analyze, and not every
+    environment has a recipe.
     """
+    recipes = {path.stem for path in (CONF / "behaviour").glob("*.yaml")}
+    alone = {"from_checkpoint": "evaluate", "held_out": "analyze"}
     return [
         (main, group, path.stem)
         for main in MAINS
         for group in groups(main)
         for path in sorted((CONF / group).glob("*.yaml"))
-        if (path.stem != "from_checkpoint" or main == "evaluate") and (path.stem != "gym" or main != "train_behaviour")
+        if alone.get(path.stem, main) == main
+        and (main != "train_behaviour" or group == "hydra" or path.stem in recipes)
+        and ((group, path.stem) != ("search", "laptop") or main == "train")
     ]
 
 
@@ -69,14 +78,15 @@ def section(config: DictConfig, key: str) -> dict[str, Any]:
     """What the mains hand to `settings` for a key: its values, without the groups nested in it."""
     values: Any = OmegaConf.to_container(OmegaConf.select(config, key), resolve=True)
     if key == "model":
-        return {**{name: value for name, value in values.items() if name != "optimizer"}, "bins": config.tokenizer.bins}
+        own = {name: value for name, value in values.items() if name != "optimizer"}
+        return {**own, "bins": config.tokenizer.bins, "goal": OmegaConf.select(config, "env.goal")}
     return values
 
 
 def instantiate(config: DictConfig) -> dict[str, object]:
     """The settings dataclass of every section that a config has."""
     return {
-        key: settings(cls, section(config, key), key)
+        key: baseline_settings(section(config, key)) if key == "baseline" else settings(cls, section(config, key), key)
         for key, cls in SECTIONS.items()
         if OmegaConf.select(config, key) is not None
     }
@@ -94,8 +104,9 @@ def train_config() -> DictConfig:
 
 @pytest.mark.parametrize(("main", "group", "option"), choices())
 def test_every_option_composes_resolves_and_instantiates(main: str, group: str, option: str) -> None:
-    config = compose_config(main, f"{group}={option}", *MANDATORY.get(option, ()))
-    OmegaConf.to_container(config, resolve=True, throw_on_missing=main != "evaluate")
+    needed = [each for each in NEEDED.get(main, ()) if not each.startswith(f"{group}=")]
+    config = compose_config(main, f"{group}={option}", *MANDATORY.get(option, ()), *needed)
+    OmegaConf.to_container(config, resolve=True, throw_on_missing=main not in ("analyze", "evaluate"))
     assert instantiate(config).keys() == {key for key in SECTIONS if OmegaConf.select(config, key) is not None}
     if "env" in config and main != "evaluate":
         assert settings(EnvironmentSettings, config.env, "env").id == config.env.id
@@ -109,7 +120,7 @@ def test_every_file_of_conf_is_an_option_of_a_main() -> None:
 @pytest.mark.parametrize("main", MAINS)
 def test_every_main_has_a_script_and_resolves_as_it_stands(main: str) -> None:
     assert (CONF.parent / "src" / f"{main}.py").is_file()
-    config = compose_config(main)
+    config = compose_config(main, *NEEDED.get(main, ()))
     OmegaConf.resolve(config)
     assert config.debug is False
 
@@ -218,4 +229,4 @@ def test_command_line_wins_over_experiment_and_experiment_over_environment_and_t
 )
 def test_misspelt_override_is_refused_by_hydra(main: str, override: str) -> None:
     with pytest.raises(HydraException, match=r"Could not (override|find)"):
-        compose_config(main, override)
+        compose_config(main, *NEEDED.get(main, ()), override)

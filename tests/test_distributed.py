@@ -19,17 +19,25 @@ import torch
 from command_line import ROOT, TINY, Refusal, compose_config, run_main, start_main
 from test_configs import section
 from trajectory.config import settings
-from trajectory.data.store import exclusive
 from trajectory.data.windows import ShuffledBatches
+from trajectory.locks import exclusive
 from trajectory.model.gpt import GPT, GPTSettings
 from trajectory.model.loss import token_losses, weighted_loss
 from trajectory.transition import TransitionLayout
 
 # one periodic episode: more ranks than episodes
 QUICK = (*TINY, "logger=csv", "evaluation.video=false", "evaluation.periodic_episodes=1", "evaluation.episodes=3")
-CPU = (*QUICK, "trainer.accelerator=cpu", "trainer.log_every_n_steps=1")
+CPU = (*QUICK, "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "model.optimizer.average_decay=0.9")
 TWO = ("trainer=ddp", "trainer.devices=2")
 FILES = {"config.yaml", "train.log", "data_card.png", "metrics.csv", "results.json", ".hydra"}
+
+
+TRAIN = str(ROOT / "src" / "train.py")
+
+
+def variables(folder: Path) -> dict[str, str]:
+    """A store and a cache of their own for processes that work in `folder`."""
+    return {"MINARI_DATASETS_PATH": str(folder / "store"), "TRAJECTORY_CACHE": str(folder / "cache")}
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +90,22 @@ def test_two_processes_train_and_plan_as_one_does(strategy: str, place: Path, al
     check_same(folder, alone)
 
 
-def test_processes_that_torchrun_starts_record_once_and_share_a_run_folder(tmp_path: Path, alone: Path) -> None:
-    script = ROOT / "src" / "train.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    variables = {"MINARI_DATASETS_PATH": str(tmp_path / "store"), "TRAJECTORY_CACHE": str(tmp_path / "cache")}
-    process = subprocess.run(
-        [*command, *CPU, *TWO], cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True, timeout=300
+def run_torchrun(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Two processes that torchrun starts, in `folder`."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", TRAIN]
+    return subprocess.run(
+        [*command, *CPU, *TWO, *overrides],
+        cwd=folder,
+        env=os.environ | variables(folder),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
+
+
+def test_processes_that_torchrun_starts_record_once_and_share_a_run_folder(tmp_path: Path, alone: Path) -> None:
+    """And all come to their end when there is nothing left to do."""
+    process = run_torchrun(tmp_path)
     assert process.returncode == 0, process.stderr
     assert process.stderr.count("recording Hopper-v5:   0%") == 1
     assert process.stderr.count("fitting bins of trajectory/hopper/medium-steps1000-v0:   0%") == 1
@@ -96,6 +113,34 @@ def test_processes_that_torchrun_starts_record_once_and_share_a_run_folder(tmp_p
     (folder,) = (tmp_path / "outputs" / "train" / "hopper").iterdir()
     check_same(folder, alone)
     assert list(tmp_path.rglob("*.lock")) == []
+    before = (folder / "results.json").stat().st_mtime_ns
+    process = run_torchrun(tmp_path, "resume=true", f"hydra.run.dir={folder}")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("is finished: mean return") == 1
+    assert (folder / "results.json").stat().st_mtime_ns == before
+
+
+def test_processes_that_srun_starts_find_each_other(tmp_path: Path, alone: Path) -> None:
+    """By the variables that it sets, and no others."""
+    job = {
+        "SLURM_JOB_ID": "4711",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NODELIST": "127.0.0.1",
+    }
+    processes = []
+    for task in ("0", "1"):
+        own = {"SLURM_PROCID": task, "SLURM_LOCALID": task, "SLURM_NODEID": "0", **job, **variables(tmp_path)}
+        command = [sys.executable, TRAIN, *CPU, *TWO]
+        with (tmp_path / f"{task}.log").open("w") as file:
+            processes.append(
+                subprocess.Popen(command, cwd=tmp_path, env=os.environ | own, stdout=file, stderr=subprocess.STDOUT)
+            )
+    codes = [process.wait(timeout=300) for process in processes]
+    assert codes == [0, 0], [(tmp_path / f"{task}.log").read_text() for task in ("0", "1")]
+    (folder,) = (tmp_path / "outputs" / "train" / "hopper").iterdir()
+    check_same(folder, alone)
 
 
 @pytest.mark.slow
@@ -108,10 +153,12 @@ def test_a_sweep_runs_every_job_on_two_processes(place: Path, alone: Path) -> No
 
 
 @pytest.mark.slow
-def test_processes_that_were_preempted_go_on_together_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_processes_that_were_preempted_go_on_together_bit_for_bit(tmp_path: Path, strategy: str) -> None:
     """With dropout, whose random numbers are each process's own."""
     steps = ("trainer.max_steps=60", "trainer.checkpoint_every_n_steps=10", "evaluation.every_n_steps=null")
-    overrides = (*CPU, *TWO, *steps, "model.residual_dropout=0.1", "resume=true")
+    two = (f"trainer={strategy}", "trainer.devices=2")
+    overrides = (*CPU, *two, *steps, "model.residual_dropout=0.1", "resume=true")
     assert run_main("train", *overrides, "hydra.run.dir=whole", folder=tmp_path).returncode == 0
     with start_main("train", *overrides, "hydra.run.dir=parts", folder=tmp_path) as process:
         while not (tmp_path / "parts" / "last.ckpt").exists() and process.poll() is None:
@@ -210,7 +257,7 @@ def test_a_lock_goes_with_its_holder(tmp_path: Path) -> None:
     code = f"""
 import time
 from pathlib import Path
-from trajectory.data.store import exclusive
+from trajectory.locks import exclusive
 with exclusive(Path({str(tmp_path / ".lock")!r}), "x"):
     print("within", flush=True)
     time.sleep(600)

@@ -32,6 +32,18 @@ def configured(name: str) -> EnvironmentSettings:
     return settings(EnvironmentSettings, compose_config("train", f"env={name}").env, "env")
 
 
+WITH_GOALS = {"four_rooms": (2, 2), "pointmaze": (4, 2)}
+
+
+@pytest.mark.parametrize("name", WITH_GOALS)
+def test_configured_environments_with_goals_have_these_among_their_observations(name: str) -> None:
+    environment = configured(name)
+    env = make_environment(environment)
+    check_layout(env, TransitionLayout(*WITH_GOALS[name]), "this test")
+    assert environment.goal == [0, 1]
+    env.close()
+
+
 @pytest.mark.parametrize("name", DIMENSIONS)
 def test_configured_environments_have_the_dimensions_of_d4rl(name: str) -> None:
     environment = configured(name)
@@ -44,7 +56,7 @@ def test_configured_environments_have_the_dimensions_of_d4rl(name: str) -> None:
 
 
 def test_every_environment_of_conf_is_tested_here() -> None:
-    assert {path.stem for path in (CONF / "env").glob("*.yaml")} == {*DIMENSIONS, "gym", "from_checkpoint"}
+    assert {path.stem for path in (CONF / "env").glob("*.yaml")} == {*DIMENSIONS, *WITH_GOALS, "gym", "from_checkpoint"}
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,14 @@ def gpt(request: pytest.FixtureRequest, make_gpt: Callable[..., GPT]) -> GPT:
     return make_gpt(value_residual=request.param)
 
 
-@pytest.fixture(params=["absolute", "rotary", "rotary over two transitions", "published leak"])
+@pytest.fixture(
+    params=["absolute", "rotary", "rotary over two transitions", "published leak", "absolute goal", "rotary goal"]
+)
 def cached(request: pytest.FixtureRequest, make_gpt: Callable[..., GPT]) -> GPT:
     if request.param == "published leak":
         return make_gpt(value_residual=True)
+    if "goal" in request.param:  # and a window of two, which are as many tokens
+        return make_gpt(positions=request.param.split()[0], goal=[1], window=2)
     reach = 2 if "two" in request.param else None
     return make_gpt(value_residual=False, positions=request.param.split()[0], attention_window=reach)
 
@@ -63,7 +67,9 @@ def slow_logits(gpt: GPT, tokens: list[int]) -> Tensor:
             row = D * N
         if dimension == D - 1 and not gpt.settings.value_residual:
             row = dimension * N
-        place = dimension if gpt.settings.rotary else position
+        place = position
+        if gpt.settings.rotary:  # the goal's D places, then those of all transitions
+            place = dimension if gpt.settings.goal is None or position < D else D + dimension
         return weights["token_embedding.weight"][row] + weights["position_embedding"][place]
 
     def turned(position: int, x: Tensor) -> Tensor:
@@ -307,11 +313,18 @@ def test_smooth_initial_embeddings_against_a_loop() -> None:
         ({"positions": "relative"}, "model.positions must be absolute or rotary, got 'relative'"),
         (
             {"attention_window": 3, "positions": "absolute"},
-            "model.attention_window must be a whole number from 1 to window=10, with positions=rotary, got 3",
+            "model.attention_window must be a whole number from 1 to window=10, with positions=rotary and without "
+            "goals, got 3",
         ),
         (
             {"attention_window": 11},
-            "model.attention_window must be a whole number from 1 to window=10, with positions=rotary, got 11",
+            "model.attention_window must be a whole number from 1 to window=10, with positions=rotary and without "
+            "goals, got 11",
+        ),
+        (
+            {"attention_window": 5, "goal": [0]},
+            "model.attention_window must be a whole number from 1 to window=10, with positions=rotary and without "
+            "goals, got 5",
         ),
         (
             {"n_embd": 12},

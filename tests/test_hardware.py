@@ -26,7 +26,10 @@ def test_given_number_of_threads_is_set(threads: str) -> None:
     assert set_threads(threads) == int(threads) == torch.get_num_threads()
 
 
-def test_auto_takes_one_of_the_measured_counts_and_no_more_than_the_usable_cores() -> None:
+def test_auto_takes_one_of_the_measured_counts_and_no_more_than_the_usable_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chosen = set_threads("auto")
     assert chosen in {1, max(1, cores // 2), cores}
@@ -41,6 +44,14 @@ def test_auto_counts_the_cores_that_the_process_may_use() -> None:
         assert set_threads("auto") == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize(("most", "processes"), [("1", 1), ("64", 64), ("1,4", 1)])
+def test_auto_takes_no_more_than_a_launcher_leaves_to_a_job(
+    most: str, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", most)
+    assert set_threads("auto", processes) == 1
 
 
 def test_device_follows_the_accelerator() -> None:

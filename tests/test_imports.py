@@ -17,16 +17,18 @@ from command_line import ROOT
 
 SRC = ROOT / "src"
 PACKAGE = SRC / "trajectory"
+PLUGINS = SRC / "hydra_plugins" / "trajectory_sweepers"
 
 # the rooms of the house from the ground up; those of one floor do not know each other
 FLOORS: list[set[str]] = [
     {"errors", "transition"},
-    {"config", "distributed", "files", "hardware", "environments", "interruption", "resume"},
-    {"behaviour"},
+    {"config", "distributed", "files", "hardware", "environments", "interruption", "locks", "worlds"},
+    {"behaviour", "resume"},
     {"data"},
     {"model", "baselines"},
     {"planning"},
     {"evaluation", "benchmarks", "__init__"},
+    {"analysis", "reporting", "sweeps"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities"}
@@ -40,7 +42,12 @@ LIGHTNING_FILES = {
     "benchmarks/training.py",
 }
 RECIPE = PACKAGE / "behaviour" / "recipe.py"
-EXTRAS = {RECIPE: "behaviour", PACKAGE / "data" / "own.py": "parquet"}  # files that import an optional extra, late
+EXTRAS = {  # files that import an optional extra, late
+    RECIPE: "behaviour",
+    PACKAGE / "data" / "own.py": "parquet",
+    PACKAGE / "sweeps" / "search.py": "sweeps",
+    PLUGINS / "search.py": "sweeps",
+}
 RECIPE_LIBRARIES = {"stable_baselines3", "sb3_contrib"}
 
 
@@ -90,6 +97,10 @@ def package_files() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
+def plugin_files() -> list[Path]:
+    return sorted(PLUGINS.rglob("*.py"))
+
+
 def mains() -> list[Path]:
     return sorted(SRC.glob("*.py"))
 
@@ -114,7 +125,7 @@ def test_a_lower_room_never_imports_a_higher_one(path: Path) -> None:
         assert other == own or FLOOR[other] < FLOOR[own], f"line {found.line}: {own} imports {found.module}"
 
 
-@pytest.mark.parametrize("path", named(package_files()))
+@pytest.mark.parametrize("path", named([*package_files(), *plugin_files()]))
 def test_no_file_of_the_package_imports_a_main(path: Path) -> None:
     assert not {found.top for found in imports(path)} & {main.stem for main in mains()}
 
@@ -122,9 +133,22 @@ def test_no_file_of_the_package_imports_a_main(path: Path) -> None:
 @pytest.mark.parametrize("path", named(package_files()))
 def test_lightning_and_hydra_stay_where_they_belong(path: Path) -> None:
     tops = {found.top for found in imports(path)}
-    assert "hydra" not in tops
+    assert not tops & {"hydra", "hydra_plugins"}
     if path.relative_to(PACKAGE).as_posix() not in LIGHTNING_FILES:
         assert not tops & LIGHTNING
+
+
+@pytest.mark.parametrize("path", named(plugin_files()))
+def test_plugins_which_hydra_imports_at_every_start_leave_what_is_slow_for_later(path: Path) -> None:
+    """What the others need of the package is light, and is there before Hydra looks for plugins."""
+    now = {found.module for found in imports(path) if not found.deferred}
+    assert not {module.partition(".")[0] for module in now} & (LIGHTNING | {"torch", "optuna"})
+    assert "trajectory.sweeps.checks" not in now
+
+
+@pytest.mark.parametrize("path", named(mains()))
+def test_mains_leave_the_plugins_to_hydra(path: Path) -> None:
+    assert "hydra_plugins" not in {found.top for found in imports(path)}
 
 
 def test_the_files_that_may_import_lightning_do() -> None:
@@ -148,9 +172,9 @@ def test_every_imported_package_is_declared() -> None:
     declared = _names(project["dependencies"])
     optional = {path: _names(project["optional-dependencies"][extra]) for path, extra in EXTRAS.items()}
     distributions = packages_distributions()
-    for path in [*package_files(), *mains()]:
+    for path in [*package_files(), *plugin_files(), *mains()]:
         for found in imports(path):
-            if found.top in sys.stdlib_module_names or found.top == "trajectory":
+            if found.top in sys.stdlib_module_names or found.top in ("trajectory", "hydra_plugins"):
                 continue
             owners = {_normal(name) for name in distributions.get(found.top, [found.top])}
             late = optional.get(path, set()) if found.deferred else set()

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
+import numpy as np
 import pytest
 
 from trajectory.errors import UserError
@@ -59,7 +61,7 @@ def test_csv_alone(settings: LoggerSettings, folder: Path) -> None:
     loggers = make_loggers(settings, folder, {})
     assert [type(logger) for logger in loggers] == [MetricsFile]
     loggers[0].log_metrics({"train/loss": 2.0}, step=1)
-    close_loggers(loggers, RESULTS, folder / "episode.mp4")
+    close_loggers(loggers, RESULTS, folder)
     first, last = rows(folder)
     assert (first["step"], first["train/loss"]) == ("1", "2.0")
     assert (last["step"], last["final/return_mean"], last["final/return_std"]) == ("6", "12.5", "0.5")
@@ -69,7 +71,7 @@ def test_csv_alone(settings: LoggerSettings, folder: Path) -> None:
 
 def test_scores_are_left_out_where_the_environment_has_no_reference(folder: Path) -> None:
     loggers = make_loggers(LoggerSettings(name="csv"), folder, {})
-    close_loggers(loggers, {**RESULTS, "normalized_score_mean": None}, folder / "episode.mp4")
+    close_loggers(loggers, {**RESULTS, "normalized_score_mean": None}, folder)
     assert "final/normalized_score_mean" not in rows(folder)[0]
 
 
@@ -80,7 +82,8 @@ def test_offline_run_is_complete_without_an_account(folder: Path, capfd: pytest.
     for logger in loggers:
         logger.log_metrics({"train/loss": 2.0}, step=1)
     (folder / "episode.mp4").write_bytes(b"film")
-    close_loggers(loggers, RESULTS, folder / "episode.mp4")
+    matplotlib.image.imsave(folder / "rollout.png", np.zeros((4, 4, 3)))
+    close_loggers(loggers, RESULTS, folder)
     assert [row["step"] for row in rows(folder)] == ["1", "6"]
 
     (run,) = (folder / "wandb").glob("offline-run-*")
@@ -90,6 +93,7 @@ def test_offline_run_is_complete_without_an_account(folder: Path, capfd: pytest.
         assert expected in content
     (video,) = run.glob("files/media/videos/final/*.mp4")
     assert video.read_bytes() == b"film"
+    assert len(list(run.glob("files/media/images/final/rollout*.png"))) == 1
     assert list(run.glob("files/media/table/final/*.json"))
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""
@@ -99,7 +103,7 @@ def test_two_offline_runs_after_each_other_have_folders_of_their_own(tmp_path: P
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         loggers = make_loggers(LoggerSettings(), tmp_path / name, {})
-        close_loggers(loggers, RESULTS, tmp_path / "episode.mp4")
+        close_loggers(loggers, RESULTS, tmp_path)
         assert len(list((tmp_path / name / "wandb").glob("offline-run-*"))) == 1
 
 
@@ -154,7 +158,7 @@ def test_a_continued_offline_run_takes_the_place_of_the_killed_one_under_its_id(
     for logger in second:
         logger.log_metrics({"train/loss": 9.5}, step=1)
         logger.log_metrics({"train/loss": 1.5}, step=2)
-    close_loggers(second, RESULTS, folder / "episode.mp4")
+    close_loggers(second, RESULTS, folder)
     (present,) = (folder / "wandb").glob("offline-run-*")
     (record,) = present.glob("*.wandb")
     assert record.name == killed.name

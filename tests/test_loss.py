@@ -13,9 +13,10 @@ from trajectory.transition import TokenKind
 WEIGHTS = torch.tensor([1.0, 1.0, 5.0, 2.0, 0.5])  # observation, observation, action, reward, value
 
 
-@pytest.fixture
-def gpt(make_gpt: Callable[..., GPT]) -> GPT:
-    return make_gpt()
+@pytest.fixture(params=[None, [1]], ids=["", "goal"])
+def gpt(make_gpt: Callable[..., GPT], request: pytest.FixtureRequest) -> GPT:
+    """With a goal, which takes the place of the first of three transitions."""
+    return make_gpt() if request.param is None else make_gpt(goal=request.param, window=2)
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def slow_losses(gpt: GPT, tokens: Tensor, mask: Tensor) -> list[tuple[int, float
         flat = [token for transition in window for token in transition]
         logits = gpt(torch.tensor([flat[:-1]]))[0]
         for position in range(1, len(flat)):
-            if counts[position // 5]:
+            if counts[position // 5] and position > 5 * gpt.settings.lead:
                 likelihood = logits[position - 1].exp() / logits[position - 1].exp().sum()
                 losses.append((position % 5, -float(likelihood[flat[position]].log())))
     return losses

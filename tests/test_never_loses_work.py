@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -233,16 +234,20 @@ def test_training_evaluating_and_saving_in_a_loop_needs_no_more_of_anything(tmp_
     """SOAK_SECONDS of it, the first quarter as a warm-up."""
     seconds = float(os.environ.get("SOAK_SECONDS", "120"))
     command = (*RUN, "trainer.max_steps=10000000", "trainer.checkpoint_every_n_steps=10", "hydra.run.dir=run")
-    # nobody reads its bars
-    with start_main("train", *command, folder=tmp_path, TQDM_DISABLE="1") as process:
+    with start_main("train", *command, folder=tmp_path) as process, ThreadPoolExecutor() as readers:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # a pipe that nobody reads fills up, and what writes to it waits for ever
+        said = [readers.submit(stream.read) for stream in (process.stdout, process.stderr)]
         wait_for(lambda: logged(tmp_path / "run") > 5, process)
         began = time.monotonic()
         samples: list[tuple[float, dict[str, int]]] = []
         while time.monotonic() < began + seconds and process.poll() is None:
             samples.append(((time.monotonic() - began) / seconds, usage(process)))
             time.sleep(0.1)
-        _, err = end(process, signal.SIGINT)
-    assert process.returncode == 0, err
+        os.kill(process.pid, signal.SIGINT)
+        code = process.wait(timeout=120)
+    assert code == 0, said[1].result()
     warm = [sample for share, sample in samples if 0.25 <= share < 0.5]
     late = [sample for share, sample in samples if share >= 0.75]
     for name in ("files", "threads", "processes"):
@@ -251,3 +256,4 @@ def test_training_evaluating_and_saving_in_a_loop_needs_no_more_of_anything(tmp_
     assert growth < 10_000, f"{growth} kB"  # of some 600,000
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert len(results["evaluations"]) >= 10
+    assert results["steps"] > seconds, "it must have gone on all the time"

@@ -2,16 +2,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
+from toy_world import fit, toy_data, toy_module
+from trajectory.data.datamodule import TokenizerSettings
 from trajectory.errors import UserError
-from trajectory.model.gpt import GPT
+from trajectory.model.callbacks import LastCheckpoint
+from trajectory.model.checkpoint import load_checkpoint
+from trajectory.model.gpt import GPT, GPTSettings
 from trajectory.model.optimization import OptimizerSettings, learning_rate_ratio, make_optimizer
+from trajectory.planning.settings import PlannerSettings
 
 PUBLISHED = OptimizerSettings()
+AVERAGED = OptimizerSettings(learning_rate=1e-2, average_decay=0.8)
+MODEL = GPTSettings(n_layer=1, n_head=1, n_embd=8, window=3, bins=10)
 LAPTOP = OptimizerSettings(decay_fraction=1.0, final_ratio=0.05)
 
 
@@ -76,3 +85,26 @@ def test_without_warm_up_the_first_rate_is_full() -> None:
 def test_settings_out_of_range_are_refused_by_name(settings: dict[str, Any], key: str) -> None:
     with pytest.raises(UserError, match=key):
         OptimizerSettings(**settings)
+
+
+def test_averaged_weights_are_the_moving_average_of_all_steps_and_are_what_plans(tmp_path: Path) -> None:
+    """The weights after every step, averaged one after the other in float64."""
+    data = toy_data(tmp_path, TokenizerSettings(bins=10), episodes=12, window=3, batch_size=40)
+    module = toy_module(data, MODEL, PlannerSettings(beam_width=2, horizon=2, context=1), AVERAGED)
+    steps: list[dict[str, torch.Tensor]] = [weights_of(module.gpt)]
+    keep = pl.callbacks.LambdaCallback(on_train_batch_end=lambda *_: steps.append(weights_of(module.gpt)))
+    path = tmp_path / "last.ckpt"
+    fit(module, data, 30, callbacks=[keep, LastCheckpoint(path, 10)])
+    average = steps[0]
+    for step, weights in enumerate(steps[1:]):
+        decay = min(0.8, (1 + step) / (10 + step))
+        average = {name: decay * average[name] + (1 - decay) * weights[name] for name in average}
+    planned = load_checkpoint(path).gpt
+    for name, expected in average.items():
+        torch.testing.assert_close(weights_of(planned)[name], expected, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(weights_of(planned)[name], steps[-1][name])
+    assert all(torch.equal(a, b) for a, b in zip(module.whole_gpt().parameters(), planned.parameters(), strict=True))
+
+
+def weights_of(gpt: GPT) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().double().clone() for name, weight in gpt.named_parameters()}

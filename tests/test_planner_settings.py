@@ -34,6 +34,8 @@ def test_the_config_file_restates_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("values", "key"),
     [
+        ({"objective": "beauty"}, "planner.objective"),
+        ({"objective": "likelihood", "likelihood_weight": 1.0}, "planner.likelihood_weight"),
         ({"beam_width": 0}, "planner.beam_width"),
         ({"beam_width": -1}, "planner.beam_width"),
         ({"beam_width": 2.5}, "planner.beam_width"),

@@ -100,22 +100,29 @@ def rows_of(table: str) -> list[list[str]]:
 def test_table_shows_episodes_mean_and_data() -> None:
     table = format_table({"environment": {"reference": HOPPER}, "dataset": DATASET, **summary()})
     header, *rows = rows_of(table)
-    assert header == ["episode", "seed", "return", "score", "length", "end"]
+    assert header == ["episode", "seed", "return", "percent", "score", "length", "end"]
     assert rows[:3] == [
-        ["0", "1000", "1500.0", "46.7", "480", "fell"],
-        ["1", "1001", "3234.3", "100.0", "1000", "time limit"],
-        ["2", "1002", "-20.3", "0.0", "20", "fell"],
+        ["0", "1000", "1500.0", "122%", "46.7", "480", "fell"],
+        ["1", "1001", "3234.3", "262%", "100.0", "1000", "time limit"],
+        ["2", "1002", "-20.3", "-2%", "0.0", "20", "fell"],
     ]
     result = summary()
     std = f"std of return {result['return_std']:.0f}"
-    assert rows[3] == ["mean", f"{result['return_mean']:.1f}", f"{result['normalized_score_mean']:.1f}", "500", std]
-    assert rows[4] == ["data", "1234.5", f"{normalized_score(1234.5, HOPPER):.1f}", "500", DATASET["id"]]
+    mean, score = f"{result['return_mean']:.1f}", f"{result['normalized_score_mean']:.1f}"
+    assert rows[3] == ["mean", mean, f"{result['return_mean'] / 12.345:.0f}%", score, "500", std]
+    assert rows[4] == ["data", "1234.5", "100%", f"{normalized_score(1234.5, HOPPER):.1f}", "500", DATASET["id"]]
     assert len({len(line) for line in table.splitlines()}) == 1
 
 
 def test_table_shows_a_dash_where_there_is_no_reference() -> None:
     table = format_table({"environment": {"reference": None}, "dataset": DATASET, **summary(None)})
     assert [row[-3] for row in rows_of(table)[1:]] == ["-"] * 5
+
+
+def test_table_shows_no_percentage_of_data_that_lost() -> None:
+    losing = {**DATASET, "return_mean": -10.0}
+    table = format_table({"environment": {"reference": HOPPER}, "dataset": losing, **summary()})
+    assert [row[-4] for row in rows_of(table)[1:]] == ["-"] * 5
 
 
 def git(*arguments: str) -> str | None:

@@ -20,17 +20,20 @@ from trajectory.errors import UserError
 from trajectory.evaluation.callback import PlanningEvaluation
 from trajectory.evaluation.rollout import EpisodeResult
 from trajectory.interruption import Interruption
+from trajectory.locks import claimed
 from trajectory.model.callbacks import FiniteGradients, LastCheckpoint
 from trajectory.model.checkpoint import read_checkpoint
 from trajectory.model.gpt import GPTSettings
 from trajectory.model.module import TrajectoryModule
+from trajectory.model.optimization import OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
-from trajectory.resume import checkpoint_to_continue, claimed, finished, run_folder
+from trajectory.resume import checkpoint_to_continue, finished, run_folder
 
 PLANNER = PlannerSettings(beam_width=2, horizon=2, context=1)
 MODEL = GPTSettings(
     n_layer=1, n_head=1, n_embd=8, window=3, bins=10, embedding_dropout=0.2, residual_dropout=0.2, attention_dropout=0.2
 )
+OPTIMIZER = OptimizerSettings(average_decay=0.7)
 STEPS = 14  # nearly three epochs of five batches
 
 
@@ -74,7 +77,7 @@ def train(data: TrajectoryDataModule, *callbacks: pl.Callback, checkpoint: Path 
     """From seed 0, or from a checkpoint and whatever the generators hold."""
     if checkpoint is None:
         torch.manual_seed(0)
-    return fit(toy_module(data, MODEL, PLANNER), data, STEPS, checkpoint, callbacks=list(callbacks))
+    return fit(toy_module(data, MODEL, PLANNER, OPTIMIZER), data, STEPS, checkpoint, callbacks=list(callbacks))
 
 
 def returns(planning: PlanningEvaluation) -> list[tuple[int, list[Any]]]:
@@ -253,11 +256,13 @@ class Poison(pl.Callback):
             self.after = {name: value.clone() for name, value in pl_module.state_dict().items()}
 
 
-def test_a_step_that_is_not_finite_is_named_and_ends_the_training(store: Path, tmp_path: Path) -> None:
-    data = make_data(store.parent / "more", episodes=60)
-    poison = Poison(7)
+@pytest.mark.parametrize("asked", [1, 5, 100])
+def test_a_step_that_is_not_finite_is_named_and_ends_the_training(store: Path, tmp_path: Path, asked: int) -> None:
+    """Also where it is asked for some steps later, as on GPUs: at the latest before the next checkpoint."""
+    data = make_data(store.parent / f"more{asked}", episodes=60)
+    poison, guard = Poison(7), FiniteGradients(skip=False, every_n_steps=asked)
     with pytest.raises(UserError) as error:
-        train(data, poison, FiniteGradients(skip=False), LastCheckpoint(tmp_path / "last.ckpt", 3))
+        train(data, poison, guard, LastCheckpoint(tmp_path / "last.ckpt", 3))
     assert data.windows is not None
     assert poison.batch is not None
     rows = data.batches.rows_of(6, 7)  # the seventh batch of the first epoch
@@ -270,10 +275,20 @@ def test_a_step_that_is_not_finite_is_named_and_ends_the_training(store: Path, t
     assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 6
 
 
+def test_a_step_that_is_not_finite_is_named_after_its_epoch(data: TrajectoryDataModule) -> None:
+    """When the epoch's order of windows is still known, and not that of the next."""
+    with pytest.raises(UserError, match=r"at step 9, on windows of episodes [\d, ]+;") as error:
+        train(data, Poison(9), FiniteGradients(skip=False, every_n_steps=100))
+    assert data.batches.epoch == 1
+    named = str(error.value).partition("episodes ")[2].partition(";")[0].split(", ")
+    assert list(map(int, named)) == data.episodes_of_batch(3)
+
+
 def test_such_steps_can_be_left_out_and_are_counted_also_when_continued(
-    data: TrajectoryDataModule, tmp_path: Path
+    data: TrajectoryDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guard, poison = FiniteGradients(skip=True), Poison(3)
+    monkeypatch.setattr("test_resume.OPTIMIZER", OptimizerSettings())  # the poison would stay in averaged weights
     trainer = train(data, poison, guard, LastCheckpoint(tmp_path / "last.ckpt", 5), Copies(tmp_path))
     assert same(poison.before, poison.after)
     assert (guard.skipped, trainer.global_step) == (1, STEPS)

@@ -54,10 +54,13 @@ class Diary:
 
     action: float = 0.5
     reset_with: tuple[int, list[int]] | None = None
+    goals: np.ndarray | Sequence | None = None
     told: list[tuple[list[int], list[float], list[float]]] = field(default_factory=list)
 
-    def reset(self, environments: int = 1, seeds: Sequence[int] | None = None) -> None:
-        self.reset_with = (environments, list(seeds or ()))
+    def reset(
+        self, environments: int = 1, seeds: Sequence[int] | None = None, goals: np.ndarray | Sequence | None = None
+    ) -> None:
+        self.reset_with, self.goals = (environments, list(seeds or ())), goals
 
     def act(
         self,
@@ -166,5 +169,41 @@ def test_simulator_states_are_those_before_every_step() -> None:
     for _ in range(4):
         expected.append(simulator.data.qpos.copy())
         env.step(np.zeros(3, np.float32))
-    np.testing.assert_array_equal(np.stack(rollouts.episodes[0].states), np.stack(expected))
-    assert rollouts.episodes[1].states == []
+    recording = rollouts.episodes[0].recording
+    assert recording is not None
+    np.testing.assert_array_equal(np.stack(recording.states), np.stack(expected))
+    assert sum(recording.rewards) == pytest.approx(rollouts.episodes[0].episode_return)
+    assert (recording.plans, recording.discount) == ({}, None)
+    assert rollouts.episodes[1].recording is None
+
+
+@pytest.mark.parametrize(("every", "steps"), [(None, [0, 3, 6, 9]), (2, [0, 2, 4, 6, 8, 10])])
+def test_recorded_plans_are_those_that_are_acted_on_and_change_nothing(every: int | None, steps: list[int]) -> None:
+    """With a plan per step, what is foreseen before a step begins with the action that is taken."""
+
+    class Watched(TrajectoryAgent):
+        def act(
+            self,
+            observation: np.ndarray,
+            previous_reward: float | np.ndarray | None = None,
+            environments: Sequence[int] | None = None,
+        ) -> np.ndarray:
+            actions = super().act(observation, previous_reward, environments)
+            taken.append(actions[0])
+            return actions
+
+    taken: list[np.ndarray] = []
+    model = make_model(layout=TransitionLayout(1, 1), window=4, stop_bias=-30.0)
+    planner = PlannerSettings(beam_width=3, horizon=3, context=2, action=SamplingSettings(temperature=2.0))
+    agent = Watched(model.gpt, model.discretizer, planner, DISCOUNT)
+    options: dict[str, Any] = {"max_steps": 11, "progress": False}
+    plain = run_episodes(agent, TOY_ENVIRONMENT, [4, 5], **options)
+    taken.clear()
+    recorded = run_episodes(agent, TOY_ENVIRONMENT, [4, 5], record_first=True, plan_every_n_steps=every, **options)
+    assert recorded.episodes == plain.episodes
+    recording = recorded.episodes[0].recording
+    assert recording is not None
+    assert recording.discount == DISCOUNT
+    assert list(recording.plans) == steps
+    for step, plan in recording.plans.items():
+        np.testing.assert_array_equal(plan.actions[0], taken[step])

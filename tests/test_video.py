@@ -1,4 +1,4 @@
-"""The MP4 of an episode, drawn in a fresh process as in the mains: which GL is used is decided on MuJoCo's import."""
+"""An episode beside its plans, drawn in a fresh process as in the mains: MuJoCo's import decides which GL is used."""
 
 from __future__ import annotations
 
@@ -8,72 +8,139 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gymnasium
 import imageio.v3 as iio
+import matplotlib.image
 import numpy as np
 import pytest
 
-from toy_world import TOY
-from trajectory.evaluation.video import choose_gl, write_video
+from toy_world import TOY_ENVIRONMENT
+from trajectory.evaluation.drawing import choose_gl
+from trajectory.evaluation.picture import COLUMNS, strips
+from trajectory.evaluation.rollout import Recording
+from trajectory.evaluation.video import CAPTION, draw_episode, write_video
+from trajectory.planning.agent import PlannedTrajectory
 
-SIZE, FPS, STATES = 96, 30, 21
+SIZE, FPS, STEPS, HORIZON = 96, 30, 21, 6
+# twenty-one steps of Hopper, at every sixth of which a plan foresees five still steps ("still") or what came ("true")
 DRAW = f"""
 import sys
 from pathlib import Path
-from trajectory.evaluation.video import choose_gl, write_video
+from trajectory.evaluation.drawing import choose_gl
 choose_gl()
 import gymnasium, numpy as np
-env = gymnasium.make("Hopper-v5")
-env.reset(seed=0)
-states = []
-for _ in range({STATES}):
-    states.append(env.unwrapped.data.qpos.copy())
-    env.step(np.ones(3, np.float32))
-print(write_video(Path(sys.argv[1]), env, states, size={SIZE}, fps={FPS}, progress=False))
+from trajectory.evaluation.video import draw_episode
+from trajectory.evaluation.rollout import Recording
+from trajectory.environments import EnvironmentSettings
+from trajectory.planning.agent import PlannedTrajectory
+id, foresees, folder = sys.argv[1:]
+env = gymnasium.make(id)
+observation, _ = env.reset(seed=0)
+recording, observations = Recording(discount=0.99 if foresees else None), []
+for step in range({STEPS}):
+    observations.append(observation)
+    recording.states.append(env.unwrapped.data.qpos.copy())
+    observation, reward, *_ = env.step(np.ones(env.action_space.shape, np.float32))
+    recording.rewards.append(float(reward))
+for step in range(0, {STEPS} if foresees else 0, {HORIZON}):
+    ahead = observations[step : step + {HORIZON}]
+    ahead = np.stack(ahead if foresees == "true" else ahead[:1] * {HORIZON})
+    numbers = np.ones(len(ahead))
+    recording.plans[step] = PlannedTrajectory(ahead, ahead[:, :3], numbers, numbers, False, 0.0, 0.0)
+options = dict(terminated=False, size={SIZE}, progress=False)
+draw_episode(Path(folder), EnvironmentSettings("any", id), recording, **options)
 """
 offscreen_gl = pytest.mark.skipif(
     not any(map(ctypes.util.find_library, ("EGL", "OSMesa"))), reason="no offscreen OpenGL library on this machine"
 )
 
 
-def draw(path: Path, **variables: str) -> str:
-    """What a process that draws `path` prints last: None or the line that says why there is no video."""
+def draw(folder: Path, foresees: str = "", environment: str = "Hopper-v5", **variables: str) -> str:
+    """What a process that draws an episode logs: nothing, or the line that says what is not drawn."""
     source = Path(sys.modules[write_video.__module__].__file__ or "").parents[2]
     kept = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
-    environment = {**kept, "PYTHONPATH": str(source), **variables}
-    done = subprocess.run(
-        [sys.executable, "-c", DRAW, str(path)], env=environment, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
+    arguments = [sys.executable, "-c", DRAW, environment, foresees, str(folder)]
+    options = {**kept, "PYTHONPATH": str(source), **variables}
+    done = subprocess.run(arguments, env=options, cwd=folder, capture_output=True, text=True, check=True)
+    return done.stderr.strip()
+
+
+def frames(folder: Path) -> np.ndarray:
+    """(F, height, width, 3) of the video, without the line of text above."""
+    return np.stack(list(iio.imiter(folder / "episode.mp4", plugin="FFMPEG")))[:, CAPTION:].astype(int)
 
 
 @offscreen_gl
 def test_an_episode_becomes_an_mp4_in_real_time(tmp_path: Path) -> None:
-    path = tmp_path / "episode.mp4"
-    assert draw(path) == "None"
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-    frames = np.stack(list(iio.imiter(path, plugin="FFMPEG")))
-    assert iio.immeta(path, plugin="FFMPEG")["fps"] == FPS
+    assert draw(tmp_path) == ""
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["episode.mp4", "rollout.png"]
+    drawn = frames(tmp_path)
+    assert iio.immeta(tmp_path / "episode.mp4", plugin="FFMPEG")["fps"] == FPS
     # a Hopper step takes 8 ms, so every fourth state is a frame
-    assert frames.shape == (-(-STATES // 4), SIZE, SIZE, 3)
-    assert all(frame.std() > 10 for frame in frames)
-    assert np.abs(frames[0].astype(int) - frames[-1]).max() > 50
+    assert drawn.shape == (-(-STEPS // 4), SIZE, SIZE, 3)
+    assert all(frame.std() > 10 for frame in drawn)
+    assert np.abs(drawn[0] - drawn[-1]).max() > 50
+
+
+@offscreen_gl
+@pytest.mark.parametrize("foresees", ["true", "still"])
+def test_what_is_foreseen_stands_beside_what_is_executed(tmp_path: Path, foresees: str) -> None:
+    assert draw(tmp_path, foresees) == ""
+    executed, foreseen = np.split(frames(tmp_path), 2, axis=2)
+    assert executed.shape == foreseen.shape == (-(-STEPS // 4), SIZE, SIZE, 3)
+    differences = np.abs(executed - foreseen).mean(axis=(1, 2, 3))
+    # but for the video's compression; frames are of steps 0, 4, 8, ...
+    if foresees == "true":
+        assert differences.max() < 4
+    else:  # the last two are four and two steps into their plans, while Hopper moves fast
+        assert differences[0] < 4
+        assert differences[-2:].min() > 8
+    picture = matplotlib.image.imread(tmp_path / "rollout.png")
+    assert picture.shape[0] > 4 * 200  # four rows of frames above the panels
+    assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 1_000
+
+
+@offscreen_gl
+def test_where_observations_tell_no_positions_the_episode_is_drawn_alone(tmp_path: Path) -> None:
+    line = draw(tmp_path, "still", "Reacher-v5")
+    assert line == (
+        "plans are not drawn: the observations of Reacher-v5 do not begin with MuJoCo's positions and velocities"
+    )
+    assert frames(tmp_path).shape[2] == SIZE
+    assert (tmp_path / "rollout.png").is_file()
 
 
 def test_without_gl_there_is_one_line_that_names_the_packages(tmp_path: Path) -> None:
-    line = draw(tmp_path / "episode.mp4", MUJOCO_GL="disable")
+    line = draw(tmp_path, "still", MUJOCO_GL="disable")
     assert line.startswith("no video: ")
     assert "libegl1" in line
     assert "libosmesa6" in line
     assert "\n" not in line
-    assert list(tmp_path.iterdir()) == []
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rollout.png"]
 
 
-def test_other_simulators_get_one_line(tmp_path: Path) -> None:
-    env = gymnasium.make(TOY)
-    states = [np.zeros(0)] * 3
-    assert write_video(tmp_path / "episode.mp4", env, states) == f"no video: {TOY} is not simulated by MuJoCo"
-    assert list(tmp_path.iterdir()) == []
+def test_of_other_simulators_there_are_numbers_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recording = Recording(states=[np.zeros(0)] * 3, rewards=[1.0, 2.0, 3.0])
+    draw_episode(tmp_path, TOY_ENVIRONMENT, recording, terminated=True)
+    assert [record.message for record in caplog.records] == ["no video: ToyWorld-v0 is not simulated by MuJoCo"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rollout.png"]
+
+
+def test_the_picture_shows_whole_plans_beside_the_same_steps() -> None:
+    states = [np.array([float(step)]) for step in range(50)]
+    numbers = np.ones(10)
+    plan = PlannedTrajectory(np.ones((10, 1)), np.ones((10, 1)), numbers, numbers, False, 0.0, 0.0)
+    moments = range(0, 50, 9)
+    recording = Recording(states=states, rewards=[0.0] * 50, plans=dict.fromkeys(moments, plan))
+    foreseen = {made: 100.0 + np.arange(made, made + 10)[:, None] for made in moments}
+    rows = strips(recording, foreseen)
+    assert len(rows) == 4
+    for (_, _, executed), (_, _, planned) in zip(rows[::2], rows[1::2], strict=True):
+        assert len(executed) == len(planned) == COLUMNS
+        assert [state + 100 for _, state in executed] == [state for _, state in planned]
+        assert executed[-1][1] - executed[0][1] == 9
+    assert rows[0][2][0][1] != rows[2][2][0][1]
+    [(_, _, alone)] = strips(recording, {})
+    assert [state.item() for _, state in alone] == [0, 10, 20, 29, 39, 49]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has a choice of offscreen libraries")

@@ -79,18 +79,36 @@ class EvaluationSettings:
     seed: int = 1000
     max_steps: int | None = None
     video: bool = True
+    plan_every_n_steps: int | None = None
     every_n_steps: int | None = 10_000
     periodic_episodes: int = 4
     periodic_seed: int = 0
+    goal: list[float] | None = None
+    optimized_metric: str | None = None
 
     def __post_init__(self) -> None:
+        metrics = ("return_mean", "normalized_score_mean", "reached_share")
+        rule = f"one of {', '.join(metrics)}"
+        known = self.optimized_metric in (None, *metrics)
+        require(known, "evaluation.optimized_metric", f"null or {rule}", self.optimized_metric)
         for key in ("episodes", "periodic_episodes"):
             require(getattr(self, key) >= 1, f"evaluation.{key}", "at least 1", getattr(self, key))
         for key in ("seed", "periodic_seed"):
             require(getattr(self, key) >= 0, f"evaluation.{key}", "at least 0", getattr(self, key))
-        for key in ("max_steps", "every_n_steps"):
+        for key in ("max_steps", "every_n_steps", "plan_every_n_steps"):
             value = getattr(self, key)
             require(value is None or value >= 1, f"evaluation.{key}", "null or at least 1", value)
+
+    def metric(self, reference: object, goal: object) -> str:
+        """What an environment's runs are compared by: of its results.
+
+        Raises:
+            UserError: one that an environment without reference returns, or goals, does not have.
+        """
+        metric = self.optimized_metric or ("return_mean" if goal is None else "reached_share")
+        require(bool(reference) or metric != "normalized_score_mean", "env.reference", f"given for {metric}", reference)
+        require(goal is not None or metric != "reached_share", "env.goal", f"given for {metric}", goal)
+        return metric
 
     @property
     def seeds(self) -> range:
@@ -110,10 +128,20 @@ def settings(cls: type[Settings], values: DictConfig | dict[str, Any], key: str)
         UserError: a value of the wrong type, an unknown key, or a value that the dataclass itself refuses.
     """
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))  # ty: ignore[invalid-explicit-return]
+        # interpolations first, whose errors name the key
+        plain = OmegaConf.to_container(
+            values if OmegaConf.is_config(values) else OmegaConf.create(values), resolve=True
+        )
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), plain))  # ty: ignore
     except OmegaConfBaseException as error:
         full_key = getattr(error, "full_key", None)
         raise UserError(f"{key}{'.' + full_key if full_key else ''}: {first_line(error)}") from error
+
+
+def check_seed(seed: Any) -> None:
+    """Raise a `UserError` unless it is a number that every generator takes."""
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
+    require(whole and 0 <= seed < 2**32, "seed", "a whole number below 2**32", seed)
 
 
 def check_complete(config: DictConfig) -> None:

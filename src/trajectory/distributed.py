@@ -123,10 +123,9 @@ def all_ranks(devices: int, device: torch.device, run: Callable[[], object]) -> 
             _await(other)
         if _starter is not None:
             _starter.send(READY)
-        if "MASTER_ADDR" in os.environ:  # Lightning finds it out under srun, and connects
-            if device.type == "cuda":
-                torch.cuda.set_device(local_rank())
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank(), world_size=world_size())
+        if device.type == "cuda":
+            torch.cuda.set_device(local_rank())
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank(), world_size=world_size())
         threading.Thread(target=_watch, args=(others, over), daemon=True).start()
         yield
         dist.barrier()

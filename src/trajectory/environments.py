@@ -14,6 +14,8 @@ from gymnasium.spaces import Box, Dict, Space
 from trajectory.errors import UserError, first_line, require
 from trajectory.transition import TransitionLayout
 
+GOAL_KEYS = ("desired_goal", "achieved_goal")
+
 logging.getLogger("OpenGL").setLevel(logging.WARNING)  # loading an environment with a renderer tells of missing extras
 
 
@@ -27,6 +29,8 @@ class EnvironmentSettings:
         kwargs: passed to `gymnasium.make`.
         observation_keys: for Dict observations, the parts that make up the observation, in this order; None takes all
             of them in the space's own order.
+        goal: for goal environments (`observation`, `achieved_goal`, `desired_goal`), the dimensions of the observation
+            that a goal gives, in the order of `desired_goal`; None for an environment without goals.
         reference: `random` and `expert` returns that normalised scores are relative to; None for none.
     """
 
@@ -34,10 +38,14 @@ class EnvironmentSettings:
     id: str
     kwargs: dict[str, Any] = field(default_factory=dict)
     observation_keys: list[str] | None = None
+    goal: list[int] | None = None
     reference: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         reference = self.reference
+        goal = self.goal
+        distinct = goal is None or (len(goal) > 0 and min(goal) >= 0 and len(set(goal)) == len(goal))
+        require(distinct, "env.goal", "null or dimensions of the observation, each once", goal)
         require(
             reference is None or (set(reference) == {"random", "expert"} and reference["random"] < reference["expert"]),
             "env.reference",
@@ -66,23 +74,88 @@ def make_raw_environment(settings: EnvironmentSettings) -> Any:
 def make_environment(settings: EnvironmentSettings) -> Any:
     """A Gymnasium environment with one-dimensional Box observations and actions, Dict observations made flat.
 
+    Of one with goals `info` holds the `desired_goal` and the `achieved_goal`.
+
     Raises:
-        UserError: an unknown id, arguments it does not take, observation keys it does not have, or spaces of another
-            kind.
+        UserError: an unknown id, arguments it does not take, observation keys or goals it does not have, or spaces of
+            another kind.
     """
     env = make_raw_environment(settings)
     try:
         keys = observation_keys(env.observation_space, settings.observation_keys, f"env.id={settings.id}")
+        if settings.goal is not None:
+            _check_goal_space(env.observation_space, keys, settings)
+            env = _GoalInInfo(env)
         check_box(env.action_space, "action", f"env.id={settings.id}")
     except UserError:
         env.close()
         raise
     if keys is None:
         return env
-    parts = [env.observation_space[key] for key in keys]
+    space: Any = env.observation_space
+    parts = [space[key] for key in keys]
     low, high = (np.concatenate([getattr(part, bound) for part in parts]) for bound in ("low", "high"))
     flat = Box(low, high, dtype=np.result_type(*(part.dtype for part in parts)).type)
     return gymnasium.wrappers.TransformObservation(env, lambda observation: flatten(observation, keys), flat)
+
+
+class _GoalInInfo(gymnasium.Wrapper):
+    """Tells the goal, asked for and achieved, in `info`: a flat observation has lost it."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, {**info, **_goals_of(observation)}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, {**info, **_goals_of(observation)}
+
+
+def _goals_of(observation: Any) -> dict[str, np.ndarray]:
+    return {key: np.array(observation[key]) for key in GOAL_KEYS}
+
+
+def _check_goal_space(space: Space, keys: Sequence[str] | None, settings: EnvironmentSettings) -> None:
+    rule = f"null with env.id={settings.id}, whose observations have no {' and '.join(GOAL_KEYS)}"
+    right = isinstance(space, Dict) and keys is not None and set(GOAL_KEYS) <= set(space.spaces)
+    require(right, "env.goal", rule, settings.goal)
+    assert isinstance(space, Dict)
+    assert keys is not None
+    assert settings.goal is not None
+    size = int(np.prod(space["desired_goal"].shape or (1,)))
+    dimensions = sum(int(np.prod(space[key].shape or (1,))) for key in keys)
+    rule = f"null or {size} of the {dimensions} dimensions of the observation of {settings.id}"
+    require(len(settings.goal) == size and max(settings.goal) < dimensions, "env.goal", rule, settings.goal)
+
+
+def set_goal(env: Any, goal: Sequence[float]) -> None:
+    """Ask an environment that was reset for another goal: by its attribute `goal`, as Gymnasium-Robotics has it.
+
+    Raises:
+        UserError: the environment has no such goal.
+    """
+    require(hasattr(env.unwrapped, "goal"), "evaluation.goal", f"null with {env.spec.id}, which takes none", goal)
+    try:
+        env.unwrapped.goal = np.asarray(goal, dtype=float)
+    except ValueError as error:
+        raise UserError(f"evaluation.goal must be {first_line(error)}") from error
+
+
+def check_goal(goal: Sequence[float] | None, settings: EnvironmentSettings, owner: str) -> None:
+    """Refuse a goal that `evaluation.goal` asks for where there are none, of another size, or outside the world.
+
+    Args:
+        owner: names what knows no goals in messages.
+    """
+    if goal is None:
+        return
+    require(settings.goal is not None, "evaluation.goal", f"null with {owner}, which was made without goals", goal)
+    assert settings.goal is not None
+    require(len(goal) == len(settings.goal), "evaluation.goal", f"of {len(settings.goal)} numbers", goal)
+    env = make_environment(settings)
+    env.reset(seed=0)
+    set_goal(env, goal)
+    env.close()
 
 
 def observation_keys(space: Space, asked: Sequence[str] | None, owner: str) -> list[str] | None:

@@ -21,6 +21,12 @@ def one_line_for_disk_errors(path: Path) -> Generator[None]:
         ) from error
 
 
+def check_file(path: Path) -> None:
+    """Raise a `UserError` unless there is a file at the `path` of a checkpoint."""
+    if not path.is_file():
+        raise UserError(f"checkpoint must be the path of a checkpoint file, got {str(path)!r}, which does not exist")
+
+
 def write_file(path: Path, content: bytes | str) -> None:
     """Write under a temporary name, flush to the disk, and rename into place.
 

@@ -42,7 +42,8 @@ def precision_for(precision: str, device: torch.device) -> Any:
 def set_threads(threads: str, processes: int = 1) -> int:
     """Set torch's CPU threads: a given number, or for `auto` the fastest of one, half and all usable cores.
 
-    The cores are shared among that many processes of this machine.
+    The cores are shared among that many processes of this machine, and none takes more than OMP_NUM_THREADS, by which
+    launchers divide a machine among jobs.
 
     Measured on products of the size that planning and small trainings do, since on a busy machine more threads can be
     slower.
@@ -51,7 +52,8 @@ def set_threads(threads: str, processes: int = 1) -> int:
         torch.set_num_threads(int(threads))
         return int(threads)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = max(1, cores // processes)
+    most = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    cores = max(1, min(cores // processes, int(most) if most.isdecimal() else cores))
     seconds = {count: _product_seconds(count) for count in sorted({1, max(1, cores // 2), cores})}
     best = min(seconds, key=lambda count: seconds[count])
     torch.set_num_threads(best)
@@ -100,7 +102,15 @@ def keep_memory() -> None:
 
     It maps what is over 32 MB anew every time, and the kernel clears it: a quarter of a training step of batch 256.
     """
+    _glibc("mallopt", MMAP_MAX, 0)
+    _glibc("mallopt", TRIM_THRESHOLD, -1)
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system, of which glibc would keep tens of megabytes."""
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(function: str, *arguments: int) -> None:
     with suppress(AttributeError, OSError, TypeError):  # other C libraries
-        library = ctypes.CDLL(None)
-        library.mallopt(MMAP_MAX, 0)
-        library.mallopt(TRIM_THRESHOLD, -1)
+        getattr(ctypes.CDLL(None), function)(*arguments)

@@ -9,25 +9,28 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 log = logging.getLogger(__name__)
 
 # SIGTERM is what schedulers (SLURM, Kubernetes) send before they kill, SIGUSR1 what SLURM is commonly asked to send
-# some time before that (`--signal=USR1@90`)
-PREEMPTIONS = (signal.SIGTERM, signal.SIGUSR1)
+# some time before that (`--signal=USR1@90`), SIGUSR2 what submitit asks it to
+PREEMPTIONS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interruption:
     """The signal that was received, if any, while a run is under way.
 
-    SIGTERM or SIGUSR1 ends the run with exit code 128 + signal, as a shell reports a process that a signal ended:
-    schedulers take that for an interruption, and requeue. Where it is `patient` it is only noted, for the training to
-    write a checkpoint first. The first Ctrl-C is only noted, the second ends the run with exit code 130.
+    SIGTERM, SIGUSR1 or SIGUSR2 ends the run with exit code 128 + signal, as a shell reports a process that a signal
+    ended: schedulers take that for an interruption, and requeue. A launcher that handled the signal before hears of it
+    first, and may requeue the run itself. Where it is `patient` it is only noted, for the training to write a
+    checkpoint first. The first Ctrl-C is only noted, the second ends the run with exit code 130.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.patient = False
+        self.before: dict[int, Any] = {}
 
     @property
     def requested(self) -> bool:
@@ -41,12 +44,12 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, *PREEMPTIONS)}
+        self.before = {number: signal.getsignal(number) for number in (signal.SIGINT, *PREEMPTIONS)}
         self.listen()
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in self.before.items():
                 signal.signal(number, handler)
 
     def listen(self) -> None:
@@ -59,6 +62,9 @@ class Interruption:
         """End the process if a scheduler asked for it."""
         if self.received in PREEMPTIONS:
             log.info("ended by %s; the same command with resume=true continues", self.received.name)
+            earlier = self.before.get(self.received)
+            if callable(earlier):
+                earlier(self.received, None)
             sys.exit(128 + self.received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

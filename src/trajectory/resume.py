@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from trajectory.errors import UserError, require
+from trajectory.files import check_file
+from trajectory.locks import in_use
 
 LAST = "last.ckpt"
 
 # what may differ between a run and its continuation: it says how the run is watched, not what it computes
-FREE = ("resume", "checkpoint", "debug", "logger", "trainer.threads", "trainer.checkpoint_every_n_steps")
+FREE = (
+    "resume",
+    "checkpoint",
+    "debug",
+    "logger",
+    "trainer.threads",
+    "trainer.checkpoint_every_n_steps",
+    "evaluation.optimized_metric",
+)
 
 
 def run_folder(parent: str, new: str, *, _root_: DictConfig) -> str:
@@ -41,7 +48,7 @@ def run_folder(parent: str, new: str, *, _root_: DictConfig) -> str:
 
 def differences(folder: Path, config: DictConfig) -> list[str]:
     """Each setting in which a config differs from that of the run in `folder`, as `key=value there, value here`."""
-    there, here = _flat(OmegaConf.load(folder / "config.yaml")), _flat(config)
+    there, here = flat(OmegaConf.load(folder / "config.yaml")), flat(config)
     keys = sorted(there.keys() | here.keys())
     return [
         f"{key}={there.get(key)!r} there, {here.get(key)!r} here"
@@ -50,13 +57,13 @@ def differences(folder: Path, config: DictConfig) -> list[str]:
     ]
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings by their whole keys."""
     if OmegaConf.is_config(values):
         values = OmegaConf.to_container(values, resolve=True)
     if not isinstance(values, dict) or not values:
         return {prefix: values}
-    below = [_flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in values.items()]
+    below = [flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in values.items()]
     return {key: value for part in below for key, value in part.items()}
 
 
@@ -65,35 +72,6 @@ def finished(folder: Path) -> dict[str, Any] | None:
     path = folder / "results.json"
     results = json.loads(path.read_text()) if path.is_file() else {"interrupted": True}
     return None if results.get("interrupted") else results
-
-
-def in_use(folder: Path) -> bool:
-    """Whether another process works in a run folder."""
-    try:
-        with claimed(folder):
-            return False
-    except UserError:
-        return True
-
-
-@contextmanager
-def claimed(folder: Path) -> Generator[None]:
-    """Keep other processes out of a run folder; the system lets go of it however this process ends.
-
-    Raises:
-        UserError: another process works there.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"hydra.run.dir must be a folder that no other process works in, got {folder}") from error
-        except OSError:  # not every file system has locks
-            pass
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def checkpoint_to_continue(config: DictConfig, folder: Path) -> Path | None:
@@ -105,10 +83,7 @@ def checkpoint_to_continue(config: DictConfig, folder: Path) -> Path | None:
     last = folder / LAST
     if config.checkpoint is not None:
         path = Path(config.checkpoint)
-        if not path.is_file():
-            raise UserError(
-                f"checkpoint must be the path of a checkpoint file, got {str(path)!r}, which does not exist"
-            )
+        check_file(path)
         same = path.resolve().parent == folder.resolve() and (folder / "config.yaml").is_file()
         require(same, "checkpoint", f"in the folder of its run, with hydra.run.dir={folder}", str(path))
     elif not config.resume:

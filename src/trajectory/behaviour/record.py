@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from trajectory.behaviour.controllers import Controller
 from trajectory.behaviour.policy import GaussianPolicy
-from trajectory.environments import EnvironmentSettings, make_raw_environment
+from trajectory.environments import EnvironmentSettings, flatten, make_raw_environment
+
+# acts in an environment, without memory or, made for every episode anew, with one; None uniformly at random
+Behaviour = GaussianPolicy | type[Controller] | None
 
 ENVIRONMENTS = 16  # at most, side by side under one batched policy call
 
@@ -54,7 +58,7 @@ class _Running:
 
 def record_episodes(
     environment: EnvironmentSettings,
-    policies: Sequence[GaussianPolicy | None],
+    policies: Sequence[Behaviour],
     *,
     steps: int,
     seed: int,
@@ -81,7 +85,7 @@ def record_episodes(
 
 def _record_policy(
     environment: EnvironmentSettings,
-    policy: GaussianPolicy | None,
+    policy: Behaviour,
     steps: int,
     seed: np.random.SeedSequence,
     progress: tqdm,
@@ -94,12 +98,15 @@ def _record_policy(
     rng = np.random.default_rng(seeds[-1])
     episodes: dict[int, RecordedEpisode] = {}
     running: dict[int, _Running] = {}
+    controllers: dict[int, Controller] = {}
     begun = recorded = 0
 
     def begin(slot: int, first_seed: int | None = None) -> None:
         nonlocal begun
         observation, _ = envs[slot].reset(seed=first_seed)
         running[slot] = _Running(begun, observation)
+        if policy is not None and not isinstance(policy, GaussianPolicy):
+            controllers[slot] = policy(envs[slot], rng)
         begun += 1
 
     for slot in range(slots):
@@ -111,8 +118,13 @@ def _record_policy(
         if policy is None:
             actions = (low + (high - low) * uniform[active]).astype(space.dtype)
         else:
-            observations = np.stack([running[slot].observations[-1] for slot in active])
-            actions = np.clip(policy.act(observations, noise[active]), low, high).astype(space.dtype)
+            keys = environment.observation_keys
+            observations = np.stack([flatten(running[slot].observations[-1], keys) for slot in active])
+            if isinstance(policy, GaussianPolicy):
+                actions = policy.act(observations, noise[active])
+            else:
+                actions = np.stack([controllers[s].act(o) for s, o in zip(active, observations, strict=True)])
+            actions = np.clip(actions, low, high).astype(space.dtype)
         progress.update(min(len(active), max(0, steps - recorded)))
         recorded += len(active)
         for slot, action in zip(active, actions, strict=True):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice, repeat
@@ -18,8 +19,8 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from trajectory.benchmarks.table import Columns, measure_all
 from trajectory.benchmarks.usage import Usage
 from trajectory.data import datamodule
 from trajectory.data.cache import CACHE_VARIABLE
@@ -73,16 +74,10 @@ def benchmark_data(settings: DataBenchmarkSettings) -> list[dict[str, Any]]:
     Returns:
         One dictionary per size, as `measure` gives them.
     """
-    with tqdm(total=3 * len(settings.sizes), unit="step", desc="data", leave=False) as bar:
-        bar.write(format_row(COLUMNS))
-        rows = []
-        for transitions in settings.sizes:
-            rows.append(measure(transitions, settings, bar))
-            bar.write(format_row(columns(rows[-1])))
-    return rows
+    return measure_all("data", settings.sizes, lambda transitions: measure(transitions, settings), COLUMNS)
 
 
-def measure(transitions: int, settings: DataBenchmarkSettings, bar: tqdm) -> dict[str, Any]:
+def measure(transitions: int, settings: DataBenchmarkSettings) -> dict[str, Any]:
     """A first start and a second one on the same synthetic file, which is gone afterwards.
 
     Returns:
@@ -92,15 +87,11 @@ def measure(transitions: int, settings: DataBenchmarkSettings, bar: tqdm) -> dic
     """
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         path = Path(folder) / "synthetic.hdf5"
-        bar.set_postfix_str(f"{transitions:,} transitions, writing the file")
         write_synthetic(path, transitions, settings.seed)
-        bar.update()
         starts = []
-        for name in ("first", "second"):
-            bar.set_postfix_str(f"{transitions:,} transitions, {name} start")
+        for _ in ("first", "second"):
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
                 starts.append(process.submit(start, path, settings).result())
-            bar.update()
     first, second = starts
     data_bytes = 4 * transitions * (OBSERVATIONS + ACTIONS + 1)
     return {
@@ -173,29 +164,21 @@ def write_synthetic(path: Path, transitions: int, seed: int) -> None:
             rewards[rows] = rng.normal(3, 1, count)
 
 
-COLUMNS = (
-    "transitions",
-    *("load s", "to-go s", "fit s", "tokens s", "M/s/core", "card s", "save s", "first s", "second s", "batches/s"),
-    f"peak/data (<= {FITTING_LIMIT})",
-    f"training/tokens (<= {TRAINING_LIMIT})",
-)
+SHOWN = {"load": "load", "to-go": "return_to_go", "fit": "fit", "tokens": "tokenize", "card": "card", "save": "save"}
 
 
-def columns(row: dict[str, Any]) -> tuple[str, ...]:
-    """The cells of one size under `COLUMNS`."""
-    seconds = {name: f"{stage['seconds']:.2f}" for name, stage in row["first"]["stages"].items()}
-    return (
-        f"{row['transitions']:,}",
-        *(seconds[name] for name in ("load", "return_to_go", "fit", "tokenize")),
-        f"{row['tokenize_per_s'] / 1e6:.1f}",
-        *(seconds[name] for name in ("card", "save")),
-        *(f"{row[name]['seconds']:.2f}" for name in ("first", "second")),
-        f"{row['batches_per_s']:.0f}",
-        f"{row['fitting_ratio']:.2f}",
-        f"{row['training_ratio']:.2f}",
-    )
+def seconds_of(stage: str) -> Callable[[dict[str, Any]], str]:
+    """The cell of a stage of the first start."""
+    return lambda row: f"{row['first']['stages'][stage]['seconds']:.2f}"
 
 
-def format_row(cells: tuple[str, ...]) -> str:
-    """Cells right-aligned under the names of their columns."""
-    return "  ".join(cell.rjust(max(len(name), 6)) for cell, name in zip(cells, COLUMNS, strict=True))
+COLUMNS: Columns = {
+    "transitions": lambda row: f"{row['transitions']:,}",
+    **{f"{name} s": seconds_of(stage) for name, stage in SHOWN.items()},
+    "M/s/core": lambda row: f"{row['tokenize_per_s'] / 1e6:.1f}",
+    "first s": lambda row: f"{row['first']['seconds']:.2f}",
+    "second s": lambda row: f"{row['second']['seconds']:.2f}",
+    "batches/s": lambda row: f"{row['batches_per_s']:.0f}",
+    f"peak/data (<= {FITTING_LIMIT})": lambda row: f"{row['fitting_ratio']:.2f}",
+    f"training/tokens (<= {TRAINING_LIMIT})": lambda row: f"{row['training_ratio']:.2f}",
+}

@@ -17,8 +17,8 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
+from trajectory.benchmarks.table import Columns, measure_all
 from trajectory.data.discretizer import Discretizer
 from trajectory.errors import require
 from trajectory.hardware import product_flops, torch_threads
@@ -103,14 +103,7 @@ def benchmark_planning(settings: PlanningBenchmarkSettings) -> list[dict[str, An
     Returns:
         One dictionary per case, as `measure` gives them.
     """
-    rows, cases = [], settings.cases()
-    with tqdm(total=len(cases), unit="case", desc="planning", leave=False) as bar:
-        bar.write("  ".join(name.rjust(max(len(name), 6)) for name in COLUMNS))
-        for case in cases:
-            rows.append(measure(case, settings))
-            bar.write(format_row(rows[-1]))
-            bar.update()
-    return rows
+    return measure_all("planning", settings.cases(), lambda case: measure(case, settings), COLUMNS)
 
 
 def measure(case: Case, settings: PlanningBenchmarkSettings) -> dict[str, Any]:
@@ -238,27 +231,18 @@ def median_seconds(call: Callable[[], Any], seconds: float) -> float:
     return statistics.median(times)
 
 
-COLUMNS = (
-    *("environment", "beams", "horizon", "context", "environments", "positions", "threads"),
-    *("seconds", "floor s", "ratio", "decisions/s", "cache MB", "reference s", "same plan"),
-)
-
-
-def format_row(row: dict[str, Any]) -> str:
-    """One case under `COLUMNS`."""
-    reference, same = row["reference_seconds"], row["same_plan"]
-    cells = (
-        *(str(row[key]) for key in ("environment", "beam_width", "horizon", "context", "environments", "positions")),
-        str(row["threads"]),
-        f"{row['seconds']:.3f}",
-        f"{row['floor_seconds']:.3f}",
-        f"{row['ratio']:.2f}",
-        f"{row['decisions_per_second']:.1f}",
-        f"{row['cache_bytes'] / 1e6:.0f}",
-        "" if reference is None else f"{reference:.1f}",
-        "" if same is None else f"{same:.3f}",
-    )
-    return "  ".join(cell.rjust(max(len(name), 6)) for cell, name in zip(cells, COLUMNS, strict=True))
+COLUMNS: Columns = {
+    "environment": "environment",
+    "beams": "beam_width",
+    **{name: name for name in ("horizon", "context", "environments", "positions", "threads")},
+    "seconds": lambda row: f"{row['seconds']:.3f}",
+    "floor s": lambda row: f"{row['floor_seconds']:.3f}",
+    "ratio": lambda row: f"{row['ratio']:.2f}",
+    "decisions/s": lambda row: f"{row['decisions_per_second']:.1f}",
+    "cache MB": lambda row: f"{row['cache_bytes'] / 1e6:.0f}",
+    "reference s": lambda row: "" if row["reference_seconds"] is None else f"{row['reference_seconds']:.1f}",
+    "same plan": lambda row: "" if row["same_plan"] is None else f"{row['same_plan']:.3f}",
+}
 
 
 def draw_latency(rows: list[dict[str, Any]]) -> bytes:

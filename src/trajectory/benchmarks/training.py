@@ -19,9 +19,9 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from trajectory.benchmarks.planning import LAYOUTS
+from trajectory.benchmarks.table import Columns, measure_all
 from trajectory.benchmarks.usage import Usage
 from trajectory.data.windows import ShuffledBatches, TokenWindows
 from trajectory.errors import require
@@ -91,15 +91,12 @@ def benchmark_training(settings: TrainingBenchmarkSettings) -> list[dict[str, An
     Returns:
         One dictionary per case, as `measure` gives them.
     """
-    rows, cases = [], settings.cases()
-    with tqdm(total=len(cases), unit="case", desc="training", leave=False) as bar:
-        bar.write("  ".join(name.rjust(max(len(name), 6)) for name in COLUMNS))
-        for case in cases:
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-                rows.append(process.submit(measure, case, settings.steps).result())
-            bar.write(format_row(rows[-1]))
-            bar.update()
-    return rows
+
+    def alone(case: Case) -> dict[str, Any]:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            return process.submit(measure, case, settings.steps).result()
+
+    return measure_all("training", settings.cases(), alone, COLUMNS)
 
 
 def measure(case: Case, steps: int) -> dict[str, Any]:
@@ -115,16 +112,14 @@ def measure(case: Case, steps: int) -> dict[str, Any]:
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
-    layout, settings = (
-        LAYOUTS[case.environment],
-        GPTSettings(
-            n_layer=case.layers,
-            n_embd=case.width,
-            window=case.window,
-            embedding_dropout=case.dropout,
-            residual_dropout=case.dropout,
-            attention_dropout=case.dropout,
-        ),
+    layout = LAYOUTS[case.environment]
+    settings = GPTSettings(
+        n_layer=case.layers,
+        n_embd=case.width,
+        window=case.window,
+        embedding_dropout=case.dropout,
+        residual_dropout=case.dropout,
+        attention_dropout=case.dropout,
     )
     torch.manual_seed(0)
     tokens = torch.randint(settings.bins, (ROWS, layout.transition_dim), dtype=torch.uint8)
@@ -185,20 +180,11 @@ class _Clock(pl.Callback):
         self.times.append(perf_counter())
 
 
-COLUMNS = (
-    *("environment", "width", "layers", "batch", "window", "dropout", "threads"),
-    *("tokens/s", "floor tokens/s", "ratio", "loader %", "peak MB"),
-)
-
-
-def format_row(row: dict[str, Any]) -> str:
-    """One case under `COLUMNS`."""
-    cells = (
-        *(str(row[key]) for key in ("environment", "width", "layers", "batch", "window", "dropout", "threads")),
-        f"{row['tokens_per_second']:,.0f}",
-        f"{row['floor_tokens_per_second']:,.0f}",
-        f"{row['ratio']:.2f}",
-        f"{100 * row['loader_share']:.2f}",
-        f"{row['peak_bytes'] / 1e6:,.0f}",
-    )
-    return "  ".join(cell.rjust(max(len(name), 6)) for cell, name in zip(cells, COLUMNS, strict=True))
+COLUMNS: Columns = {
+    **{name: name for name in ("environment", "width", "layers", "batch", "window", "dropout", "threads")},
+    "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
+    "floor tokens/s": lambda row: f"{row['floor_tokens_per_second']:,.0f}",
+    "ratio": lambda row: f"{row['ratio']:.2f}",
+    "loader %": lambda row: f"{100 * row['loader_share']:.2f}",
+    "peak MB": lambda row: f"{row['peak_bytes'] / 1e6:,.0f}",
+}

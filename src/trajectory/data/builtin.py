@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from trajectory.behaviour.controllers import CONTROLLERS, IDS
 from trajectory.behaviour.policy import GaussianPolicy
-from trajectory.behaviour.record import record_episodes
+from trajectory.behaviour.record import Behaviour, record_episodes
 from trajectory.data.store import in_store, only_writer, save_episodes
 from trajectory.environments import EnvironmentSettings, make_environment
 from trajectory.errors import require
@@ -44,8 +46,9 @@ def policy_files(environment: str, quality: str) -> list[Path]:
 
 
 def qualities(environment: str) -> list[str]:
-    """The qualities that can be recorded for an environment; without shipped policies only random."""
-    return ["random", *(quality for quality in MIXTURES if policy_files(environment, quality))]
+    """The qualities that can be recorded for an environment; without shipped policies or controllers only random."""
+    mixtures = [quality for quality in MIXTURES if policy_files(environment, quality)]
+    return ["random", *mixtures, *CONTROLLERS.get(environment, {})]
 
 
 def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: Any, seed: Any) -> str:
@@ -68,6 +71,8 @@ def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: Any
         kwargs = json.loads(policy.metadata.get("environment_kwargs", "{}"))
         rule = f"{kwargs} with dataset=builtin, as the policies of env={name} were trained"
         require(environment.kwargs == kwargs, "env.kwargs", rule, environment.kwargs)
+    if environment.id != IDS.get(name, environment.id):  # another maze
+        name += "-" + environment.id.rpartition(":")[2]
     if environment.kwargs and not shipped:  # other arguments make other data
         name += "-" + hashlib.sha256(json.dumps(environment.kwargs, sort_keys=True).encode()).hexdigest()[:8]
     dataset_id = builtin_id(name, quality, steps, seed)
@@ -81,17 +86,24 @@ def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: Any
 
 def _record(dataset_id: str, environment: EnvironmentSettings, quality: str, steps: int, seed: int) -> None:
     policies = [GaussianPolicy.load(path) for path in policy_files(environment.name, quality)]
+    behaviours: Sequence[Behaviour] = policies or [None]
+    who: Any = [policy.metadata for policy in policies] or "uniform over the action space"
+    name = describe(policies)
+    controller = CONTROLLERS.get(environment.name, {}).get(quality)
+    if controller is not None:
+        behaviours, name = [controller], controller.description
+        who = f"{controller.__name__} of this project"
     provenance = {
         "steps": steps,
         "seed": seed,
-        "policies": [policy.metadata for policy in policies] or "uniform over the action space",
+        "policies": who,
         "versions": {package: version(package) for package in ("gymnasium", "mujoco", "numpy")},
     }
     save_episodes(
         dataset_id,
-        record_episodes(environment, policies or [None], steps=steps, seed=seed),
+        record_episodes(environment, behaviours, steps=steps, seed=seed),
         environment,
-        algorithm_name=describe(policies),
+        algorithm_name=name,
         author="Trajectory Transformer experiment framework",
         code_permalink=CODE_LINK,
         description=(

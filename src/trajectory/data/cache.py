@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from trajectory.data.discretizer import Discretizer
-from trajectory.data.store import HIDDEN, exclusive, remove_stale
+from trajectory.data.store import HIDDEN, remove_stale
 from trajectory.errors import UserError
+from trajectory.locks import exclusive
 
 CACHE_VARIABLE = "TRAJECTORY_CACHE"
 HASHES = "sha256.json"  # of the other files of an entry

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,11 +14,13 @@ from trajectory.data.cache import TokenizedData, cache_key, load_tokens, save_to
 from trajectory.data.card import draw_card
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.episodes import Episodes
+from trajectory.data.goals import HindsightSettings, HindsightWindows
 from trajectory.data.returns import return_to_go, shape_rewards
 from trajectory.data.source import Source
 from trajectory.data.windows import ShuffledBatches, TokenWindows, tokenize
 from trajectory.distributed import rank, world_size
 from trajectory.errors import require
+from trajectory.hardware import release_memory
 from trajectory.transition import TransitionLayout
 
 
@@ -51,10 +51,20 @@ class TrajectoryDataModule(pl.LightningDataModule):
 
     After `setup`: `layout`, `discretizer`, `windows`, `card` (the data card, a PNG) and `summary` (id, source,
     behaviour policy, number of episodes and steps, mean, standard deviation and best of the returns, content hash).
+
+    Args:
+        hindsight: how goals are chosen, where the environment has goals.
     """
 
     def __init__(
-        self, source: Source, tokenizer: TokenizerSettings, *, window: int, batch_size: int, seed: int
+        self,
+        source: Source,
+        tokenizer: TokenizerSettings,
+        *,
+        window: int,
+        batch_size: int,
+        seed: int,
+        hindsight: HindsightSettings | None = None,
     ) -> None:
         super().__init__()
         require(isinstance(batch_size, int) and batch_size >= 1, "trainer.batch_size", "at least 1", batch_size)
@@ -63,6 +73,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         self.window = window
         self.batch_size = batch_size
         self.seed = seed
+        self.hindsight = hindsight or HindsightSettings()
         self.windows: TokenWindows | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -85,7 +96,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         self.windows = TokenWindows(data.tokens, data.ends, data.terminated, self.window, self.tokenizer.bins)
 
     def train_dataloader(self) -> DataLoader:
-        """This rank's parts of batches of (tokens, mask), whose order depends on seed and epoch alone.
+        """This rank's parts of batches of (tokens, mask), whose order and goals depend on seed and epoch alone.
 
         A training that Lightning continues from a checkpoint begins with the first batch that it has not seen.
         """
@@ -95,8 +106,10 @@ class TrajectoryDataModule(pl.LightningDataModule):
         seen = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
         self.batches = ShuffledBatches(len(self.windows), self.batch_size, self.seed, rank(), world_size())
         self.batches.start = seen % len(self.batches)
+        goal = self.source.environment.goal
+        windows = self.windows if goal is None else HindsightWindows(self.windows, goal, self.hindsight, self.batches)
         # a generator of its own: an iterator draws from it, which must not depend on where a training was continued
-        return DataLoader(self.windows, sampler=self.batches, batch_size=None, generator=torch.Generator())
+        return DataLoader(windows, sampler=self.batches, batch_size=None, generator=torch.Generator())
 
     def episodes_of_batch(self, batch: int) -> list[int]:
         """The episodes that the windows of a batch of the present epoch are cut from."""
@@ -121,12 +134,6 @@ def tokenize_source(source: Source, settings: TokenizerSettings) -> TokenizedDat
     tokens = tokenize(episodes, rewards, values, discretizer)
     card = draw_card(episodes, summary)
     return TokenizedData(tokens, episodes.ends, episodes.terminated, discretizer, summary, card)
-
-
-def release_memory() -> None:
-    """Give freed memory back to the system, of which glibc would keep tens of megabytes while training runs."""
-    with suppress(AttributeError, OSError, TypeError):  # other C libraries
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def summarize(episodes: Episodes, source: Source) -> dict[str, Any]:

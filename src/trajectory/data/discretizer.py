@@ -76,7 +76,7 @@ class Discretizer(nn.Module):
             discretizer.counts[dimension] = count
         return discretizer
 
-    def encode(self, numbers: Tensor, dimensions: slice = slice(None)) -> Tensor:
+    def encode(self, numbers: Tensor, dimensions: slice | list[int] = slice(None)) -> Tensor:
         """(..., D') numbers of the given dimensions -> (..., D') int64 tokens; outside the data the outermost bins."""
         columns = numbers.to(self.boundaries.dtype).movedim(-1, 0).contiguous()
         flat = columns.view(len(columns), -1)
@@ -91,6 +91,17 @@ class Discretizer(nn.Module):
         values = self.values[dimensions]
         flat = tokens.reshape(-1, len(values)).clamp(max=self.bins - 1).T
         return values.gather(1, flat).T.reshape(tokens.shape)
+
+    def extent(self, dimension: int) -> tuple[float, float]:
+        """About the least and the greatest number that a dimension's bins were fitted to.
+
+        The outermost bins are taken to reach as far beyond their values as their boundaries lie before them.
+        """
+        count = int(self.counts[dimension])
+        values, boundaries = self.values[dimension].tolist(), self.boundaries[dimension].tolist()
+        if count == 1:
+            return values[0], values[0]
+        return 2 * values[0] - boundaries[0], 2 * values[count - 1] - boundaries[count - 2]
 
     def valid(self) -> Tensor:
         """(D, N + 1) bool: which tokens a dimension can produce; the stop token (the last) is never among them."""

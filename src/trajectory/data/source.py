@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ class Source:
         kind: `dataset.source`.
         behaviour: who acted, as far as is known.
         environment: what it is meant for.
+        recorded_in: the id of the environment that it says it was recorded in, where it says so.
         files: all whose bytes its content depends on.
         read: reads and validates it; what else its content depends on are these `options`.
     """
@@ -37,6 +39,7 @@ class Source:
     files: list[Path]
     read: Callable[..., Episodes]
     options: dict[str, Any]
+    recorded_in: str | None = None
 
     def load(self) -> Episodes:
         """All episodes, validated and held against the environment.
@@ -101,8 +104,11 @@ def _d4rl(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
 
 def _stored(kind: str, dataset_id: str, environment: EnvironmentSettings) -> Source:
     options = {"dataset_id": dataset_id, "keys": environment.observation_keys}
-    behaviour = str(metadata_of(dataset_id).get("algorithm_name") or "unknown")
-    return Source(dataset_id, kind, behaviour, environment, dataset_files(dataset_id), load_episodes, options)
+    metadata = metadata_of(dataset_id)
+    behaviour = str(metadata.get("algorithm_name") or "unknown")
+    recorded_in = json.loads(metadata.get("env_spec") or "{}").get("id")
+    files = dataset_files(dataset_id)
+    return Source(dataset_id, kind, behaviour, environment, files, load_episodes, options, recorded_in)
 
 
 def _given(dataset: dict[str, Any], key: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shutil
@@ -12,22 +11,18 @@ import warnings
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import minari
 import numpy as np
 from minari.data_collector import EpisodeBuffer
 from minari.namespace import create_namespace, list_local_namespaces
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 from trajectory.behaviour.record import RecordedEpisode
 from trajectory.data.episodes import Episodes, allocate, as_flags, check_finite
 from trajectory.environments import EnvironmentSettings, check_box, flatten, make_raw_environment, observation_keys
 from trajectory.errors import UserError, first_line, require
+from trajectory.locks import exclusive
 
 STORE_VARIABLE = "MINARI_DATASETS_PATH"
 ID = r"(?!\w/[^/]*$)([\w-]+/)*[\w-]+-v\d+"
@@ -35,8 +30,6 @@ HIDDEN = ".writing-"  # how the names of folders begin that are being written
 STALE_S = 24 * 3600.0  # writing takes minutes
 ID_RULE = "NAMESPACE/NAME-vN or NAME-vN of letters, digits, - and _ with two or more to a NAMESPACE"
 EPISODE_OVERHEAD = 1 << 15  # bytes; what HDF5 needs of an episode beside its numbers was measured to be below
-
-log = logging.getLogger(__name__)
 
 
 def store_path() -> Path:
@@ -222,47 +215,6 @@ def only_writer(dataset_id: str) -> Generator[None]:
         lock = store / f".{dataset_id.replace('/', '-')}.lock"
     with exclusive(lock, f"writes {dataset_id}"):
         yield
-
-
-@contextmanager
-def exclusive(path: Path, doing: str) -> Generator[None]:
-    """Only one process at a time is within, among all that share the file system; the lock goes with its holder.
-
-    Where there are no locks (Windows, NFS without a lock daemon) all go on at once, which costs time alone: what they
-    write is renamed into place and the first stays.
-
-    Args:
-        path: of the lock file, which is there only while it is held.
-        doing: what the holder does, for the line that a waiting process logs.
-
-    Raises:
-        OSError: the lock file cannot be made.
-    """
-    while True:
-        file = path.open("a")
-        _lock(file, doing)
-        # the one before has removed its file at the end, and another may have made a new one
-        with suppress(FileNotFoundError):
-            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                break
-        file.close()
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows removes no open files
-            path.unlink()
-        file.close()
-
-
-def _lock(file: TextIO, doing: str) -> None:
-    if fcntl is None:
-        return
-    with suppress(OSError):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("waiting for another process that %s", doing)
-            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 @contextmanager

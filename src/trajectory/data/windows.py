@@ -157,6 +157,12 @@ def shuffled(positions: np.ndarray, rows: int, key: tuple[int, ...]) -> np.ndarr
     return order.astype(np.int64)
 
 
+def hashed(rows: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
+    """(B,) int64 rows -> (B,) draws from [0, 1) that each depend on the row and on `key` alone."""
+    first, second = np.random.SeedSequence(key, spawn_key=(1,)).generate_state(2, np.uint64)
+    return (_mix(_mix(rows.astype(np.uint64) + first) + second) >> np.uint64(11)) * 2.0**-53
+
+
 def _mix(numbers: np.ndarray) -> np.ndarray:
     """The finalizer of SplitMix64 (Steele, Lea and Flood, 2014)."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

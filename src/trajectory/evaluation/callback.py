@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
+from trajectory.distributed import from_all_ranks
 from trajectory.environments import EnvironmentSettings
 from trajectory.evaluation.results import summarize_rollouts
 from trajectory.evaluation.rollout import BrokenOff, run_on_all_ranks
@@ -30,6 +31,8 @@ class PlanningEvaluation(pl.Callback):
         max_steps: of an episode; None is the environment's own limit.
         best_path: where the best checkpoint goes; None keeps none.
         interruption: breaks an evaluation off; the training that continues from the checkpoint makes up for it.
+        metric: of an evaluation's summary, by which the best model is told, and for `prune`.
+        prune: is told of each step's metric, and says whether training is to stop there.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class PlanningEvaluation(pl.Callback):
         max_steps: int | None = None,
         best_path: Path | None = None,
         interruption: Interruption | None = None,
+        metric: str = "return_mean",
+        prune: Callable[[int, float], bool] | None = None,
     ) -> None:
         self.environment = environment
         self.planner = planner
@@ -52,6 +57,9 @@ class PlanningEvaluation(pl.Callback):
         self.max_steps = max_steps
         self.best_path = best_path
         self.interruption = interruption or Interruption()
+        self.metric = metric
+        self.prune = prune
+        self.pruned = False
         self.best: float | None = None
         self.history: list[dict[str, Any]] = []
 
@@ -107,7 +115,7 @@ class PlanningEvaluation(pl.Callback):
             for part, training in modes:
                 part.training = training
         summary = summarize_rollouts(rollouts, self.environment.reference)
-        self.history.append({"step": trainer.global_step, **summary})
+        self.history.append({"step": trainer.global_step, "seconds": rollouts.seconds, **summary})
         metrics = {
             "evaluation/return_mean": summary["return_mean"],
             "evaluation/return_std": summary["return_std"],
@@ -116,10 +124,16 @@ class PlanningEvaluation(pl.Callback):
         }
         if summary["normalized_score_mean"] is not None:
             metrics["evaluation/normalized_score_mean"] = summary["normalized_score_mean"]
+        if "reached_share" in summary:
+            metrics["evaluation/reached_share"] = summary["reached_share"]
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
-        if self.best is None or summary["return_mean"] > self.best:
-            self.best = summary["return_mean"]
+        if self.best is None or summary[self.metric] > self.best:
+            self.best = summary[self.metric]
             if self.best_path is not None:
                 trainer.save_checkpoint(self.best_path)
+        # the last step's is the result
+        stop = trainer.global_step < trainer.max_steps and self.prune is not None
+        self.pruned = from_all_ranks(stop and self.prune(trainer.global_step, summary[self.metric]))[0]
+        trainer.should_stop = trainer.should_stop or self.pruned
         return summary

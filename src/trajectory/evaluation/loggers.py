@@ -160,8 +160,8 @@ def log_image(loggers: list[Logger], name: str, path: Path) -> None:
             logger.experiment.log({name: wandb.Image(str(path))})
 
 
-def close_loggers(loggers: list[Logger], results: dict[str, Any], video: Path) -> None:
-    """Log the final episodes, and the video where there is one, and finish every logger.
+def close_loggers(loggers: list[Logger], results: dict[str, Any], folder: Path) -> None:
+    """Log the final episodes and what there is of video and pictures of them, and finish every logger.
 
     The file comes last: what it has not, a repeated evaluation logs again.
     """
@@ -172,6 +172,8 @@ def close_loggers(loggers: list[Logger], results: dict[str, Any], video: Path) -
     }
     if results["normalized_score_mean"] is not None:
         final["final/normalized_score_mean"] = results["normalized_score_mean"]
+    if "reached_share" in results:
+        final["final/reached_share"] = results["reached_share"]
     for logger in reversed(loggers):
         logger.log_metrics(final, step=results.get("steps", 0))
         if isinstance(logger, WandbLogger):
@@ -180,7 +182,12 @@ def close_loggers(loggers: list[Logger], results: dict[str, Any], video: Path) -
             columns = list(results["episodes"][0])
             rows = [list(episode.values()) for episode in results["episodes"]]
             logger.experiment.log({"final/episodes": wandb.Table(columns=columns, data=rows)})
+            video = folder / "episode.mp4"
             if video.exists():
                 logger.experiment.log({"final/video": wandb.Video(str(video), format="mp4")})
+            for name in ("rollout", "goals"):
+                picture = folder / f"{name}.png"
+                if picture.exists():
+                    logger.experiment.log({f"final/{name}": wandb.Image(str(picture))})
             logger.experiment.finish()
         logger.finalize("success")

@@ -1,18 +1,20 @@
-"""The end of every run: plan the final episodes, write results.json and a video, print the table."""
+"""The end of every run: plan the final episodes, write results.json and pictures, print the table."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from trajectory.distributed import rank
 from trajectory.environments import EnvironmentSettings, make_environment
+from trajectory.evaluation.goals import draw_paths
 from trajectory.evaluation.results import format_table, provenance, summarize_rollouts, write_results
 from trajectory.evaluation.rollout import Agent, run_on_all_ranks
-from trajectory.evaluation.video import write_video
+from trajectory.evaluation.video import draw_episode
+from trajectory.files import write_file
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +27,20 @@ def evaluate_and_report(
     *,
     max_steps: int | None,
     video: bool,
+    plan_every_n_steps: int | None = None,
+    goal: Sequence[float] | None = None,
     facts: Mapping[str, Any],
     wall_clock_s: dict[str, float],
     close: Callable[[dict[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
-    """Run one episode per seed, dealt out among the ranks; the first leaves `episode.mp4` and, last, `results.json`.
+    """Run one episode per seed, dealt out among the ranks; the first leaves `results.json`, last of all.
+
+    In an environment with goals it leaves a picture of the paths too, `goals.png`.
 
     Args:
+        video: whether the first episode is drawn, as `episode.mp4` and `rollout.png`.
+        plan_every_n_steps: how often plans are drawn beside it; None begins one where the last one ends.
+        goal: of all episodes, instead of those that their seeds give.
         facts: what else goes into the results: `dataset`, `planner` and the like.
         wall_clock_s: seconds that recording and training took; those of the evaluation are added.
         close: what else is to be done with the results before they are written.
@@ -39,7 +48,16 @@ def evaluate_and_report(
     Returns:
         The results as written.
     """
-    rollouts = run_on_all_ranks(agent, environment, seeds, max_steps=max_steps, record_first=video)
+    rollouts = run_on_all_ranks(
+        agent,
+        environment,
+        seeds,
+        max_steps=max_steps,
+        record_first=video,
+        plan_every_n_steps=plan_every_n_steps,
+        goal=goal,
+    )
+    recording = rollouts.episodes[0].recording
     results = {
         "environment": asdict(environment),
         **facts,
@@ -49,13 +67,30 @@ def evaluate_and_report(
     }
     if rank() > 0:
         return results
-    if video:
+    if environment.goal is not None:
         env = make_environment(environment)
-        problem = write_video(folder / "episode.mp4", env, rollouts.episodes[0].states)
+        write_file(folder / "goals.png", draw_paths(rollouts.episodes, env))
         env.close()
-        if problem:
-            log.warning(problem)
+    if recording is not None:
+        draw_episode(folder, environment, recording, terminated=rollouts.episodes[0].terminated)
     close(results)
     write_results(folder / "results.json", results)
     log.info("planned episodes\n%s\nrun folder: %s", format_table(results), folder)
+    return results
+
+
+def report_pruned(
+    folder: Path,
+    environment: EnvironmentSettings,
+    last: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    wall_clock_s: dict[str, float],
+    close: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Leave the `results.json` of a run that a search has stopped: with its last evaluation on the way."""
+    results = {"environment": asdict(environment), **facts, **last, "wall_clock_s": wall_clock_s, **provenance()}
+    if rank() == 0:
+        close(results)
+        write_results(folder / "results.json", results)
+        log.info("the search stopped this trial at step %d: mean return %.1f", last["step"], last["return_mean"])
     return results

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from trajectory.evaluation.goals import describe_goal, goal_rows, summarize_goals
 from trajectory.evaluation.rollout import Rollouts
 from trajectory.files import write_file
 
@@ -27,9 +28,10 @@ def normalized_score(episode_return: float, reference: Mapping[str, float] | Non
 
 
 def summarize_rollouts(rollouts: Rollouts, reference: Mapping[str, float] | None) -> dict[str, Any]:
-    """Episodes, mean and standard deviation of their returns, mean score and decision latency."""
+    """Episodes, mean and standard deviation of their returns, mean score, decision latency; how goals were reached."""
     returns = [episode.episode_return for episode in rollouts.episodes]
     mean = float(np.mean(returns))
+    goals = [{} if episode.goal is None else describe_goal(episode) for episode in rollouts.episodes]
     return {
         "episodes": [
             {
@@ -39,9 +41,11 @@ def summarize_rollouts(rollouts: Rollouts, reference: Mapping[str, float] | None
                 "normalized_score": normalized_score(episode.episode_return, reference),
                 "terminated": episode.terminated,
                 "truncated": episode.truncated,
+                **goal,
             }
-            for episode in rollouts.episodes
+            for episode, goal in zip(rollouts.episodes, goals, strict=True)
         ],
+        **(summarize_goals(goals) if all(goals) else {}),
         "return_mean": mean,
         "return_std": float(np.std(returns)),
         "normalized_score_mean": normalized_score(mean, reference),
@@ -75,27 +79,38 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def format_table(results: Mapping[str, Any]) -> str:
-    """Return, score and length per episode, their means, and the data's mean return."""
+    """Return, also in percent of the data's mean, score and length per episode, their means, and the data's.
+
+    Where there were goals, how they were reached instead.
+    """
+    if "reached_share" in results:
+        return _aligned(goal_rows(results), 1)
     reference = (results["environment"] or {}).get("reference")
     dataset = results["dataset"]
-    rows = [("episode", "seed", "return", "score", "length", "end")]
+    rows = [("episode", "seed", "return", "percent", "score", "length", "end")]
     for index, episode in enumerate(results["episodes"]):
         end = "fell" if episode["terminated"] else "time limit"
-        rows.append((str(index), str(episode["seed"]), *_numbers(episode), str(episode["length"]), end))
+        rows.append((str(index), str(episode["seed"]), *_numbers(episode, dataset), str(episode["length"]), end))
     lengths = np.mean([episode["length"] for episode in results["episodes"]])
     mean = {"return": results["return_mean"], "normalized_score": results["normalized_score_mean"]}
-    rows.append(("mean", "", *_numbers(mean), f"{lengths:.0f}", f"std of return {results['return_std']:.0f}"))
+    rows.append(("mean", "", *_numbers(mean, dataset), f"{lengths:.0f}", f"std of return {results['return_std']:.0f}"))
     data = {
         "return": dataset["return_mean"],
         "normalized_score": normalized_score(dataset["return_mean"], reference),
     }
-    rows.append(("data", "", *_numbers(data), f"{dataset['steps'] / dataset['episodes']:.0f}", dataset["id"]))
+    rows.append(("data", "", *_numbers(data, dataset), f"{dataset['steps'] / dataset['episodes']:.0f}", dataset["id"]))
+    return _aligned(rows, 2)
+
+
+def _aligned(rows: list[tuple[str, ...]], means: int) -> str:
+    """Columns below a header, with rules around the rows before the last `means`."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     rule = "-" * max(map(len, lines))
-    return "\n".join([lines[0], rule, *lines[1:-2], rule, *lines[-2:]])
+    return "\n".join([lines[0], rule, *lines[1:-means], rule, *lines[-means:]])
 
 
-def _numbers(row: Mapping[str, Any]) -> tuple[str, str]:
-    score = row["normalized_score"]
-    return f"{row['return']:.1f}", "-" if score is None else f"{score:.1f}"
+def _numbers(row: Mapping[str, Any], dataset: Mapping[str, Any]) -> tuple[str, str, str]:
+    score, data_return = row["normalized_score"], dataset["return_mean"]
+    percent = f"{100 * row['return'] / data_return:.0f}%" if data_return > 0 else "-"  # of a loss says nothing
+    return f"{row['return']:.1f}", percent, "-" if score is None else f"{score:.1f}"

@@ -5,19 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from tqdm import tqdm
 
 from trajectory.distributed import from_all_ranks, rank, world_size
-from trajectory.environments import EnvironmentSettings, make_environment
+from trajectory.environments import EnvironmentSettings, make_environment, set_goal
+from trajectory.planning.agent import PlannedTrajectory
 
 
 class Agent(Protocol):
     """What a rollout needs of an agent; `TrajectoryAgent` documents the arguments."""
 
-    def reset(self, environments: int = 1, seeds: Sequence[int] | None = None) -> None: ...
+    def reset(
+        self, environments: int = 1, seeds: Sequence[int] | None = None, goals: np.ndarray | Sequence | None = None
+    ) -> None: ...
 
     def act(
         self,
@@ -27,13 +30,58 @@ class Agent(Protocol):
     ) -> np.ndarray: ...
 
 
+@runtime_checkable
+class PlanningAgent(Agent, Protocol):
+    """An agent that can tell what it foresees; others just act."""
+
+    discount: float
+
+    def plan(
+        self, observation: np.ndarray, previous_reward: float | None = None, *, environment: int = 0, best: int = 1
+    ) -> list[PlannedTrajectory]: ...
+
+
+@dataclass
+class Recording:
+    """What drawing an episode takes.
+
+    Args:
+        states: simulator positions before every step.
+        rewards: of every step.
+        plans: what the agent foresaw, by the step before which it did.
+        discount: of the agent's plans; None for one that does not plan.
+        due: the step before which the agent is asked for its next plan.
+    """
+
+    states: list[np.ndarray] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    plans: dict[int, PlannedTrajectory] = field(default_factory=dict)
+    discount: float | None = None
+    due: int = 0
+
+    def before_step(self, env: Any, agent: Agent, observation: np.ndarray, reward: float, every: int | None) -> None:
+        """Write down the state of the first environment and, when it is due, the agent's plan, which leaves the agent
+        as it is.
+        """
+        step = len(self.states)
+        self.states.append(simulator_state(env))
+        if step == self.due and isinstance(agent, PlanningAgent):
+            self.discount = agent.discount
+            (self.plans[step],) = agent.plan(observation, reward, environment=0)
+            self.due += every or len(self.plans[step].rewards)
+
+
 @dataclass
 class EpisodeResult:
     """How one episode went.
 
     Args:
         length: environment steps.
-        states: simulator positions before every step where asked for, for drawing.
+        recording: for drawing, where asked for.
+        goal: (G,) what was asked for, where the environment has goals.
+        path: (G,) of the start and after every step.
+        reached: whether the goal was; that ends the episode.
+        shortest_path: the length of the shortest way from start to goal, where the environment knows it.
     """
 
     seed: int
@@ -41,7 +89,11 @@ class EpisodeResult:
     length: int = 0
     terminated: bool = False
     truncated: bool = False
-    states: list[np.ndarray] = field(default_factory=list, repr=False)
+    recording: Recording | None = field(default=None, repr=False, compare=False)
+    goal: np.ndarray | None = None
+    path: list[np.ndarray] = field(default_factory=list, repr=False)
+    reached: bool = False
+    shortest_path: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +116,8 @@ def run_episodes(
     *,
     max_steps: int | None = None,
     record_first: bool = False,
+    plan_every_n_steps: int | None = None,
+    goal: Sequence[float] | None = None,
     progress: bool = True,
     stop: Callable[[], bool] | None = None,
 ) -> Rollouts:
@@ -71,8 +125,10 @@ def run_episodes(
 
     Args:
         seeds: of environments and agent.
+        goal: of all episodes, in an environment with goals; None leaves the goals to the environment's seeds.
         max_steps: cuts episodes off before the environment's own limit, as a truncation.
-        record_first: keep the simulator states of the first episode.
+        record_first: keep of the first episode what drawing it takes.
+        plan_every_n_steps: how often its plans are recorded; None begins one where the last one ends.
         stop: asked before every decision whether to break off.
 
     Raises:
@@ -81,36 +137,59 @@ def run_episodes(
     began = time.perf_counter()
     envs = [make_environment(environment) for _ in seeds]
     results = [EpisodeResult(seed) for seed in seeds]
-    observations = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
+    recording = results[0].recording = Recording() if record_first else None
+    begun = [env.reset(seed=seed) for env, seed in zip(envs, seeds, strict=True)]
+    observations = [observation for observation, _ in begun]
+    for env, result, (_, info) in zip(envs, results, begun, strict=True):
+        if environment.goal is not None:
+            _begin_with_goal(env, result, info, goal)
     rewards = np.zeros(len(seeds), dtype=np.float32)
     limit = max_steps or min(env.spec.max_episode_steps or 1_000 for env in envs)
     low, high = envs[0].action_space.low, envs[0].action_space.high
-    agent.reset(len(seeds), seeds)
+    if environment.goal is None:
+        agent.reset(len(seeds), seeds)
+    else:
+        agent.reset(len(seeds), seeds, np.stack([result.goal for result in results if result.goal is not None]))
     active = list(range(len(seeds)))
     latencies: list[float] = []
     with tqdm(total=limit * len(seeds), desc="rollouts", unit="step", disable=not progress, leave=False) as bar:
         while active:
             if stop is not None and stop():
                 raise BrokenOff
+            if recording is not None and 0 in active:
+                recording.before_step(envs[0], agent, observations[0], float(rewards[0]), plan_every_n_steps)
             start = time.perf_counter()
             actions = agent.act(np.stack([observations[i] for i in active]), rewards[active], active)
             latencies.append(time.perf_counter() - start)
             for i, action in zip(list(active), np.clip(actions, low, high), strict=True):
                 result = results[i]
-                if record_first and i == 0:
-                    result.states.append(simulator_state(envs[0]))
-                observations[i], reward, result.terminated, truncated, _ = envs[i].step(action)
+                observations[i], reward, result.terminated, truncated, info = envs[i].step(action)
                 rewards[i] = reward
+                if result.recording is not None:
+                    result.recording.rewards.append(float(reward))
                 result.episode_return += float(reward)
                 result.length += 1
                 result.truncated = truncated or (not result.terminated and result.length >= limit)
+                if result.goal is not None:
+                    result.path.append(info["achieved_goal"])
+                    result.reached = bool(info["success"])
                 bar.update()
-                if result.terminated or result.truncated:
+                if result.terminated or result.truncated or result.reached:
                     active.remove(i)
                     bar.update(limit - result.length)
     for env in envs:
         env.close()
     return Rollouts(results, 1_000 * float(np.mean(latencies)), time.perf_counter() - began)
+
+
+def _begin_with_goal(env: Any, result: EpisodeResult, info: dict[str, Any], goal: Sequence[float] | None) -> None:
+    """Write down, and set where it is given, what an episode is to reach."""
+    if goal is not None:
+        set_goal(env, goal)
+    result.goal = info["desired_goal"] if goal is None else np.asarray(goal, dtype=np.float32)
+    result.path = [info["achieved_goal"]]
+    length = getattr(env.unwrapped, "shortest_path_length", None)
+    result.shortest_path = length(result.path[0], result.goal) if length else None
 
 
 def run_on_all_ranks(
@@ -120,6 +199,8 @@ def run_on_all_ranks(
     *,
     max_steps: int | None = None,
     record_first: bool = False,
+    plan_every_n_steps: int | None = None,
+    goal: Sequence[float] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Rollouts:
     """`run_episodes` with the seeds dealt out among the ranks; each gets all episodes in order, and rank 0's times.
@@ -137,6 +218,8 @@ def run_on_all_ranks(
             own,
             max_steps=max_steps,
             record_first=first,
+            plan_every_n_steps=plan_every_n_steps,
+            goal=goal,
             progress=number == 0,
             stop=stop if ranks == 1 else None,
         )

@@ -1,79 +1,146 @@
-"""An MP4 of an episode, drawn off screen from recorded simulator states."""
+"""An episode and, beside it, what was planned: an MP4 and a picture, drawn off screen from recorded states."""
 
 from __future__ import annotations
 
-import ctypes.util
-import os
-import sys
-from importlib import import_module
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
-MISSING = (
-    "no video: no offscreen OpenGL was found; on Debian or Ubuntu install libegl1 libegl-mesa0 libgl1-mesa-dri "
-    "(or libosmesa6)"
-)
+from trajectory.environments import EnvironmentSettings, make_environment
+from trajectory.errors import first_line
+from trajectory.evaluation.drawing import Draw, NotDrawn, frames, qpos_of, seconds_per_step
+from trajectory.evaluation.picture import draw_picture
+from trajectory.evaluation.rollout import Recording
+from trajectory.files import write_file
+
+log = logging.getLogger(__name__)
+
+FPS = 30
+CAPTION = 32  # pixels of the lines above
+
+Foreseen = Mapping[int, np.ndarray]  # (H, nq) positions of the plan made before each of some steps
 
 
-def choose_gl() -> None:
-    """Set MUJOCO_GL to an offscreen library that is there; must run before MuJoCo is first imported."""
-    if "MUJOCO_GL" in os.environ or not sys.platform.startswith("linux"):
-        return
-    for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
-        if ctypes.util.find_library(library):
-            os.environ["MUJOCO_GL"] = name
-            return
-    os.environ["MUJOCO_GL"] = "disable"
+def draw_episode(
+    folder: Path,
+    environment: EnvironmentSettings,
+    recording: Recording,
+    *,
+    terminated: bool,
+    size: int = 480,
+    progress: bool = True,
+) -> None:
+    """Leave `episode.mp4` and `rollout.png` under `folder`; where frames cannot be drawn, one line and numbers alone.
+
+    Args:
+        terminated: whether the episode's end was one of the task.
+        size: of a frame in pixels, either way.
+    """
+    env, picture = make_environment(environment), None
+    try:
+        with frames(env, size=size) as draw:
+            foreseen = foreseen_states(env, recording)
+            picture = draw_picture(recording, terminated=terminated, shown=(draw, foreseen))
+            path, dt = folder / "episode.mp4", seconds_per_step(env)
+            write_video(path, draw, recording, foreseen, dt=dt, progress=progress)
+    except NotDrawn as reason:
+        log.warning("no video: %s", reason)
+    write_file(folder / "rollout.png", picture or draw_picture(recording, terminated=terminated))
+    env.close()
+
+
+def foreseen_states(env: Any, recording: Recording) -> dict[int, np.ndarray]:
+    """The (H, nq) positions of every recorded plan; none, and a line that says why, where observations do not tell."""
+    try:
+        return {step: qpos_of(env, plan.observations, recording.states[step]) for step, plan in recording.plans.items()}
+    except NotDrawn as reason:
+        log.warning("plans are not drawn: %s", reason)
+        return {}
 
 
 def write_video(
-    path: Path, env: Any, states: list[np.ndarray], *, size: int = 480, fps: int = 30, progress: bool = True
-) -> str | None:
-    """Draw MuJoCo positions as an MP4, skipping frames so that it plays in real time.
+    path: Path,
+    draw: Draw,
+    recording: Recording,
+    foreseen: Foreseen,
+    *,
+    dt: float,
+    fps: int = FPS,
+    progress: bool = True,
+) -> None:
+    """An MP4 of the executed episode and, on its right, what the plan last made foresees for the same moment.
 
-    Returns:
-        None when the video was written, else one line that says why not and what to install.
+    Args:
+        foreseen: beginning with step 0; the last state of a plan stays until the next one. Empty for the episode alone.
+        dt: seconds of a step; frames are skipped so that the video plays in real time.
+
+    Raises:
+        NotDrawn: why there is no video, and what to install.
     """
+    stride = max(1, round(1 / (fps * dt)))
+    steps = range(0, len(recording.states), stride)
+
+    def pictures() -> Iterator[np.ndarray]:
+        caption = None
+        for step in tqdm(steps, desc="video", unit="frame", disable=not progress, leave=False):
+            sides = [draw(recording.states[step])]
+            texts = [f"step {step}: return {sum(recording.rewards[:step]):.1f}"]
+            if foreseen:
+                made = max(moment for moment in foreseen if moment <= step)
+                ahead = min(step - made, len(foreseen[made]) - 1)
+                promised = sum(recording.rewards[:made]) + recording.plans[made].rewards[:ahead].sum()
+                sides.append(draw(foreseen[made][ahead]))
+                texts.append(f"foreseen at step {made}: return {promised:.1f}")
+            caption = caption or Caption(len(sides), sides[0].shape[1])
+            yield np.concatenate([caption.render(texts), np.concatenate(sides, axis=1)])
+
+    write_frames(path, pictures(), fps=fps)
+
+
+def write_frames(path: Path, pictures: Iterable[np.ndarray], *, fps: int) -> None:
+    """Write (height, width, 3) uint8 frames as an MP4, whole or not at all.
+
+    Raises:
+        NotDrawn: why there is no video, and what to install; also what drawing the frames raises.
+    """
+    temporary = path.with_name(f".{path.name}")
     try:
         import imageio.v2 as imageio
 
-        mujoco: Any = import_module("mujoco")  # its names come from C++, unknown to type checkers
-    except ImportError as error:
-        return f"no video: {error}; install the package `imageio[ffmpeg]`"
-    simulator: Any = env.unwrapped
-    if not states or not isinstance(getattr(simulator, "model", None), mujoco.MjModel):
-        return f"no video: {env.spec.id if env.spec else env} is not simulated by MuJoCo"
-    model = simulator.model
-    stride = max(1, round(1 / (fps * simulator.dt)))
-    temporary = path.with_name(f".{path.name}")
-    try:
-        # antialiasing, shadows and reflections cost most of a frame in software
-        model.vis.quality.offsamples = 0
-        model.vis.global_.offwidth = model.vis.global_.offheight = size
-        with (
-            mujoco.Renderer(model, size, size) as renderer,
-            imageio.get_writer(temporary, format="FFMPEG", fps=fps) as video,
-        ):
+        with imageio.get_writer(temporary, format="FFMPEG", fps=fps) as video:
             writer: Any = video
-            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
-            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-            data = mujoco.MjData(model)
-            camera = "track" if _has_camera(model, "track") else -1
-            for state in tqdm(states[::stride], desc="video", unit="frame", disable=not progress, leave=False):
-                data.qpos[:] = state
-                mujoco.mj_forward(model, data)
-                renderer.update_scene(data, camera)
-                writer.append_data(renderer.render())
-    except Exception as error:  # drivers fail in many ways, none of which may cost the results
+            for picture in pictures:
+                writer.append_data(picture)
+        temporary.replace(path)
+    except ImportError as error:
+        raise NotDrawn(f"{error}; install the package `imageio[ffmpeg]`") from error
+    except OSError as error:
+        raise NotDrawn(f"{path} cannot be written: {first_line(error)}") from error
+    finally:
         temporary.unlink(missing_ok=True)
-        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"{MISSING} ({detail[:120]})"
-    temporary.replace(path)
-    return None
 
 
-def _has_camera(model: Any, name: str) -> bool:
-    return any(model.camera(index).name == name for index in range(model.ncam))
+class Caption:
+    """A line of text above each of some frames, as pixels."""
+
+    def __init__(self, columns: int, width: int) -> None:
+        figure = Figure(figsize=(columns * width / 100, CAPTION / 100), dpi=100)
+        self.canvas = FigureCanvasAgg(figure)
+        size = width / 36  # points: some forty letters fit
+        self.texts = [
+            figure.text((column + 0.5) / columns, 0.5, "", ha="center", va="center", fontsize=size)
+            for column in range(columns)
+        ]
+
+    def render(self, texts: list[str]) -> np.ndarray:
+        """(CAPTION, columns * width, 3) uint8."""
+        for place, text in zip(self.texts, texts, strict=True):
+            place.set_text(text)
+        self.canvas.draw()
+        return np.asarray(self.canvas.buffer_rgba())[:, :, :3]

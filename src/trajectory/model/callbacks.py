@@ -85,21 +85,33 @@ class TrainingMetrics(pl.Callback):
 
 
 class FiniteGradients(pl.Callback):
-    """Stops a training at the first gradient that is not finite, or leaves such steps out and counts them.
+    """Leaves out steps whose gradients are not finite; the first one ends the training, unless it is to `skip` them.
+
+    The device leaves them out without being waited for, so that weights and optimiser stay as they were before
+    (`found_inf` of the fused optimiser). Whether there was one is asked every so many steps, and before each
+    checkpoint.
 
     Args:
-        skip: leave the weights and the optimiser as they are in such a step, and go on.
+        skip: go on after such steps, and count them.
+        every_n_steps: between questions, which GPUs must be waited for to answer.
     """
 
-    def __init__(self, *, skip: bool) -> None:
+    def __init__(self, *, skip: bool, every_n_steps: int = 1) -> None:
         self.skip = skip
-        self.skipped = 0
+        self.every_n_steps = every_n_steps
+        self.earlier = 0  # steps left out before the training was continued
+        self.names: list[str] = []
+
+    @property
+    def skipped(self) -> int:
+        """Steps that were left out."""
+        return self.earlier + (int(self.found) if self.names else 0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.skipped = state_dict["skipped"]
+        self.earlier = state_dict["skipped"]
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         self.loss = loss.detach()
@@ -107,21 +119,45 @@ class FiniteGradients(pl.Callback):
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
         gradients = {name: value.grad for name, value in pl_module.named_parameters() if value.grad is not None}
         # in float16 gradients overflow now and then: its scaler leaves those steps out and scales less
-        largest = [] if trainer.precision == "16-mixed" else _largest(gradients)
-        finite = bool(torch.stack([self.loss, *largest]).isfinite().all())
+        scaled = trainer.precision == "16-mixed"
+        sizes = torch.stack([self.loss, *_largest(gradients)])
+        found = ~(sizes[0] if scaled else sizes[1:]).isfinite().all()
+        if not self.names:
+            self.names = list(gradients)
+            self.found, self.step, self.sizes = torch.zeros_like(found, dtype=torch.int64), -1, sizes
+        first = found & (self.found == 0)
+        self.step = torch.where(first, trainer.global_step, self.step)
+        self.sizes = torch.where(first, sizes, self.sizes)
+        self.found += found
+        if not scaled:
+            optimizer.found_inf = found.float()
         if self.skip:
-            self.skipped += not finite
-            pl_module.log("train/skipped_steps", float(self.skipped), logger=False)
-        if finite:
+            pl_module.log("train/skipped_steps", self.earlier + self.found.float(), logger=False)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % self.every_n_steps == 0:
+            self.check(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.check(trainer)  # while the order of its windows is known
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.check(trainer)
+
+    def check(self, trainer: pl.Trainer) -> None:
+        """Raise a `UserError` if a step was left out and should not be."""
+        if self.skip or not self.names or not self.found:
             return
-        if self.skip:
-            optimizer.zero_grad(set_to_none=True)
-            return
-        sizes = {name: float(value) for name, value in zip(gradients, _largest(gradients), strict=True)}
-        name = max(sizes, key=lambda name: math.inf if math.isnan(sizes[name]) else sizes[name])
+        step, (loss, *sizes) = int(self.step), self.sizes.tolist()
+        by_name = dict(zip(self.names, sizes, strict=True))
+        name = max(by_name, key=lambda name: math.inf if math.isnan(by_name[name]) else by_name[name])
         raise UserError(
-            f"train/loss and its gradients must be finite, got a loss of {float(self.loss)} and a largest gradient of "
-            f"{sizes[name]} in {name} at step {trainer.global_step + 1}, on windows of {_episodes(trainer)}; a lower "
+            f"train/loss and its gradients must be finite, got a loss of {loss} and a largest gradient of "
+            f"{by_name[name]} in {name} at step {step + 1}, on windows of {_episodes(trainer, step)}; a lower "
             "model.optimizer.learning_rate may help, and trainer.skip_nonfinite=true leaves such steps out"
         )
 
@@ -131,11 +167,11 @@ def _largest(tensors: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     return list(torch._foreach_norm([*tensors.values()], math.inf))
 
 
-def _episodes(trainer: pl.Trainer, most: int = 20) -> str:
-    """The episodes that the windows of the present batch are cut from."""
+def _episodes(trainer: pl.Trainer, step: int, most: int = 20) -> str:
+    """The episodes that the windows of a step of the present epoch are cut from."""
     data = getattr(trainer, "datamodule", None)
     assert isinstance(data, TrajectoryDataModule)
-    episodes = data.episodes_of_batch(trainer.fit_loop.epoch_loop.batch_idx)
+    episodes = data.episodes_of_batch(step % len(data.batches))
     shown = ", ".join(map(str, episodes[:most]))
     return f"episodes {shown}" if len(episodes) <= most else f"{len(episodes)} episodes: {shown} and others"
 
@@ -197,13 +233,12 @@ class LastCheckpoint(pl.Callback):
         """Not after the last step: `on_train_end` saves what other callbacks still do by then."""
         interrupted = self.interruption.requested
         if trainer.world_size > 1:  # ranks stop together, at a step at which all ask each other
-            asked = trainer.global_step % ASK_EVERY == 0
             noticed = torch.tensor(float(interrupted), device=pl_module.device)
-            interrupted = asked and bool(sum_over_ranks(noticed) > 0)
+            interrupted = trainer.global_step % ASK_EVERY == 0 and bool(sum_over_ranks(noticed) > 0)
         if trainer.global_step < trainer.max_steps and (interrupted or trainer.global_step % self.every_n_steps == 0):
             self.save(trainer)
             # only now, at a step that is saved as a whole
-            trainer.should_stop = interrupted
+            trainer.should_stop = trainer.should_stop or interrupted
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step >= trainer.max_steps:

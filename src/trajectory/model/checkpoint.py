@@ -14,7 +14,7 @@ import torch
 
 from trajectory.data.discretizer import Discretizer
 from trajectory.errors import UserError, first_line
-from trajectory.files import write_file
+from trajectory.files import check_file, write_file
 from trajectory.model.gpt import GPT, GPTSettings
 from trajectory.transition import TransitionLayout
 
@@ -25,9 +25,8 @@ def _comment(data: bytes) -> bytes:
     return b"sha256 " + hashlib.sha256(data).hexdigest().encode()
 
 
-END = (
-    b"PK\x05\x06"  # how the last record of a zip file begins: 22 bytes, the last two the length of the comment after it
-)
+# how the last record of a zip file begins: 22 bytes, the last two the length of the comment after it
+END = b"PK\x05\x06"
 COMMENT_LENGTH = len(_comment(b"")).to_bytes(2, "little")
 
 
@@ -73,8 +72,7 @@ def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
             where there is one.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"checkpoint must be the path of a checkpoint file, got {str(path)!r}, which does not exist")
+    check_file(path)
     data = path.read_bytes()
     end = data.rfind(END) + 22
     if end > 22 and data[end - 2 :] != b"\0\0" and data[end:] != _comment(data[:end]):
@@ -103,7 +101,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         for key in ("tokenizer", "environment", "dataset", "planner"):
             hyperparameters[key]
         gpt, discretizer = build(hyperparameters)
-        gpt.load_state_dict(_below("gpt.", weights))
+        gpt.load_state_dict(_below("average.", weights) or _below("gpt.", weights))
         discretizer.load_state_dict(_below("discretizer.", weights))
     except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(Path(path), first_line(error)[:120]) from error

@@ -12,6 +12,11 @@ Positions are the published ones, learned from the window's start, or rotary one
 and keys by an angle of its own (Su et al. 2021), so that attention knows how many transitions lie between two tokens,
 not where the window began; what a dimension is, learned embeddings tell. Attention then reaches a fixed number of
 transitions back and a sequence can go on for ever.
+
+A model may have a goal (paper, section 3.3): one more transition in front, of whose tokens those of the goal's
+dimensions are the goal's bins and all others the stop token. It is transition 0, with position embeddings of its own,
+so that nothing takes it for an observation; the window follows as transitions 1 to W. Nothing is behind the reach of
+attention then, and a window slides as one with absolute positions does, the goal in front again.
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ from trajectory.model.operations import Operations, TorchOperations, split
 from trajectory.transition import TransitionLayout
 
 TORCH = TorchOperations()
+INIT_STD = 0.02  # of weights
 ROTARY_BASE = 100.0  # the slowest angle turns a hundredth of a radian a transition: sequences are dozens of them
 
 
@@ -45,9 +51,11 @@ class GPTSettings:
         positions: `rotary`, or `absolute` as published.
         attention_window: transitions that rotary attention reaches, the token's own included; None is `window`.
         bins: N, tokens per dimension; one more, the stop token, follows a termination.
+        goal: the observation dimensions that a goal in front of every window gives; None for a model without goals.
         value_residual: True keeps the published leak (see the module's docstring).
         init_smoothness: bins over which neighbouring bins begin with similar embeddings; 0 begins with independent
             ones, as published. Bins are ordered, and a model that need not learn so from data learns faster.
+        init_scale: standard deviation of the initial embeddings of tokens; a larger one keeps them smooth for longer.
         activation_checkpointing: keep only what enters a block while training, and compute the rest again backwards.
 
     Raises:
@@ -61,11 +69,13 @@ class GPTSettings:
     positions: str = "rotary"
     attention_window: int | None = None
     bins: int = 100
+    goal: list[int] | None = None
     embedding_dropout: float = 0.1
     residual_dropout: float = 0.1
     attention_dropout: float = 0.1
     value_residual: bool = False
     init_smoothness: float = 0.0
+    init_scale: float = INIT_STD
     activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
@@ -77,13 +87,14 @@ class GPTSettings:
         require(known, "model.positions", "absolute or rotary", self.positions)
         reach = self.attention_window
         if reach is not None:
-            rule = f"a whole number from 1 to window={self.window}, with positions=rotary"
-            right = isinstance(reach, int) and 1 <= reach <= self.window and self.rotary
+            rule = f"a whole number from 1 to window={self.window}, with positions=rotary and without goals"
+            right = isinstance(reach, int) and 1 <= reach <= self.window and self.rotary and self.goal is None
             require(right, "model.attention_window", rule, reach)
         even = not self.rotary or self.n_embd // self.n_head % 2 == 0
         require(even, "model.n_embd", f"an even multiple of n_head={self.n_head} with rotary positions", self.n_embd)
         smoothness = self.init_smoothness
         require(smoothness >= 0, "model.init_smoothness", "at least 0", smoothness)
+        require(0 < self.init_scale < math.inf, "model.init_scale", "above 0 and finite", self.init_scale)
         for key in ("embedding_dropout", "residual_dropout", "attention_dropout"):
             value = getattr(self, key)
             require(isinstance(value, int | float) and 0 <= value < 1, f"model.{key}", "at least 0 and below 1", value)
@@ -94,9 +105,19 @@ class GPTSettings:
         return self.positions == "rotary"
 
     @property
+    def lead(self) -> int:
+        """Transitions in front of a window: the goal."""
+        return 0 if self.goal is None else 1
+
+    @property
     def reach(self) -> int:
-        """Transitions that a token may attend to, its own included."""
-        return self.attention_window or self.window
+        """Transitions that a token may attend to, its own and the goal included."""
+        return self.lead + (self.attention_window or self.window)
+
+    @property
+    def slides(self) -> bool:
+        """Whether a window that is full must be cropped and encoded anew before it can go on."""
+        return not self.rotary or self.goal is not None
 
 
 Attend = Callable[[Tensor], Tensor]  # (B, T, 3 C) queries, keys and values -> (B, T, C) what each query gathers
@@ -148,11 +169,12 @@ class GPT(nn.Module):
         self.layout = layout
         D, N, C = layout.transition_dim, settings.bins, settings.n_embd
         # the last value token of a window has nothing left to predict, so it is never an input
-        self.block_size = settings.window * D - 1
+        self.block_size = (settings.lead + settings.window) * D - 1
         self.stop_token = N
         self.token_embedding = nn.Embedding(N * D + 1, C)
         # rotary positions tell the transition, so that only the dimension within it is left to learn
-        self.position_embedding = nn.Parameter(torch.zeros(D if settings.rotary else self.block_size, C))
+        places = (settings.lead + 1) * D if settings.rotary else self.block_size
+        self.position_embedding = nn.Parameter(torch.zeros(places, C))
         self.blocks: Any = nn.ModuleList(Block(settings) for _ in range(settings.n_layer))
         self.final_norm = nn.LayerNorm(C)
         # head d predicts the token after dimension d
@@ -162,6 +184,8 @@ class GPT(nn.Module):
         frequencies = ROTARY_BASE ** (-torch.arange(pairs, dtype=torch.float32) / max(1, pairs))
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.apply(self._init_weights)
+        with torch.no_grad():
+            self.token_embedding.weight.mul_(settings.init_scale / INIT_STD)
         if settings.init_smoothness > 0:
             self._smooth_embeddings(settings.init_smoothness)
         nn.init.kaiming_uniform_(self.head.view(-1, C), a=math.sqrt(5))
@@ -169,7 +193,7 @@ class GPT(nn.Module):
     @staticmethod
     def _init_weights(module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight, std=INIT_STD)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -190,18 +214,20 @@ class GPT(nn.Module):
         if not self.settings.value_residual:
             is_value = dimensions == self.layout.value_index
             rows = torch.where(is_value, self.offsets[self.layout.value_index], rows)
-        places = self.position_embedding[positions % len(self.position_embedding)]
-        return self.token_embedding(rows) + places
+        lead = self.settings.lead * self.layout.transition_dim
+        again = lead + (positions - lead) % (len(self.position_embedding) - lead)
+        return self.token_embedding(rows) + self.position_embedding[torch.where(positions < lead, positions, again)]
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, operations: Operations | None = None) -> Tensor:
         """(B, T) int64 tokens of a window -> (B, T, N + 1) logits of the token after each.
 
-        T is at most `block_size` with absolute positions.
+        Tokens begin with the goal where there is one; T is at most `block_size` with absolute positions. What is
+        fastest computes it, unless `operations` are given.
         """
         B, T = tokens.shape
         D, C, settings = self.layout.transition_dim, self.settings.n_embd, self.settings
         assert settings.rotary or self.block_size >= T, (T, self.block_size)
-        operations = self._operations()
+        operations = operations or self._operations()
         embedding, attention = settings.embedding_dropout, settings.attention_dropout
         if not self.training:
             embedding = attention = 0.0

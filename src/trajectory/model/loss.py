@@ -12,10 +12,10 @@ from trajectory.transition import TokenKind
 
 
 def token_losses(gpt: GPT, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of all tokens of windows but the first.
+    """Cross-entropy of all tokens of windows but the first. Of a goal in front, no token counts.
 
     Args:
-        tokens: (B, W, D) integer tokens.
+        tokens: (B, W, D) integer tokens, W one more with a goal.
         mask: (B, W) bool, the transitions that count.
 
     Returns:
@@ -25,7 +25,10 @@ def token_losses(gpt: GPT, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor
     flat = tokens.view(B, W * D).long()
     logits = gpt(flat[:, :-1])
     losses = F.cross_entropy(logits.flatten(0, 1), flat[:, 1:].flatten(), reduction="none").view(B, -1)
-    return losses, mask.repeat_interleave(D, dim=1)[:, 1:]
+    mask = mask.repeat_interleave(D, dim=1)[:, 1:]
+    # the first token of a window is given when it plans: that the goal is in front of it is no reason to learn it
+    mask[:, : gpt.settings.lead * D] = False
+    return losses, mask
 
 
 def weighted_loss(losses: Tensor, mask: Tensor, weights: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytorch_lightning as pl
@@ -45,6 +46,7 @@ class TrajectoryModule(pl.LightningModule):
         self.save_hyperparameters()
         self.settings = OptimizerSettings(**optimizer)
         self.gpt, self.discretizer = build({"layout": layout, "model": model})
+        self.average = None if self.settings.average_decay is None else deepcopy(self.gpt).requires_grad_(False)
         weights = {
             "observation": 1.0,
             "action": self.settings.action_weight,
@@ -65,16 +67,21 @@ class TrajectoryModule(pl.LightningModule):
         if self._device_mesh is None or isinstance(self.gpt.head, DTensor):
             return
         mesh = self._device_mesh["data_parallel"]
-        for block in self.gpt.blocks:
-            fully_shard(block, mesh=mesh)
-        fully_shard(self.gpt, mesh=mesh)
+        for gpt in filter(None, (self.gpt, self.average)):
+            for block in gpt.blocks:
+                fully_shard(block, mesh=mesh)
+            fully_shard(gpt, mesh=mesh)
 
     def whole_gpt(self) -> GPT:
-        """The GPT to plan with: a copy where its weights are shared out, which all ranks must ask for together."""
-        if not isinstance(self.gpt.head, DTensor):
-            return self.gpt
+        """The GPT to plan with, of averaged weights where they are kept.
+
+        It is a copy where weights are shared out over the ranks, which all must ask for it together.
+        """
+        trained = self.average or self.gpt
+        if not isinstance(trained.head, DTensor):
+            return trained
         gpt, _ = build(dict(self.hparams))
-        state: dict[str, Any] = self.gpt.state_dict()
+        state: dict[str, Any] = trained.state_dict()
         gpt.load_state_dict({name: part.full_tensor() for name, part in state.items()})
         return gpt.to(self.device)
 
@@ -89,8 +96,17 @@ class TrajectoryModule(pl.LightningModule):
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], logger=False)
         return loss
 
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Step, then move the average of the weights, at first with a shorter memory."""
+        super().optimizer_step(*arguments, **named)
+        decay = self.settings.average_decay
+        if self.average is not None and decay is not None:
+            decay = min(decay, (1 + self.global_step) / (10 + self.global_step))
+            weights = [weight.detach() for weight in self.gpt.parameters()]
+            torch._foreach_lerp_(list(self.average.parameters()), weights, 1 - decay)
+
     def configure_optimizers(self) -> Any:
-        optimizer = make_optimizer(self.gpt, self.settings)
+        optimizer = make_optimizer(self.gpt, self.settings, fused=self.trainer.precision != "16-mixed")
         total = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_ratio(step, total, self.settings)

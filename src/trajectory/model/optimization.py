@@ -19,6 +19,8 @@ class OptimizerSettings:
     Args:
         warmup_fraction, decay_fraction: of all steps; the rate is full at the end of the warm-up and has fallen to
             `final_ratio` of it once `decay_fraction` of the steps are done, where it stays.
+        average_decay: of the exponential moving average of the weights that planning uses; None plans with the weights
+            of the last step, as published.
     """
 
     learning_rate: float = 6e-4
@@ -30,6 +32,7 @@ class OptimizerSettings:
     action_weight: float = 5.0
     reward_weight: float = 1.0
     value_weight: float = 1.0
+    average_decay: float | None = None
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "model.optimizer.learning_rate", "above 0", self.learning_rate)
@@ -43,10 +46,17 @@ class OptimizerSettings:
             "in this order between 0 and 1",
             (self.warmup_fraction, self.decay_fraction),
         )
+        decay = self.average_decay
+        rule = "null, or at least 0 and below 1"
+        require(decay is None or 0 <= decay < 1, "model.optimizer.average_decay", rule, decay)
 
 
-def make_optimizer(gpt: GPT, settings: OptimizerSettings) -> AdamW:
-    """AdamW that decays the weights of matrix products and leaves biases, norms and embeddings alone."""
+def make_optimizer(gpt: GPT, settings: OptimizerSettings, *, fused: bool = True) -> AdamW:
+    """AdamW that decays the weights of matrix products and leaves biases, norms and embeddings alone.
+
+    Args:
+        fused: one kernel for all weights; Lightning cannot clip gradients that float16's scaler has left to it.
+    """
     decayed = [module.weight for module in gpt.modules() if isinstance(module, torch.nn.Linear)] + [gpt.head]
     chosen = {id(parameter) for parameter in decayed}
     rest = [parameter for parameter in gpt.parameters() if id(parameter) not in chosen]
@@ -54,7 +64,7 @@ def make_optimizer(gpt: GPT, settings: OptimizerSettings) -> AdamW:
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=settings.learning_rate, betas=tuple(settings.betas), fused=True)
+    return AdamW(groups, lr=settings.learning_rate, betas=tuple(settings.betas), fused=fused)
 
 
 def learning_rate_ratio(step: int, total_steps: int, settings: OptimizerSettings) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trajectory.config import settings
 from trajectory.data.discretizer import Discretizer
+from trajectory.data.goals import goal_tokens
 from trajectory.errors import require
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.model.decoder import decoder_for
@@ -67,7 +68,9 @@ class TrajectoryAgent:
         self.discount = discount if planner.discount is None else planner.discount
         self.captured: CapturedSearch | None = None  # on GPUs
         self.pace: Pace | None = None  # of plans on this machine, measured where a deadline is set
-        self.reset()
+        self.history = []
+        if gpt.settings.goal is None:
+            self.reset()
 
     @classmethod
     def from_checkpoint(
@@ -86,19 +89,36 @@ class TrajectoryAgent:
         discount = checkpoint.hyperparameters["tokenizer"]["discount"]
         return cls(checkpoint.gpt, checkpoint.discretizer, settings(PlannerSettings, changed, "planner"), discount)
 
-    def reset(self, environments: int = 1, seeds: Sequence[int] | None = None) -> None:
+    def reset(
+        self, environments: int = 1, seeds: Sequence[int] | None = None, goals: np.ndarray | Sequence | None = None
+    ) -> None:
         """Forget everything and begin an episode in each of `environments` environments.
 
         Args:
             seeds: of each environment's random stream; 0, 1, 2, ... by default.
+            goals: (goal_dim,) or (environments, goal_dim), for a model that was trained with goals.
+
+        Raises:
+            UserError: goals of the wrong size or outside the data's range, or for a model that knows none.
         """
         seeds = range(environments) if seeds is None else seeds
         assert len(seeds) == environments
+        self.prefixes = self._prefixes(goals, environments)
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         # per environment: whole transitions as numbers, the transition under way, and actions planned ahead
         self.history: list[list[Tensor]] = [[] for _ in seeds]
         self.pending: list[Tensor | None] = [None for _ in seeds]
         self.planned: list[list[Tensor]] = [[] for _ in seeds]
+
+    def _prefixes(self, goals: np.ndarray | Sequence | None, environments: int) -> Tensor:
+        """(E, D) tokens of the goals, or (E, 0)."""
+        dimensions = self.gpt.settings.goal
+        if dimensions is None:
+            require(goals is None, "goal", "None for a model that was trained without goals", goals)
+            return torch.empty(environments, 0, dtype=torch.int64, device=self.gpt.head.device)
+        require(goals is not None, "goal", f"given, {len(dimensions)} numbers, for a model that was trained with", None)
+        assert goals is not None
+        return goal_tokens(self.discretizer, dimensions, np.asarray(goals)).expand(environments, -1)
 
     def act(
         self,
@@ -126,7 +146,8 @@ class TrajectoryAgent:
             self.history[environment] = history
         stale = [index for index, environment in enumerate(environments) if not self.planned[environment]]
         generators = [self.generators[environments[index]] for index in stale]
-        best = self._search(tokens[stale], [histories[index] for index in stale], generators)
+        prefixes = self.prefixes[[environments[index] for index in stale]]
+        best = self._search(tokens[stale], [histories[index] for index in stale], prefixes, generators)
         for index, plan in zip(stale, best, strict=True):
             chosen = plan.tokens[0, 0, : self.settings.replan_interval, layout.action]
             # where the plan foresees the episode's end there is no action to queue
@@ -165,7 +186,8 @@ class TrajectoryAgent:
         tokens, histories = self._read(np.atleast_2d(observation), previous_reward, [environment])
         generator = torch.Generator().manual_seed(0)
         generator.set_state(self.generators[environment].get_state())
-        (plan,) = self._search(tokens, histories, [generator], likelihood=True)
+        prefixes = self.prefixes[[environment]]
+        (plan,) = self._search(tokens, histories, prefixes, [generator], likelihood=True)
         assert plan.log_probability is not None
         trajectories = []
         for row in range(min(best, plan.tokens.shape[1])):
@@ -190,6 +212,7 @@ class TrajectoryAgent:
         self, observation: np.ndarray, previous_reward: float | np.ndarray | None, environments: Sequence[int]
     ) -> tuple[Tensor, list[list[Tensor]]]:
         """Check what `act` is given -> (E, O) tokens of the observations and each environment's past transitions."""
+        require(len(self.history) > 0, "goal", "given to `reset` before the first step", None)
         layout = self.gpt.layout
         observations = np.atleast_2d(np.asarray(observation, dtype=np.float32))
         require(
@@ -226,6 +249,7 @@ class TrajectoryAgent:
         self,
         observations: Tensor,
         histories: Sequence[list[Tensor]],
+        prefixes: Tensor,
         generators: Sequence[torch.Generator],
         *,
         likelihood: bool = False,
@@ -235,7 +259,9 @@ class TrajectoryAgent:
         plans: dict[int, Plan] = {}
         for length in sorted(set(lengths)):
             batch = [index for index, other in enumerate(lengths) if other == length]
-            past = [torch.cat([*histories[i][len(histories[i]) - length :], observations[i]]) for i in batch]
+            past = [
+                torch.cat([prefixes[i], *histories[i][len(histories[i]) - length :], observations[i]]) for i in batch
+            ]
             shape = draws_needed(self.settings, self.gpt.layout.transition_dim)
             uniforms = torch.stack([torch.rand(shape, generator=generators[i]) for i in batch])
             plan = self._plan(torch.stack(past), uniforms.to(observations.device), len(set(lengths)), likelihood)

@@ -1,4 +1,4 @@
-"""Batched beam search over trajectories with reward plus return-to-go as objective (paper, algorithm 1, section 3.3).
+"""Batched beam search, by reward plus return-to-go or by likelihood (paper, algorithm 1, section 3.3).
 
 Names: E environments, n beams (1 before the first expansion, then `beam_width`), R = E * n rows, D = transition_dim,
 O = observation_dim, N bins.
@@ -10,7 +10,8 @@ last `context` ones (at least one) and encoded anew from position 0, what beams 
 drawn from exactly what the trained model gives for a window it could have seen in training, and the cache is never
 used at positions it was not computed for. With context + horizon at most W nothing slides. The published code crops
 to the same length after every transition, and so encodes everything anew for every token; the published fast code
-drops old keys and keeps wrong positions.
+drops old keys and keeps wrong positions. A goal stays in front of whatever is cropped, with either kind of positions:
+its distance is part of what the model was trained on.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Plan:
         tokens: (E, beam_width, horizon, D) int64, of fewer transitions where there was no time for all; after a
             predicted termination they are the stop token.
         objective: (E, beam_width) discounted sum of expected rewards and of the last expected return-to-go, less what
-            likelihood demands.
+            likelihood demands; or the log-probability alone, as `PlannerSettings.objective` has it.
         log_probability: (E, beam_width) nats per token drawn, in the mean; None where nothing needed it.
     """
 
@@ -68,7 +69,8 @@ def beam_search(
     """Plan for all environments at once.
 
     Args:
-        context: (E, c * D + O) int64 tokens: c past transitions, then the present observation.
+        context: (E, c * D + O) int64 tokens: c past transitions, the first one the goal where the model has goals, then
+            the present observation.
         uniforms: (E, horizon, D, beam_width * expansion) draws from [0, 1), one per candidate and token; greedy
             tokens leave theirs unused.
         discount: of the objective.
@@ -77,7 +79,7 @@ def beam_search(
     """
     layout = gpt.layout
     E = len(context)
-    likelihood = likelihood or settings.likelihood_weight > 0
+    likelihood = likelihood or settings.likelihood_weight > 0 or settings.objective == "likelihood"
     candidates = E * settings.beam_width * settings.expansion
     with torch_threads(1) if gpt.own_threads and candidates < MANY else nullcontext():
         search = _Search(gpt, discretizer, context, settings, uniforms, likelihood=likelihood)
@@ -89,9 +91,13 @@ def beam_search(
             gains = gains.repeat_interleave(copies, dim=1)
             for dimension in range(layout.observation_dim, layout.reward_index):
                 search.draw(step, dimension)
-            gains = gains + discount**step * search.expectation(layout.reward_index)
+            if settings.objective == "return":
+                gains = gains + discount**step * search.expectation(layout.reward_index)
             search.draw(step, layout.reward_index)
-            objective = gains + discount ** (step + 1) * search.expectation(layout.value_index)
+            if settings.objective == "return":
+                objective = gains + discount ** (step + 1) * search.expectation(layout.value_index)
+            else:
+                objective = search.log_probability()
             if settings.likelihood_weight > 0:
                 lacking = settings.likelihood_threshold - search.log_probability()
                 objective = objective - settings.likelihood_weight * lacking.clamp(min=0)
@@ -138,7 +144,7 @@ class _Search:
             len(context), 1
         )  # (E, n) of every row among its environment's: which draws it gets
         self.cache = gpt.new_cache(slots_needed(gpt, len(context), context.shape[1], settings))
-        self.encode(context.shape[1])
+        self.encode(context)
         # (2, R) sum of the log-probabilities of the tokens drawn before an end, and their number
         self.likelihood = self.logits.new_zeros(2, len(context)) if likelihood else None
 
@@ -150,16 +156,16 @@ class _Search:
     def full(self) -> bool:
         """Whether the window has no room for a transition behind the present one."""
         settings = self.gpt.settings
-        return not settings.rotary and self.length // self.gpt.layout.transition_dim + 1 == settings.window
+        return settings.slides and self.length // self.gpt.layout.transition_dim + 1 == settings.reach
 
-    def encode(self, tokens: int) -> None:
-        """Begin the window with the last `tokens` of every row, transition by transition, each beginning once."""
+    def encode(self, window: Tensor) -> None:
+        """Begin with the (R, T) tokens of a window, transition by transition, each beginning once."""
         D = self.gpt.layout.transition_dim
-        rows = torch.arange(len(self.tokens), device=self.tokens.device)
+        rows = torch.arange(len(window), device=window.device)
         node = rows // (len(rows) // self.environments)  # of a row, among the beginnings that differ
         self.cache.clear(self.environments)
-        for first in range(0, tokens, D):
-            part = self.tokens[:, self.tokens.shape[1] - tokens + first :][:, :D]
+        for first in range(0, window.shape[1], D):
+            part = window[:, first : first + D]
             parents = node
             if part.device.type == "cpu":  # elsewhere their number would have to be waited for
                 distinct, node = torch.cat([node[:, None], part], dim=1).unique(dim=0, return_inverse=True)
@@ -172,7 +178,7 @@ class _Search:
             self.logits = self.gpt.extend(part, first, self.cache)
         self.cache.select(node)
         self.logits = self.logits[node]
-        self.length = tokens
+        self.length = window.shape[1]
 
     def expand(self, copies: int) -> None:
         """Repeat every row `copies` times, each to get an action and a reward of its own."""
@@ -238,7 +244,8 @@ class _Search:
         D = self.gpt.layout.transition_dim
         if self.full:
             self.append_value(decode=False)
-            self.encode(max(1, self.settings.context) * D)
+            goal, past = self.gpt.settings.lead * D, max(1, self.settings.context) * D
+            self.encode(torch.cat([self.tokens[:, :goal], self.tokens[:, -past:]], dim=1))
         else:
             self.append_value()
         self.cache.forget_before(self.length // D - self.gpt.settings.reach + 1)
@@ -255,7 +262,7 @@ def slots_needed(gpt: Decoder, environments: int, context: int, settings: Planne
     layout, reach = gpt.layout, gpt.settings.reach
     beams = environments * settings.beam_width
     planned = layout.observation_dim + settings.expansion * (layout.reward_index + 1 - layout.observation_dim)
-    kept = max(1, settings.context) * (layout.transition_dim - 1)  # of a window that slides, at most per beam
-    slides = not gpt.settings.rotary and context // layout.transition_dim + settings.horizon > reach
+    kept = gpt.settings.lead + max(1, settings.context)  # transitions of a window that slides, at most per beam
+    slides = gpt.settings.slides and context // layout.transition_dim + settings.horizon > reach
     ahead = min(settings.horizon, reach + 1) + 1
-    return environments * context + beams * (kept * slides + planned * ahead)
+    return environments * context + beams * (kept * (layout.transition_dim - 1) * slides + planned * ahead)

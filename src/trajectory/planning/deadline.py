@@ -30,7 +30,8 @@ class Pace:
     def measure(cls, decoder: Decoder, discretizer: Discretizer, settings: PlannerSettings) -> Pace:
         """Time small plans from a full context, which is also what warms up."""
         layout = decoder.layout
-        context = torch.zeros(1, settings.context * layout.transition_dim + layout.observation_dim, dtype=torch.int64)
+        past = (decoder.settings.lead + settings.context) * layout.transition_dim
+        context = torch.zeros(1, past + layout.observation_dim, dtype=torch.int64)
         context = context.to(discretizer.values.device)
         seconds = {}
         for beams in (1, 1, ENOUGH):

@@ -42,6 +42,10 @@ class PlannerSettings:
     """Beam search over tokens (paper, algorithm 1; values as in the published code).
 
     Args:
+        objective: what beams are kept by: `return`, the rewards and the return-to-go behind them, or `likelihood`, the
+            mean log-probability of the tokens drawn, which imitates (paper, section 3.3): those of observations,
+            actions and rewards; return-to-go is never drawn, and leaving it out sums over all it could be. A mean, so
+            that a plan that foresees the episode's end is not preferred for being short.
         beam_width: sequences kept after every transition.
         horizon: transitions planned.
         context: past transitions the model is given besides the present observation.
@@ -59,6 +63,7 @@ class PlannerSettings:
         UserError: a value out of its range.
     """
 
+    objective: str = "return"
     beam_width: int = 128
     horizon: int = 15
     context: int = 5
@@ -74,6 +79,8 @@ class PlannerSettings:
     reward: SamplingSettings = field(default_factory=lambda: SamplingSettings(top_k=1))
 
     def __post_init__(self) -> None:
+        known = self.objective in ("return", "likelihood")
+        require(known, "planner.objective", "return or likelihood", self.objective)
         for key in ("beam_width", "horizon", "expansion", "replan_interval"):
             value = getattr(self, key)
             require(_whole(value) and value >= 1, f"planner.{key}", "a whole number of at least 1", value)
@@ -93,6 +100,8 @@ class PlannerSettings:
         weight, threshold, deadline = self.likelihood_weight, self.likelihood_threshold, self.deadline_ms
         finite = _number(weight) and 0 <= weight < float("inf")
         require(finite, "planner.likelihood_weight", "at least 0 and finite", weight)
+        alone = weight == 0 or self.objective == "return"
+        require(alone, "planner.likelihood_weight", "0 with planner.objective=likelihood", weight)
         finite = _number(threshold) and -float("inf") < threshold <= 0
         require(finite, "planner.likelihood_threshold", "at most 0 and finite", threshold)
         right = deadline is None or (_number(deadline) and 0 < deadline < float("inf"))

@@ -31,7 +31,9 @@ def _structure(pointers: str, numbers: str) -> list[tuple[str, Any]]:
 
 
 class _Model(ctypes.Structure):
-    _fields_ = _structure("tokens positions layers heads rotations", "layer_count dimensions bins period value_is_seen")
+    _fields_ = _structure(
+        "tokens positions layers heads rotations", "layer_count dimensions bins lead period value_is_seen"
+    )
 
 
 class _Cache(ctypes.Structure):
@@ -82,8 +84,9 @@ class NativeGPT:
             tables.append(rotations.transpose(0, 1).repeat_interleave(H, dim=2))
         self.tables = [table.clone(memory_format=torch.contiguous_format) for table in tables]
         pointers = [table.data_ptr() for table in self.tables] + [None] * (5 - len(tables))
-        period = len(gpt.position_embedding)
-        self.model = _Model(*pointers, len(gpt.blocks), D, gpt.settings.bins, period, gpt.settings.value_residual)
+        lead = gpt.settings.lead * D
+        shape = (len(gpt.blocks), D, gpt.settings.bins, lead, len(gpt.position_embedding) - lead)
+        self.model = _Model(*pointers, *shape, gpt.settings.value_residual)
         self.scratch: dict[int, Tensor] = {}
         self.cache: TreeCache | None = None
         self.threads = _Threads(torch.get_num_threads())

@@ -28,8 +28,8 @@ typedef struct {
     const real *layers;      /* per layer the panels of four products: qkv, projection, and the two of the MLP */
     const real *heads;       /* per dimension the panels of its head */
     const real *rotations;   /* (transitions, 2, EMBD / 2) cosines and sines, or null */
-    int64_t layer_count, dimensions, bins, period, value_is_seen;
-} Model;                     /* period: of the table of positions */
+    int64_t layer_count, dimensions, bins, lead, period, value_is_seen;
+} Model;                     /* the table of positions: `lead` that come once, then a period */
 
 typedef struct {
     real *keys, *values;     /* (layers, slots, EMBD) */
@@ -243,7 +243,8 @@ static void embed(const Model *model, const int64_t *tokens, int64_t rows, int64
         for (int64_t t = 0; t < T; t++, x += EMBD) {
             int64_t p = position + t, d = p % D, token = tokens[r * T + t], row = token == N ? D * N : d * N + token;
             if (d == D - 1 && !model->value_is_seen) row = d * N;
-            const real *a = model->tokens + row * EMBD, *b = model->positions + p % model->period * EMBD;
+            int64_t place = p < model->lead ? p : model->lead + (p - model->lead) % model->period;
+            const real *a = model->tokens + row * EMBD, *b = model->positions + place * EMBD;
             for (int c = 0; c < EMBD; c += LANES) STORE(x + c, LOAD(a + c) + LOAD(b + c));
         }
 }

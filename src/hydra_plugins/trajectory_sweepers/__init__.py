@@ -1,0 +1,1 @@
+"""Found by Hydra: the sweepers `basic` and `optuna` of `conf/hydra/sweeper/`."""

@@ -1,0 +1,187 @@
+"""What every sweep does: numbers its jobs, checks all of them, and hands them to whichever launcher was asked for."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from trajectory.errors import UserError, first_line, require
+from trajectory.files import one_line_for_disk_errors
+from trajectory.resume import finished
+from trajectory.sweeps.folders import RECORD, sweep_folder
+from trajectory.sweeps.jobs import Attempt, Outcome, let_processes_import, summary
+
+log = logging.getLogger(__name__)
+
+EXTRAS = {"ray": "ray"}  # the optional extra that brings a launcher, where it is not `sweeps`
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    Args:
+        number: of the job, and commonly the name of its folder.
+        overrides: all that its config is composed with.
+        name: what sets it apart from the other jobs.
+        hidden: overrides of Hydra's own settings.
+    """
+
+    number: int
+    overrides: tuple[str, ...]
+    name: str
+    hidden: tuple[str, ...] = ()
+    folder: Path = Path()
+
+
+class TrajectorySweeper(Sweeper):
+    """The part of a sweeper that does not choose what is run.
+
+    Args:
+        max_batch_size: jobs that the launcher is given at a time; None gives it all.
+    """
+
+    def __init__(self, max_batch_size: int | None = None) -> None:
+        self.max_batch_size = max_batch_size
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context = hydra_context
+        self.master = config
+        self.task_function = task_function
+        self.resume = bool(config.get("resume", False))
+
+    def overrides(self, arguments: Iterable[str]) -> list[Override]:
+        """What was asked for, the last word on every key."""
+        parsed = OverridesParser.create(self.context.config_loader).parse_overrides(list(arguments))
+        return list({one.get_key_element(): one for one in parsed}.values())
+
+    def begin(self, arguments: Sequence[str], jobs: Iterable[Job]) -> list[Job]:
+        """Find the launcher and the sweep's folder; nothing is written if one of the jobs cannot be right.
+
+        Returns:
+            The jobs, each with its folder.
+
+        Raises:
+            UserError: the launcher is not installed, or a job has a value that its settings refuse.
+        """
+        hydra = self.master.hydra
+        name, target = hydra.runtime.choices["hydra/launcher"], hydra.launcher._target_
+        if target not in Plugins.instance().class_name_to_class:
+            extra = EXTRAS.get(name, "sweeps")
+            raise UserError(f"hydra/launcher={name} needs the optional extra: pip install -e '.[{extra}]'")
+        # jobs go on elsewhere when the sweep ends, and are begun again by the scheduler
+        self.detached = "submitit" in target
+        checked = [(job, self.check(job)) for job in jobs]
+        given = any(override.startswith("hydra.sweep.dir=") for override in hydra.overrides.hydra)
+        self.folder = sweep_folder(Path(hydra.sweep.dir).resolve(), list(arguments), given=given, resume=self.resume)
+        with one_line_for_disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / RECORD).exists():
+                OmegaConf.save(self.master, self.folder / RECORD)
+        with read_write(self.master), open_dict(self.master):
+            hydra.sweep.dir = str(self.folder)
+        let_processes_import()
+        self.runner = Plugins.instance().instantiate_launcher(
+            hydra_context=self.context, task_function=Attempt(self.task_function), config=self.master
+        )
+        return [self.place(job, subfolder) for job, subfolder in checked]
+
+    def check(self, job: Job) -> str:
+        """Compose the config of a job, as its process will; returns the name of its folder in that of the sweep.
+
+        Raises:
+            UserError: a value of the wrong type or out of its range.
+        """
+        from trajectory.sweeps.checks import check_job
+
+        config = self.context.config_loader.load_sweep_config(self.master, [*job.overrides, *job.hidden])
+        with read_write(config), open_dict(config):
+            config.hydra.job.num, config.hydra.job.id = job.number, str(job.number)
+        check_job(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+        return str(OmegaConf.select(config, "hydra.sweep.subdir"))
+
+    def place(self, job: Job, subfolder: str) -> Job:
+        """The job with its folder, however the launcher counts."""
+        where = (f"hydra.sweep.dir={quoted(str(self.folder))}", f"hydra.sweep.subdir={quoted(subfolder)}")
+        return replace(job, folder=self.folder / subfolder, hidden=(*job.hidden, *where))
+
+    def launch(self, jobs: Sequence[Job]) -> dict[int, Outcome]:
+        """Run jobs; one whose process is killed may take a launcher with it, and loses no other all the same.
+
+        Returns:
+            The outcome of each by its number.
+        """
+        outcomes: dict[int, Outcome] = {}
+        size = self.max_batch_size or max(1, len(jobs))
+        batches = [list(jobs[start : start + size]) for start in range(0, len(jobs), size)]
+        while batches:
+            batch = batches.pop(0)
+            again = ["resume=true"] if "resume" in self.master and (self.detached or self.resume) else []
+            try:
+                returns = self.runner.launch(
+                    [[*job.overrides, *again, *job.hidden] for job in batch], initial_job_idx=batch[0].number
+                )
+                outcomes |= {job.number: ended.return_value for job, ended in zip(batch, returns, strict=True)}
+            except Exception as error:
+                reason = f"{type(error).__name__}: {first_line(error)}"
+                begun = [job for job in batch if job.folder.exists()]
+                if begun and len(batch) > 1 and not self.detached:
+                    log.warning("a job has ended the others (%s): those that had begun go on one by one", reason)
+                    self.resume = True
+                    rest = [job for job in batch if job not in begun]
+                    batches = [*([job] for job in begun), *([rest] if rest else []), *batches]
+                    continue
+                if self.detached:
+                    reason += "; others may still run, resume=true runs what is missing"
+                metric = OmegaConf.select(self.master, "evaluation.optimized_metric")
+                for job in batch:
+                    known = finished(job.folder)
+                    value = known and known.get(metric or "reached_share", known["return_mean"])
+                    outcomes[job.number] = Outcome(value) if known else Outcome(failure=reason)
+        return outcomes
+
+    def report(self, jobs: Sequence[Job], outcomes: Mapping[int, Outcome]) -> None:
+        """Raise a `UserError` that names the jobs that failed."""
+        failures = {
+            f"{job.number} ({job.name})": reason
+            for job in jobs
+            if (reason := outcomes[job.number].failure if job.number in outcomes else None)
+        }
+        if failures:
+            raise UserError(summary(failures, len(jobs)))
+
+
+@contextmanager
+def one_line() -> Any:
+    """Tell what went wrong with a sweep in one line."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {first_line(error)}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def quoted(text: str) -> str:
+    """Any text as the value of an override."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def check_positive(key: str, value: Any) -> None:
+    """Raise a `UserError` unless a setting of a sweeper is a whole number of at least 1."""
+    require(isinstance(value, int) and value >= 1, f"hydra.sweeper.{key}", "a whole number of at least 1", value)

@@ -1,0 +1,90 @@
+"""The episodes that a trained model is looked at with."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from trajectory.data.episodes import Episodes
+from trajectory.data.returns import return_to_go, shape_rewards
+from trajectory.data.source import locate
+from trajectory.data.windows import tokenize
+from trajectory.environments import EnvironmentSettings
+from trajectory.errors import require
+from trajectory.model.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class AnalysedData:
+    """Episodes and their tokens by the checkpoint's own bins.
+
+    Args:
+        id: of the dataset.
+        held_out: whether the model was trained on other episodes.
+        tokens: (T, D) of all transitions, in the smallest integer type.
+    """
+
+    id: str
+    held_out: bool
+    episodes: Episodes
+    tokens: Tensor
+
+
+def analysed_data(checkpoint: Checkpoint, asked: dict[str, Any]) -> AnalysedData:
+    """The data that `dataset` asks for.
+
+    Args:
+        asked: `source` and that source's own keys; with `held_out` the episodes of the checkpoint's built-in dataset,
+            recorded with the next seed, or else those that it was trained on.
+
+    Raises:
+        UserError: what the source refuses, or data of another environment than the checkpoint's.
+    """
+    trained = checkpoint.hyperparameters["dataset"]
+    environment = EnvironmentSettings(**checkpoint.hyperparameters["environment"])
+    if asked["source"] == "held_out":
+        steps, asked = asked["steps"], asked_of(checkpoint)
+        if asked["source"] == "builtin":
+            asked = {**asked, "seed": asked["seed"] + 1, "steps": steps}
+    source = locate(asked, environment)
+    same = source.recorded_in is None or kind_of(source.recorded_in) == kind_of(environment.id)
+    require(same, "dataset", f"of {environment.id}, as the checkpoint's", f"{source.id} of {source.recorded_in}")
+    episodes, layout = source.load(), checkpoint.gpt.layout
+    rule = f"of {layout.observation_dim} observations and {layout.action_dim} actions, as the checkpoint's"
+    require(episodes.layout == layout, "dataset", rule, source.id)
+    held_out = episodes.content_hash() != trained["content_hash"]
+    return AnalysedData(source.id, held_out, episodes, tokens_of(checkpoint, episodes))
+
+
+def tokens_of(checkpoint: Checkpoint, episodes: Episodes) -> Tensor:
+    """(T, D) tokens of all transitions by the checkpoint's own bins, in the smallest integer type."""
+    tokenizer = checkpoint.hyperparameters["tokenizer"]
+    rewards = shape_rewards(episodes, tokenizer["terminal_reward"])
+    values = return_to_go(rewards, episodes.ends, episodes.terminated, tokenizer["discount"])
+    return tokenize(episodes, rewards, values, checkpoint.discretizer.cpu())
+
+
+def training_episodes(checkpoint: Checkpoint) -> Episodes:
+    """The episodes that a checkpoint was trained on.
+
+    Raises:
+        UserError: what their source refuses.
+    """
+    environment = EnvironmentSettings(**checkpoint.hyperparameters["environment"])
+    return locate(asked_of(checkpoint), environment).load()
+
+
+def asked_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The `dataset` config that a checkpoint was trained with."""
+    dataset = checkpoint.hyperparameters["dataset"]
+    rule = "one that knows how its dataset was asked for, as all do today"
+    require("asked" in dataset, "checkpoint", rule, f"one of {dataset['id']}")
+    return dataset["asked"]
+
+
+def kind_of(environment_id: str) -> str:
+    """The name of an environment without module and version: those are not told apart."""
+    return re.sub(r"-v\d+$", "", environment_id.rpartition(":")[2])

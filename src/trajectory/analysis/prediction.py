@@ -1,0 +1,219 @@
+"""How far ahead a model sees: open-loop predictions of held-out states, many steps long (paper, section 4.1).
+
+Compared are the Transformer; the same Transformer with one step of context, which encodes the last transition alone at
+every step; and a single-step ensemble (PETS), trained here on the same data. All start from the same states and take
+the same recorded actions; Transformers also go on with actions of their own, which an ensemble does not have. In the
+second half of the analysis some dimensions of the observation, others at every start, are hidden up to the present. The
+Transformer draws them from its posterior given all else up to the present (see `open_loop`), with one step of context
+from that given the present observation; the ensemble's come from a Gaussian fitted to the training states. Hidden
+numbers reach no model, and no model was trained with hidden dimensions. `forecasts` tells what is measured.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from trajectory.analysis.forecasts import (
+    Forecast,
+    Task,
+    by_bins,
+    by_chance,
+    by_ensemble,
+    by_transformer,
+    score,
+    with_bands,
+)
+from trajectory.analysis.held_out import AnalysedData, tokens_of, training_episodes
+from trajectory.analysis.prediction_figures import draw_curves, draw_rollouts
+from trajectory.baselines.ensemble import EnsembleSettings, train_ensemble
+from trajectory.environments import EnvironmentSettings, make_environment
+from trajectory.errors import require
+from trajectory.evaluation.drawing import NotDrawn
+from trajectory.evaluation.video import write_frames
+from trajectory.files import write_file
+from trajectory.model.checkpoint import Checkpoint, load_checkpoint
+
+log = logging.getLogger(__name__)
+
+FPS = 20  # steps a second that the video shows, several times slower than they are
+TOLD = (1, 3, 10, 30, 100)  # steps that the table and results.json tell of
+Curves = dict[str, dict[str, dict[str, dict[str, np.ndarray]]]]  # by what is seen, model, score and statistic
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """What is predicted from where; `conf/analysis/prediction.yaml` explains the keys."""
+
+    horizon: int = 100
+    starts: int = 40
+    samples: int = 40
+    particles: int = 400
+    context: int | None = None
+    masked_share: float = 0.5
+    single_step_checkpoint: str | None = None
+    video: bool = True
+    seed: int = 0
+    ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
+
+    def __post_init__(self) -> None:
+        for key in ("horizon", "starts", "samples", "particles"):
+            require(getattr(self, key) >= 1, f"analysis.{key}", "at least 1", getattr(self, key))
+        require(self.seed >= 0, "analysis.seed", "at least 0", self.seed)
+        share = self.masked_share
+        require(0 < share < 1, "analysis.masked_share", "above 0 and below 1", share)
+        self.ensemble.check("analysis.ensemble")
+
+
+def predict(checkpoint: Checkpoint, data: AnalysedData, settings: PredictionSettings, folder: Path) -> dict[str, Any]:
+    """The whole analysis; leaves `prediction.png`, `prediction.mp4`, `curves.csv` and `ensemble.safetensors`.
+
+    Raises:
+        UserError: a horizon that no held-out episode or a context that the model's window has no room for, or a
+            single-step checkpoint of other dimensions.
+    """
+    task = make_task(checkpoint, data, settings)
+    hidden = choose_hidden(task, settings)
+    single = checkpoint_of(settings.single_step_checkpoint, checkpoint)
+    begun = perf_counter()
+    log.info("training the ensemble on %s pairs of states", f"{len(task.trained_on.rewards):,}")
+    trained = train_ensemble(task.trained_on, settings.ensemble, settings.seed)
+    trained.ensemble.save(folder / "ensemble.safetensors")
+    seconds = {"ensemble": round(perf_counter() - begun, 1)}
+
+    plain = partial(by_transformer, task, checkpoint, data.tokens, particles=settings.particles)
+    transformers: dict[str, Callable[..., Forecast]] = {"transformer": plain, "one step": partial(plain, memory=1)}
+    if single is not None:
+        tokens = tokens_of(single, data.episodes)
+        transformers["one step, trained so"] = partial(
+            by_transformer, task, single, tokens, particles=settings.particles, memory=1
+        )
+    models: dict[str, Callable[[Tensor], Forecast]] = {
+        **{name: partial(model, own_actions=False) for name, model in transformers.items()},
+        "ensemble": partial(by_ensemble, task, trained.ensemble),
+        "ensemble, in range": partial(by_ensemble, task, trained.ensemble, in_range=True),
+        **{f"{name}, own actions": partial(model, own_actions=True) for name, model in transformers.items()},
+        "random state": lambda hidden: by_chance(task),
+        "bins at best": lambda hidden: by_bins(task, checkpoint.discretizer),
+    }
+    begun = perf_counter()
+    curves: Curves = {"full": {}, "masked": {}}
+    shown: dict[str, np.ndarray] = {}
+    work = [(seen, name) for seen in curves for name in models if seen == "full" or "own actions" not in name]
+    for seen, name in tqdm(work, desc="predicting", unit="model", leave=False):
+        gone = hidden if seen == "masked" else torch.zeros_like(hidden)
+        forecast = models[name](gone)
+        scores = score(forecast, task, gone)
+        curves[seen][name] = {key: with_bands(found, task.groups, settings.seed) for key, found in scores.items()}
+        if seen == "full":
+            shown[name] = forecast.states[0, 0].numpy()
+    seconds["predictions"] = round(perf_counter() - begun, 1)
+    write_file(folder / "curves.csv", as_csv(curves))
+    write_file(folder / "prediction.png", draw_curves(curves, data.id))
+    if settings.video:
+        compared = {"true": task.true[0].numpy()} | {name: shown[name] for name in ("transformer", "ensemble")}
+        film(checkpoint, task.present[0].numpy(), compared, folder / "prediction.mp4")
+    steps = [step for step in TOLD if step <= settings.horizon]
+    log.info("medians over %d starts\n%s", len(task.rows), format_table(curves, steps))
+    return {
+        "starts": len(task.rows),
+        "episodes": len(np.unique(task.groups)),
+        "samples": task.samples,
+        "context": task.past,
+        "horizon": task.horizon,
+        "ensemble": {"epochs": trained.epochs, "held_out_loss": trained.held_out},
+        "seconds": seconds,
+        "steps": steps,
+        **{seen: at_steps(models, steps) for seen, models in curves.items()},
+    }
+
+
+def make_task(checkpoint: Checkpoint, data: AnalysedData, settings: PredictionSettings) -> Task:
+    """Starts spread over as many episodes as there are that go on for long enough, others with every seed."""
+    reach = checkpoint.gpt.settings.window - 1
+    require(reach >= 1, "checkpoint", "one with model.window of at least 2, to predict anything", reach + 1)
+    past = reach if settings.context is None else settings.context
+    require(0 <= past <= reach, "analysis.context", f"from 0 to {reach}, the model's window less one", past)
+    episodes = data.episodes
+    longest = int(episodes.lengths.max())
+    rule = (
+        f"at most {longest - past - 1} behind {past} of the {longest} transitions of the longest episode of {data.id}"
+    )
+    require(past + 1 + settings.horizon <= longest, "analysis.horizon", rule, settings.horizon)
+    rng = np.random.default_rng(settings.seed)
+    long = rng.permutation(np.flatnonzero(episodes.lengths >= past + 1 + settings.horizon))
+    groups = np.resize(long, settings.starts)
+    room = episodes.lengths[groups] - past - settings.horizon
+    rows = episodes.starts[groups] + past + rng.integers(room)
+    trained_on = training_episodes(checkpoint)
+    return Task(episodes, trained_on, rows, groups, past, settings.horizon, settings.samples, settings.seed)
+
+
+def choose_hidden(task: Task, settings: PredictionSettings) -> Tensor:
+    """(E, O) bool: as many dimensions of every start, at random."""
+    dimensions = len(task.std)
+    ranks = torch.rand(len(task.rows), dimensions, generator=task.generator()).argsort(dim=1)
+    return ranks < min(round(settings.masked_share * dimensions), dimensions - 1)
+
+
+def checkpoint_of(path: str | None, other: Checkpoint) -> Checkpoint | None:
+    """The checkpoint at `path`, if one is asked for, of the same dimensions as the other."""
+    if path is None:
+        return None
+    checkpoint = load_checkpoint(path, other.gpt.head.device)
+    rule = "a checkpoint of the same observations and actions as the other's"
+    require(checkpoint.gpt.layout == other.gpt.layout, "analysis.single_step_checkpoint", rule, path)
+    return checkpoint
+
+
+def film(checkpoint: Checkpoint, present: np.ndarray, rollouts: dict[str, np.ndarray], path: Path) -> None:
+    """The video of `draw_rollouts`; one line of the log says why where there can be none."""
+    env = make_environment(EnvironmentSettings(**checkpoint.hyperparameters["environment"]))
+    try:
+        write_frames(path, draw_rollouts(env, present, rollouts), fps=FPS)
+    except NotDrawn as reason:
+        log.warning("no video: %s", reason)
+    env.close()
+
+
+def at_steps(models: dict[str, Any], steps: list[int]) -> dict[str, Any]:
+    """Every statistic at some steps, as plain numbers."""
+    if isinstance(models, dict):
+        return {name: at_steps(value, steps) for name, value in models.items()}
+    return [round(float(models[step - 1]), 4) for step in steps]
+
+
+def as_csv(curves: Curves) -> str:
+    """One line for every step of every model."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["seen", "model", "score", "step", "median", "low", "high", "mean"])
+    for seen, models in curves.items():
+        for model, scores in models.items():
+            for name, statistics in scores.items():
+                for step, row in enumerate(zip(*statistics.values(), strict=True), start=1):
+                    writer.writerow([seen, model, name, step, *(f"{number:.5g}" for number in row)])
+    return file.getvalue()
+
+
+def format_table(curves: Curves, steps: list[int]) -> str:
+    """Median error and log-likelihood of every model at some steps."""
+    rows = [["seen", "model", *(f"error {step}" for step in steps), *(f"likelihood {step}" for step in steps)]]
+    for seen, models in curves.items():
+        for model, scores in models.items():
+            medians = [scores[key]["median"][step - 1] for key in ("error", "log_likelihood") for step in steps]
+            rows.append([seen, model, *(f"{number:.2f}" for number in medians)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

@@ -1,0 +1,102 @@
+"""Implicit Q-learning (Kostrikov, Nair, Levine 2021): expectile values, a policy weighted by advantage."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import trange
+
+from trajectory.baselines.networks import Normal, Perceptrons, PolicyAgent, Transitions, follow
+from trajectory.data.episodes import Episodes
+from trajectory.errors import require
+
+MOST_WEIGHT = 100.0  # of a transition, as published
+
+
+@dataclass(frozen=True)
+class IQLSettings:
+    """As published for locomotion, but for the steps (1,000,000); `conf/baseline/iql.yaml` explains the keys."""
+
+    name: str = "iql"
+    hidden: tuple[int, ...] = (256, 256)
+    steps: int = 50_000
+    batch_size: int = 256
+    learning_rate: float = 3e-4
+    discount: float = 0.99
+    expectile: float = 0.7
+    temperature: float = 3.0
+    target_rate: float = 5e-3
+
+    def __post_init__(self) -> None:
+        require(self.name == "iql", "baseline.name", "iql", self.name)
+        for key in ("steps", "batch_size"):
+            require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
+        for key in ("expectile", "discount", "target_rate"):
+            require(0 < getattr(self, key) <= 1, f"baseline.{key}", "above 0 and at most 1", getattr(self, key))
+
+
+class _Policy(nn.Module):
+    """A Gaussian whose mean depends on the observation; it acts by the mean."""
+
+    def __init__(self, normal: Normal, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.normal = normal
+        self.layers = Perceptrons(1, sizes)
+        self.log_std = nn.Parameter(torch.zeros(sizes[-1]))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return (
+            self.layers(self.normal(observations).view(-1, len(self.normal.mean)))[0]
+            .tanh()
+            .view(*observations.shape[:-1], -1)
+        )
+
+    def log_probability(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """(B,) of the actions."""
+        deviation = self.log_std.clamp(-5.0, 2.0).exp()
+        return torch.distributions.Normal(self(observations), deviation).log_prob(actions).sum(1)
+
+
+def train_iql(episodes: Episodes, settings: IQLSettings, seed: int) -> PolicyAgent:
+    """Fit values and policy to a dataset; the same seed gives the same policy."""
+    returns = episodes.returns()
+    # the published scale for locomotion: episodes' returns span a thousand
+    scale = 1_000.0 / max(float(returns.max() - returns.min()), 1e-6)
+    data, generator = Transitions.of(episodes, scale), torch.Generator().manual_seed(seed)
+    inputs, outputs = data.observations.shape[1], data.actions.shape[1]
+    normal = Normal(data.observations)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy = _Policy(normal, (inputs, *settings.hidden, outputs))
+        critics = Perceptrons(2, (inputs + outputs, *settings.hidden, 1))
+        value = Perceptrons(1, (inputs, *settings.hidden, 1))
+    targets = deepcopy(critics).requires_grad_(False)
+    parameters = [*critics.parameters(), *value.parameters()]
+    critic_optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
+    actor_optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(actor_optimizer, settings.steps)
+    for _ in trange(settings.steps, desc="iql", unit="step"):
+        observations, actions, rewards, following, _, going_on = data.batch(settings.batch_size, generator)
+        here, there = normal(observations), normal(following)
+        with torch.no_grad():
+            worth = targets(torch.cat([here, actions], 1)).amin(0)
+            aim = rewards + settings.discount * going_on * value(there)[0]
+        advantage = worth - value(here)[0]
+        upper = (advantage.detach() > 0).float()
+        value_loss = ((1 - settings.expectile + (2 * settings.expectile - 1) * upper) * advantage**2).mean()
+        critic_loss = F.mse_loss(critics(torch.cat([here, actions], 1)), aim.expand(2, -1, -1))
+        critic_optimizer.zero_grad()
+        (value_loss + critic_loss).backward()
+        critic_optimizer.step()
+        follow(targets, critics, settings.target_rate)
+        weight = (settings.temperature * advantage.detach()[:, 0]).exp().clamp(max=MOST_WEIGHT)
+        actor_loss = -(weight * policy.log_probability(observations, actions)).mean()
+        actor_optimizer.zero_grad()
+        actor_loss.backward()
+        actor_optimizer.step()
+        schedule.step()
+    return PolicyAgent(policy)

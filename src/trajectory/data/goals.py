@@ -1,0 +1,119 @@
+"""Goals in hindsight: what an episode came to later was its goal before (paper, section 3.3; Andrychowicz et al. 2017).
+
+A goal stands in front of a window as one more transition, whose tokens are those of the goal in the goal's dimensions
+and the stop token in all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from trajectory.data.discretizer import Discretizer
+from trajectory.data.windows import ShuffledBatches, TokenWindows, hashed
+from trajectory.errors import require
+
+MARGIN = 0.1  # of the data's range, beyond it, where goals are still taken: its rim is seldom visited
+
+
+@dataclass(frozen=True)
+class HindsightSettings:
+    """Which later observation of its episode is a window's goal.
+
+    Args:
+        mean_steps: behind the window's second observation, in the mean of a geometric distribution, cut off at the
+            episode's end; None is uniform over what is left of the episode.
+    """
+
+    mean_steps: float | None = 20.0
+
+    def __post_init__(self) -> None:
+        mean = self.mean_steps
+        require(mean is None or 0 < mean < float("inf"), "hindsight.mean_steps", "null or above 0 and finite", mean)
+
+
+def later_rows(rows: np.ndarray, ends: np.ndarray, uniforms: np.ndarray, settings: HindsightSettings) -> np.ndarray:
+    """(B,) rows, each at or after its own and before its end.
+
+    Args:
+        rows: (B,) int64.
+        ends: (B,) int64, the row after the last of each one's episode.
+        uniforms: (B,) draws from [0, 1).
+    """
+    left = ends - rows
+    if settings.mean_steps is None:
+        steps = uniforms * left
+    else:
+        stay = settings.mean_steps / (1 + settings.mean_steps)  # the probability of one more step
+        steps = np.log1p(-uniforms * -np.expm1(left * np.log(stay))) / np.log(stay)
+    return rows + np.minimum(steps.astype(np.int64), left - 1)
+
+
+class HindsightWindows(Dataset):
+    """Windows, each behind a goal: an observation of the same episode after the window's first.
+
+    So a goal may be as near as the next step, or as far as the episode's end; what is done once it is reached is learnt
+    as well. Which one depends on seed, epoch and row alone, so that a training that is continued sees the same.
+
+    Args:
+        dimensions: of the observation, that make up a goal.
+        batches: the sampler, which knows seed and epoch.
+    """
+
+    def __init__(
+        self, windows: TokenWindows, dimensions: Sequence[int], settings: HindsightSettings, batches: ShuffledBatches
+    ) -> None:
+        self.windows = windows
+        self.dimensions = list(dimensions)
+        self.settings = settings
+        self.batches = batches
+        self.ends = windows.ends.cpu().numpy()
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,) rows -> (B, 1 + W, D) tokens and (B, 1 + W) bool mask of the transitions that count in the loss."""
+        tokens, mask = self.windows[index]
+        goals = self.windows.tokens[torch.from_numpy(self.goal_rows(index.numpy())).to(tokens.device)]
+        prefix = torch.full_like(tokens[:, :1], self.windows.stop_token)
+        prefix[:, 0, self.dimensions] = goals[:, self.dimensions]
+        return torch.cat([prefix, tokens], dim=1), torch.cat([torch.zeros_like(mask[:, :1]), mask], dim=1)
+
+    def goal_rows(self, rows: np.ndarray) -> np.ndarray:
+        """(B,) rows that windows begin with -> (B,) rows of their goals, in the present epoch."""
+        ends = self.ends[np.searchsorted(self.ends, rows, side="right")]
+        return later_rows(
+            np.minimum(rows + 1, ends - 1), ends, hashed(rows, (self.batches.seed, self.batches.epoch)), self.settings
+        )
+
+
+def goal_tokens(discretizer: Discretizer, dimensions: Sequence[int], goals: np.ndarray) -> Tensor:
+    """(E, G) goals -> (E, D) tokens of the transition that stands in front.
+
+    Args:
+        dimensions: (G,) of the observation.
+
+    Raises:
+        UserError: goals of another size, or outside what the bins were fitted to.
+    """
+    dimensions = list(dimensions)
+    numbers = torch.from_numpy(np.atleast_2d(np.asarray(goals, dtype=np.float32)))
+    right = numbers.ndim == 2 and numbers.shape[1] == len(dimensions)
+    require(right, "goal", f"of {len(dimensions)} numbers", np.shape(goals)[-1:])
+    for column, dimension in zip(numbers.T, dimensions, strict=True):
+        low, high = discretizer.extent(dimension)
+        low, high = low - MARGIN * (high - low), high + MARGIN * (high - low)
+        outside = column[~((column >= low) & (column <= high))]
+        rule = f"from {low:.4g} to {high:.4g} in observation[{dimension}], as the data that was trained on"
+        require(len(outside) == 0, "goal", rule, outside[0].item() if len(outside) else None)
+    tokens = torch.full((len(numbers), len(discretizer.counts)), discretizer.bins)
+    device = discretizer.values.device
+    tokens = tokens.to(device)
+    tokens[:, dimensions] = discretizer.encode(numbers.to(device), dimensions)
+    return tokens

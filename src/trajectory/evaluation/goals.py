@@ -1,0 +1,124 @@
+"""How goals were reached: in numbers, as a table, and on a map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
+
+from trajectory.evaluation.rollout import EpisodeResult
+
+ENOUGH = 2.0  # times the shortest way, that still count as a direct one
+PATHS = 9  # of as many episodes on a picture
+PATH, START, GOAL, WALL = "#0072b2", "#e69f00", "#009e73", "#555555"  # Okabe and Ito
+
+
+def path_length(episode: EpisodeResult) -> float:
+    """How far an episode went, in the units of its goal."""
+    return float(np.linalg.norm(np.diff(np.stack(episode.path), axis=0), axis=1).sum())
+
+
+def describe_goal(episode: EpisodeResult) -> dict[str, Any]:
+    """What results tell of an episode that had a goal."""
+    assert episode.goal is not None
+    return {
+        "start": episode.path[0].tolist(),
+        "goal": episode.goal.tolist(),
+        "reached": episode.reached,
+        "path_length": path_length(episode),
+        "shortest_path": episode.shortest_path,
+    }
+
+
+def summarize_goals(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The shares of episodes that reached their goals at all, and within `ENOUGH` times the shortest way.
+
+    Args:
+        episodes: as `describe_goal` gives them.
+    """
+    reached = [episode["reached"] for episode in episodes]
+    known = all(episode["shortest_path"] is not None for episode in episodes)
+    direct = [e["reached"] and known and e["path_length"] <= ENOUGH * e["shortest_path"] for e in episodes]
+    return {"reached_share": float(np.mean(reached)), "direct_share": float(np.mean(direct)) if known else None}
+
+
+def goal_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A table: where each episode went, how, and the shares of all."""
+    rows: list[tuple[str, ...]] = [("episode", "seed", "start", "goal", "steps", "path", "shortest", "times", "end")]
+    for index, episode in enumerate(results["episodes"]):
+        shortest, path = episode["shortest_path"], episode["path_length"]
+        times = ("-", "-") if shortest is None else (f"{shortest:.2f}", f"{path / shortest:.2f}")
+        places = [", ".join(f"{number:.2f}" for number in episode[key]) for key in ("start", "goal")]
+        end = "reached" if episode["reached"] else "terminated" if episode["terminated"] else "time limit"
+        steps = str(episode["length"])
+        rows.append((str(index), str(episode["seed"]), *places, steps, f"{path:.2f}", *times, end))
+    direct = results["direct_share"]
+    within = "" if direct is None else f", {direct:.1%} within {ENOUGH:g} times the shortest way"
+    return [*rows, ("", "", "", "", "", "", "", "", f"{results['reached_share']:.1%} reached{within}")]
+
+
+def draw_paths(episodes: Sequence[EpisodeResult], env: Any) -> bytes:
+    """A PNG: start, goal and path of the first episodes, over the map where the environment has one.
+
+    Args:
+        env: that has `walls`, (n, 4) rectangles as of `FourRooms`, or a `maze` as of Gymnasium-Robotics.
+    """
+    shown = [episode for episode in episodes if episode.goal is not None][:PATHS]
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
+    figure = Figure(figsize=(3 * columns, 3.2 * lines), layout="constrained")
+    FigureCanvasAgg(figure)
+    walls = walls_of(env.unwrapped)
+    for number, episode in enumerate(shown):
+        axes = figure.add_subplot(lines, columns, number + 1, aspect="equal")
+        for x0, y0, x1, y1 in walls:
+            axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, color=WALL, linewidth=0))
+        assert episode.goal is not None
+        path, goal = (_in_the_plane(places) for places in (np.stack(episode.path), episode.goal))
+        axes.plot(path[:, 0], path[:, 1], color=PATH, linewidth=1.2, marker=".", markersize=3, label="path")
+        axes.plot(*path[0, :2], color=START, marker="s", markersize=7, linestyle="none", label="start")
+        radius = getattr(env.unwrapped, "radius", None)
+        if radius is not None:
+            axes.add_patch(Circle((goal[0], goal[1]), radius, color=GOAL, alpha=0.25, linewidth=0))
+        axes.plot(*goal[:2], color=GOAL, marker="*", markersize=12, linestyle="none", label="goal")
+        times = (
+            f", {path_length(episode) / episode.shortest_path:.2f} times the shortest" if episode.shortest_path else ""
+        )
+        axes.set_title(f"{episode.length} steps{times}" if episode.reached else "not reached", fontsize=9)
+        axes.set_xlabel("x", fontsize=8)
+        axes.set_ylabel("y", fontsize=8)
+        axes.tick_params(labelsize=7)
+        if len(walls):
+            axes.set_xlim(min(0.0, walls[:, 0].min()), walls[:, 2].max())
+            axes.set_ylim(min(0.0, walls[:, 1].min()), walls[:, 3].max())
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    png = BytesIO()
+    figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+    return png.getvalue()
+
+
+def _in_the_plane(places: np.ndarray) -> np.ndarray:
+    """The first two coordinates of (..., G) places, the second 0 on a line."""
+    return np.concatenate([places, np.zeros_like(places[..., :1])], axis=-1)[..., :2]
+
+
+def walls_of(world: Any) -> np.ndarray:
+    """(n, 4) rectangles, each x and y of its least corner, then of its greatest."""
+    if hasattr(world, "walls"):
+        return world.walls
+    maze = getattr(world, "maze", None)
+    if maze is None:
+        return np.empty((0, 4))
+    half = maze.maze_size_scaling / 2
+    cells = [
+        maze.cell_rowcol_to_xy(np.array([row, column]))
+        for row, line in enumerate(maze.maze_map)
+        for column, cell in enumerate(line)
+        if cell == 1
+    ]
+    return np.array([[x - half, y - half, x + half, y + half] for x, y in cells])

@@ -1,0 +1,247 @@
+"""Which runs there are below some folders, and what each left; what cannot be used is named, never passed over."""
+
+from __future__ import annotations
+
+import glob
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from trajectory.errors import UserError, first_line, require
+from trajectory.evaluation.loggers import read_metrics
+from trajectory.evaluation.results import normalized_score
+from trajectory.locks import in_use
+from trajectory.resume import FREE, flat
+
+MARKS = ("results.json", "config.yaml", "train.log", "evaluate.log")  # one of them makes a folder that of a run
+TRANSFORMER = "Trajectory Transformer"
+
+# what may differ between runs of one row: seeds, how often something is looked at, and where it is computed
+APART = (*FREE, "seed", "evaluation", "dataset", "env", "planner", "trainer.log_every_n_steps", "trainer.accelerator")
+APART += ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.compile")
+OF_THE_TRANSFORMER = ("model", "tokenizer", "trainer")  # a baseline reads none of them
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Args:
+        dataset: what stands in the results about the data that was trained on.
+        method: the Trajectory Transformer, or the baseline's name.
+        checkpoint: `last` or `best`, whose weights acted in the episodes.
+        seed: of the training; None where an evaluation's training is not to be found.
+        settings: all that makes a method what it is, by whole keys; without seeds and data.
+        partial: the training had not come to its last step.
+        returns: of each episode, by its seed.
+        training_s: seconds of the training; None where unknown.
+        metrics: rows of `metrics.csv`.
+        machine: and versions, as in the results.
+    """
+
+    folder: Path
+    environment: dict[str, Any]
+    dataset: dict[str, Any]
+    method: str
+    checkpoint: str
+    seed: int | None
+    settings: dict[str, Any]
+    partial: bool
+    returns: dict[int, float]
+    latency_ms: float
+    training_s: float | None
+    metrics: list[dict[str, float]]
+    video: Path | None
+    machine: str
+
+    @property
+    def values(self) -> dict[int, float]:
+        """Normalised score of each episode by its seed; the return without reference returns."""
+        reference = self.environment["reference"]
+        scores = {seed: normalized_score(value, reference) for seed, value in self.returns.items()}
+        return {seed: self.returns[seed] if score is None else score for seed, score in scores.items()}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A run that is in no table, and why."""
+
+    folder: Path
+    reason: str
+
+
+def collect(patterns: Sequence[str]) -> tuple[list[Run], list[Problem]]:
+    """All runs at and below the folders that the patterns match.
+
+    Raises:
+        UserError: a pattern matches no folder, there is no run, or none can be used.
+    """
+    folders = find_folders(patterns)
+    require(bool(folders), "runs", "folders with a run of train.py or evaluate.py in or below them", list(patterns))
+    # evaluations name their training by where it was recorded; both may have been moved since
+    trainings = {}
+    for folder in folders:
+        results = _json(folder / "results.json")
+        if isinstance(results, dict) and "world_size" in results:
+            trainings[Path(str(results.get("checkpoint"))).parent] = folder
+    runs: list[Run] = []
+    problems: list[Problem] = []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder, trainings))
+        except UserError as error:
+            problems.append(Problem(folder, first_line(error)))
+    if not runs:
+        raise UserError(
+            f"runs must have a finished one, got {len(folders)} of which none can be used; "
+            f"{problems[0].folder}: {problems[0].reason}"
+        )
+    return runs, problems
+
+
+def find_folders(patterns: Sequence[str]) -> list[Path]:
+    """The run folders at and below what the patterns match, each once, in order.
+
+    Raises:
+        UserError: a pattern matches no folder.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        matches = [Path(match) for match in sorted(glob.glob(os.path.expanduser(pattern), recursive=True))]
+        tops = [match for match in matches if match.is_dir()]
+        require(bool(tops), "runs", "folders or patterns that match some", pattern)
+        for top in tops:
+            found |= dict.fromkeys(folder.resolve() for folder in _run_folders(top))
+    return list(found)
+
+
+def _run_folders(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
+    if folder.resolve() in above:  # a link back
+        return []
+    if any((folder / mark).is_file() for mark in MARKS):
+        return [folder]
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [run for path in below for run in _run_folders(path, (*above, folder.resolve()))]
+
+
+def read_run(folder: Path, trainings: Mapping[Path, Path]) -> Run:
+    """What a run left.
+
+    Args:
+        trainings: where trainings are now, by where they were recorded.
+
+    Raises:
+        UserError: it is unfinished, or a file of it cannot be read.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        raise UserError(_unfinished(folder))
+    results = _json(path)
+    if results is None:
+        raise UserError("results.json is unreadable, half-written or no JSON")
+    config = _yaml(folder / "config.yaml")
+    try:
+        return _read(folder, results, config, trainings)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"results.json must be that of a run of train.py or evaluate.py: {type(error).__name__}, {error}"
+        ) from error
+
+
+def _read(folder: Path, results: dict[str, Any], config: dict[str, Any], trainings: Mapping[Path, Path]) -> Run:
+    checkpoint = Path(results["checkpoint"])
+    training, home = results, folder
+    if "world_size" not in results:  # an evaluation
+        home = trainings.get(checkpoint.parent, checkpoint.parent)
+        training = _json(home / "results.json") or {}
+    planner = results["planner"]
+    method = TRANSFORMER if planner is not None else str(results["baseline"]["name"])
+    trained_with = config if home == folder else _yaml(home / "config.yaml")
+    skipped = APART if planner is not None else (*APART, *OF_THE_TRANSFORMER)
+    settings = {
+        key: value
+        for key, value in flat(trained_with).items()
+        if key and not any(f"{key}.".startswith(f"{name}.") for name in skipped)
+    }
+    if not trained_with:
+        settings["training"] = f"unknown, of {checkpoint.parent}"
+    environment = {"reference": None, **results["environment"]}
+    asked = {key: environment.get(key) for key in ("kwargs", "observation_keys", "reference")}
+    limit = (config.get("evaluation") or {}).get("max_steps")
+    settings |= flat({"planner": planner, "env": asked, "evaluation": {"max_steps": limit}})
+    # a baseline keeps one set of weights, the last
+    kind = checkpoint.stem if planner is not None else "last"
+    steps, last_step = results.get("steps"), (trained_with.get("trainer") or {}).get("max_steps")
+    cut = kind == "last" and planner is not None and steps is not None and last_step is not None and steps < last_step
+    episodes = results["episodes"]
+    returns = {int(episode["seed"]): float(episode["return"]) for episode in episodes}
+    latency = float(results["decision_latency_ms"])
+    if not returns or not all(map(math.isfinite, [*returns.values(), latency])):
+        raise ValueError("no episodes, or a number that is not finite")
+    dataset = results["dataset"]
+    str(dataset["id"]), str(dataset["content_hash"]), float(dataset["return_mean"])
+    seconds = training.get("wall_clock_s", {}).get("train")
+    video = folder / "episode.mp4"
+    return Run(
+        folder=folder,
+        environment={**environment, "id": str(environment["id"])},
+        dataset=dataset,
+        method=method,
+        checkpoint=kind,
+        seed=trained_with.get("seed"),
+        settings=settings,
+        partial=bool(results.get("interrupted")) or cut,
+        returns=returns,
+        latency_ms=latency,
+        training_s=None if seconds is None else float(seconds),
+        metrics=_metrics(folder),
+        video=video if video.is_file() else None,
+        machine=str(results.get("machine", "")),
+    )
+
+
+def _unfinished(folder: Path) -> str:
+    """Why a run has no results, as far as its folder tells."""
+    steps = (_yaml(folder / "config.yaml").get("trainer") or {}).get("max_steps")
+    rows = _metrics(folder)
+    reason = "still running" if in_use(folder) else "ended before its results were written"
+    if rows:
+        reason += f", at step {max(int(row['step']) for row in rows):,}" + (f" of {steps:,}" if steps else "")
+    planned = [row for row in rows if "evaluation/return_mean" in row]
+    if planned:
+        reason += f"; return {planned[-1]['evaluation/return_mean']:.1f} at step {int(planned[-1]['step']):,}"
+    return reason
+
+
+def _metrics(folder: Path) -> list[dict[str, float]]:
+    try:
+        rows = read_metrics(folder / "metrics.csv")
+        return [{name: float(cell) for name, cell in row.items()} for row in rows if row.get("step")]
+    except (ValueError, OSError, TypeError) as error:
+        raise UserError(f"metrics.csv cannot be read: {first_line(error)}") from error
+
+
+def _json(path: Path) -> Any:
+    """None where there is none, or half of one."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    """Empty where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        found: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # the parser's are of many kinds
+        raise UserError(f"{path.name} cannot be read: {first_line(error)}") from error
+    require(isinstance(found, dict), path.name, "a mapping", type(found).__name__)
+    return found

@@ -1,0 +1,52 @@
+"""Where a sweep works, and which one it continues: by what the folders hold, without a list of sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from trajectory.errors import require
+from trajectory.resume import FREE
+
+RECORD = "multirun.yaml"  # the config of the sweep, as Hydra calls it
+
+
+def sweep_folder(asked: Path, overrides: Sequence[str], *, given: bool, resume: bool) -> Path:
+    """The folder of a sweep.
+
+    Args:
+        asked: what `hydra.sweep.dir` is.
+        overrides: what the sweep was asked for; its jobs are numbered by it.
+        given: whether the user named the folder; else it is called after the time, and `resume` takes the newest of the
+            folders beside it that is of the same overrides.
+
+    Raises:
+        UserError: the folder that was named holds another sweep, or one that is not to be continued.
+    """
+    if given:
+        if (asked / RECORD).is_file():
+            rule = f"true to continue the sweep in {asked}, or hydra.sweep.dir another folder"
+            require(resume, "resume", rule, resume)
+            known = _identity(_recorded(asked))
+            require(known == _identity(overrides), "a continued sweep", f"{' '.join(known)}, as {asked}", overrides)
+        return asked
+    if resume:
+        for record in sorted(asked.parent.glob(f"*/{RECORD}"), reverse=True):
+            if _identity(_recorded(record.parent)) == _identity(overrides):
+                return record.parent
+    folder, count = asked, 1
+    while folder.exists():  # another sweep began in the same second
+        count += 1
+        folder = asked.with_name(f"{asked.name}_{count}")
+    return folder
+
+
+def _recorded(folder: Path) -> list[str]:
+    return [str(override) for override in OmegaConf.load(folder / RECORD).hydra.overrides.task]
+
+
+def _identity(overrides: Sequence[str]) -> list[str]:
+    """The overrides without those that say how runs are watched, in their order, which numbers the jobs."""
+    return [one for one in overrides if not any(f"{one.partition('=')[0]}.".startswith(f"{free}.") for free in FREE)]

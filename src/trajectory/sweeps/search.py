@@ -1,0 +1,97 @@
+"""A search by Optuna: the study that all its processes share, and the trial that a run belongs to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trajectory.errors import UserError, first_line
+
+VARIABLE = "TRAJECTORY_TRIAL"  # says in a run's process which trial of which study it is
+PRUNED = "pruned"
+
+
+def open_study(
+    storage: str, name: str, *, direction: str, pruner: dict[str, Any], sampler: dict[str, Any] | None = None
+) -> Any:
+    """The study of that name, made where it is missing.
+
+    Args:
+        storage: the path of a file, which processes that share a file system write by turns, or a database URL.
+        pruner: `name` is a class of `optuna.pruners`, the rest its arguments.
+        sampler: the same of `optuna.samplers`; None where nothing is suggested.
+
+    Raises:
+        UserError: Optuna is not installed, or one of these it does not know.
+    """
+    try:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError as error:
+        raise UserError("hydra/sweeper=optuna needs the optional extra: pip install -e '.[sweeps]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        shared = storage if "://" in storage else optuna.storages.JournalStorage(JournalFileBackend(storage))
+        return optuna.create_study(
+            storage=shared,
+            study_name=name,
+            direction=direction,  # ty: ignore[invalid-argument-type]
+            pruner=_made(optuna.pruners, pruner, "pruner"),
+            sampler=_made(optuna.samplers, sampler, "sampler") if sampler else None,
+            load_if_exists=True,
+        )
+    except UserError:
+        raise
+    except Exception as error:  # of the many databases
+        message = f"hydra.sweeper.storage must be a file or a database URL that can be opened, got {storage!r}"
+        raise UserError(f"{message}: {first_line(error)}") from error
+
+
+def _made(module: Any, values: dict[str, Any], key: str) -> Any:
+    """An object of one of a module's classes."""
+    arguments = dict(values)
+    cls = getattr(module, str(arguments.pop("name", None)), None)
+    if cls is None:
+        known = ", ".join(name for name in dir(module) if name.endswith(key.capitalize()))
+        raise UserError(f"hydra.sweeper.{key}.name must be one of {known}, got {values.get('name')!r}")
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"hydra.sweeper.{key} must have the arguments of {values['name']}: {error}") from error
+
+
+def trial_reference(storage: str, name: str, trial_id: int, *, direction: str, pruner: dict[str, Any]) -> str:
+    """What `VARIABLE` holds in the process of a trial."""
+    where = storage if "://" in storage else str(Path(storage).resolve())
+    return json.dumps(
+        {"storage": where, "name": name, "trial": trial_id, "direction": direction, "pruner": pruner}, sort_keys=True
+    )
+
+
+def pruning() -> Callable[[int, float], bool] | None:
+    """A function that reports a step's value to the trial of this process and says whether to stop; None without one.
+
+    Raises:
+        UserError: the study cannot be opened.
+    """
+    reference = os.environ.get(VARIABLE)
+    if not reference:
+        return None
+    known = json.loads(reference)
+    trial_id = known.pop("trial")
+    study = open_study(**known)
+    import optuna
+
+    trial = optuna.trial.Trial(study, trial_id)
+
+    def report(step: int, value: float) -> bool:
+        trial.report(value, step)
+        if trial.should_prune():
+            trial.set_user_attr(PRUNED, step)
+            return True
+        return False
+
+    return report
