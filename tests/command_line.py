@@ -55,7 +55,7 @@ def start_main(
         most_bytes: that a file may grow to, as on a full disk; None for no limit.
         variables: more environment variables.
     """
-    dropped = ("WANDB_", "HYDRA_", "HF_", "MINARI_", "TRAJECTORY_", "XDG_")
+    dropped = ("WANDB_", "HYDRA_", "HF_", "MINARI_", "TRAJECTORY_", "XDG_", "OMP_NUM_THREADS")
     kept = {
         name: value
         for name, value in os.environ.items()

@@ -148,7 +148,7 @@ def test_a_continued_offline_run_takes_the_place_of_the_killed_one_under_its_id(
     """Of a killed run nothing that was not on the disk is left, here nothing at all."""
     first = make_loggers(LoggerSettings(), folder, {})
     for logger in first:
-        logger.log_metrics({"train/loss": 2.5}, step=1)
+        logger.log_metrics({"train/loss": 2.515625}, step=1)
     (killed,) = (folder / "wandb").glob("offline-run-*/*.wandb")
     assert isinstance(first[1], WandbMetrics)
     first[1].experiment.finish()
@@ -156,15 +156,15 @@ def test_a_continued_offline_run_takes_the_place_of_the_killed_one_under_its_id(
     time.sleep(1)  # the names of folders tell seconds
     second = make_loggers(LoggerSettings(), folder, {})
     for logger in second:
-        logger.log_metrics({"train/loss": 9.5}, step=1)
-        logger.log_metrics({"train/loss": 1.5}, step=2)
+        logger.log_metrics({"train/loss": 9.515625}, step=1)
+        logger.log_metrics({"train/loss": 1.515625}, step=2)
     close_loggers(second, RESULTS, folder)
     (present,) = (folder / "wandb").glob("offline-run-*")
     (record,) = present.glob("*.wandb")
     assert record.name == killed.name
     assert record != killed
     content = record.read_bytes()
-    assert b"2.5" in content
-    assert b"1.5" in content
-    assert b"9.5" not in content
-    assert [row["train/loss"] for row in rows(folder)] == ["2.5", "1.5", ""]
+    assert b"2.515625" in content
+    assert b"1.515625" in content
+    assert b"9.515625" not in content
+    assert [row["train/loss"] for row in rows(folder)] == ["2.515625", "1.515625", ""]

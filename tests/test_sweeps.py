@@ -56,7 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def in_parallel(place: Path) -> Path:
     """Two jobs at a time that need the same dataset, which is not there."""
     threads = [override for override in QUICK if not override.startswith("trainer.threads")]
-    process = run_main("train", "-m", *threads, "seed=0,1", "hydra/launcher=joblib", folder=place, OMP_NUM_THREADS="")
+    process = run_main("train", "-m", *threads, "seed=0,1", "hydra/launcher=joblib", folder=place)
     folder = swept(process, place)
     assert len(re.findall(r"recording Hopper-v5: +0%", process.stderr)) == 1
     return folder
