@@ -57,6 +57,19 @@ def test_nothing_moves_into_or_through_a_wall(start: np.ndarray, by: np.ndarray)
     assert (np.abs(end - start) <= np.abs(by) + 1e-12).all()
 
 
+@pytest.mark.parametrize("edge", [0.0, SIZE])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_no_way_leads_past_a_wall_along_the_edge_of_the_world(axis: int, edge: float) -> None:
+    start = np.full(2, edge)
+    start[axis] = 4.5
+    stop = start.copy()
+    stop[axis] = 5.5
+    assert not visible(start, stop)
+    for _ in range(10):
+        start = moved(start, np.eye(2)[axis] * STEP)
+    assert start[axis] == 4.75
+
+
 @settings(deadline=None, max_examples=200)
 @given(start=place, stop=place)
 def test_visible_is_what_points_along_the_line_say(start: np.ndarray, stop: np.ndarray) -> None:

@@ -19,11 +19,14 @@ COLORS = {"floor": (255, 255, 255), "wall": (60, 60, 60), "goal": (0, 158, 115),
 
 
 def _walls() -> np.ndarray:
-    """(n, 4) rectangles, each x and y of its least corner, then of its greatest."""
+    """(n, 4) rectangles, each x and y of its least corner, then of its greatest.
+
+    They go on beyond the world, so that nothing passes them along its edge.
+    """
     middle = (SIZE / 2 - HALF_WALL, SIZE / 2 + HALF_WALL)
     pieces = []
     for axis, doors in enumerate(DOORS):
-        edges = [0.0, *(edge for door in doors for edge in (door - DOOR / 2, door + DOOR / 2)), SIZE]
+        edges = [-1.0, *(edge for door in doors for edge in (door - DOOR / 2, door + DOOR / 2)), SIZE + 1.0]
         for start, stop in list(pairwise(edges))[::2]:
             low, high = (middle[0], start), (middle[1], stop)
             pieces.append([*low, *high] if axis == 0 else [*low[::-1], *high[::-1]])
@@ -42,7 +45,7 @@ class FourRooms(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - as Gymnasium has it
-    walls, radius = WALLS, RADIUS
+    walls, radius = np.clip(WALLS, 0.0, SIZE), RADIUS  # as they are drawn
 
     def __init__(self, render_mode: str | None = None) -> None:
         self.render_mode = render_mode
