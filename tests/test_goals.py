@@ -236,7 +236,7 @@ LINE_ENVIRONMENT = EnvironmentSettings("line", LINE, observation_keys=["observat
 
 
 class GoalLine(gymnasium.Env):
-    """A point on a line from -1 to 1 that moves by a tenth of its action; a goal within 0.1 is reached."""
+    """A point on a line from -1 to 1 that moves by about a tenth of its action; a goal within 0.1 is reached."""
 
     def __init__(self) -> None:
         place = Box(-1.0, 1.0, (1,), np.float32)
@@ -250,7 +250,7 @@ class GoalLine(gymnasium.Env):
         return self.observe()
 
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
-        self.place = np.clip(self.place + 0.1 * action, -1, 1)
+        self.place = np.clip(self.place + 0.1 * action + 0.02 * self.np_random.normal(size=1), -1, 1)
         observation, info = self.observe()
         return observation, 0.0, False, False, info
 
@@ -268,7 +268,7 @@ gymnasium.register(LINE, entry_point="test_goals:GoalLine", max_episode_steps=40
 
 @pytest.fixture(scope="module")
 def line_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrajectoryDataModule]:
-    """Random walks at full speed that turn round now and then."""
+    """Random walks at full speed that turn round now and then, and half of the time where the line ends."""
     rng = np.random.default_rng(0)
     env: Any = gymnasium.make(LINE)
     episodes = []
@@ -276,7 +276,7 @@ def line_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrajectoryDa
         observation, _ = env.reset(seed=seed)
         observations, actions, direction = [observation], [], rng.choice([-1.0, 1.0])
         for _ in range(40):
-            direction *= 1 - 2 * (rng.random() < 0.2)
+            direction *= 1 - 2 * (rng.random() < (0.5 if abs(observations[-1]["observation"][0]) == 1 else 0.2))
             actions.append(np.array([direction], np.float32))
             observations.append(env.step(actions[-1])[0])
         columns = {key: np.stack([each[key] for each in observations]) for key in observations[0]}
@@ -323,8 +323,8 @@ def reached(agent: Agent, **options: Any) -> tuple[dict[str, Any], Rollouts]:
 
 def test_planning_reaches_goals_directly(line_module: TrajectoryModule) -> None:
     summary, rollouts = reached(line_agent(line_module))
-    assert summary["direct_share"] >= 0.85
-    assert summary["reached_share"] >= summary["direct_share"]
+    assert summary["reached_share"] >= 0.95
+    assert summary["direct_share"] >= 0.85, "from next to the goal, chance alone doubles the way"
     for episode in rollouts.episodes:
         assert episode.goal is not None
         assert len(episode.path) == episode.length + 1
