@@ -16,7 +16,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from command_line import TINY, compose_config, run_main
+from command_line import TINY, compose_config, run_main_here
 from example_runs import dataset, write_clip, write_evaluation, write_training
 from report import report
 
@@ -214,13 +214,13 @@ def test_left_out_runs_stand_first(opened: Any) -> None:
 def test_report_of_real_runs_through_the_command_line(browser: Any, tmp_path: Path) -> None:
     quick = ("evaluation.video=false", "logger=csv")
     for method in ((), ("baseline=cloning", "baseline.steps=20")):
-        process = run_main("train", "-m", "env=hopper", "seed=0,1", *TINY, *quick, *method, folder=tmp_path)
+        process = run_main_here("train", "-m", "env=hopper", "seed=0,1", *TINY, *quick, *method, folder=tmp_path)
         assert process.returncode == 0, process.stderr
     first = min((tmp_path / "outputs" / "train" / "sweeps").iterdir())
     ends = ("evaluation.episodes=2", "evaluation.max_steps=15", "trainer.threads=1", "evaluation.video=false")
-    process = run_main("evaluate", f"checkpoint={first / '0' / 'best.ckpt'}", *ends, folder=tmp_path)
+    process = run_main_here("evaluate", f"checkpoint={first / '0' / 'best.ckpt'}", *ends, folder=tmp_path)
     assert process.returncode == 0, process.stderr
-    process = run_main("report", "runs=[outputs/train,outputs/evaluate]", "report.resamples=100", folder=tmp_path)
+    process = run_main_here("report", "runs=[outputs/train,outputs/evaluate]", "report.resamples=100", folder=tmp_path)
     assert process.returncode == 0, process.stderr
     made = Path(process.stdout.splitlines()[-1])
     assert made.parent.parent == tmp_path / "outputs" / "report"

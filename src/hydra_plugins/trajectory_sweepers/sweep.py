@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,6 +57,7 @@ class TrajectorySweeper(Sweeper):
 
     def __init__(self, max_batch_size: int | None = None) -> None:
         self.max_batch_size = max_batch_size
+        self.folder = Path()
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context = hydra_context
@@ -146,8 +147,6 @@ class TrajectorySweeper(Sweeper):
                 reason = f"{type(error).__name__}: {first_line(error)}"
                 begun = [job for job in batch if job.folder.exists()]
                 if not begun and not outcomes and not self.submitted():
-                    if {path.name for path in self.folder.iterdir()} == {RECORD}:
-                        shutil.rmtree(self.folder)
                     name = self.master.hydra.runtime.choices["hydra/launcher"]
                     raise UserError(f"hydra/launcher={name} cannot start a job: {reason}") from error
                 if begun and len(batch) > 1 and not self.detached:
@@ -181,11 +180,14 @@ class TrajectorySweeper(Sweeper):
 
 
 @contextmanager
-def one_line() -> Any:
-    """Tell what went wrong with a sweep in one line."""
+def one_line(sweeper: TrajectorySweeper) -> Generator[None]:
+    """Tell what went wrong with a sweep in one line; a folder in which no job left anything is removed."""
     try:
         yield
     except UserError as error:
+        folder = sweeper.folder
+        if {path.name for path in folder.glob("*")} == {RECORD}:
+            shutil.rmtree(folder)
         print(f"error: {first_line(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
