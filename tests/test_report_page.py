@@ -178,6 +178,12 @@ def test_dark_and_light_differ_in_text_figures_and_background(opened: Any) -> No
         assert (back > 600 and text < 200 and figure < 200) if light else (back < 200 and text > 600 and figure > 600)
 
 
+def test_every_column_of_scores_is_seen_on_a_desk(opened: Any) -> None:
+    region = table(opened, "trajectory/hopper/medium-v0").find_element(By.XPATH, "..")
+    wide, room = opened.execute_script("return [arguments[0].scrollWidth, arguments[0].clientWidth]", region)
+    assert wide <= room
+
+
 def test_page_fits_a_phone(opened: Any) -> None:
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from omegaconf import OmegaConf
 from command_line import CONF, ROOT, TINY, compose_config, run_main, run_main_here, start_main
 from hydra_plugins.trajectory_sweepers.grid import GridSweeper, values
 from hydra_plugins.trajectory_sweepers.search import Choices
-from slurm import one_machine_slurm
+from slurm import one_machine_slurm, said
 from trajectory.errors import UserError
 from trajectory.interruption import Interruption
 from trajectory.sweeps.checks import check_job
@@ -405,20 +406,30 @@ def test_a_launcher_that_handled_the_signal_hears_of_it_once_the_checkpoint_is_w
 
 
 SLURM = shutil.which("sbatch") and shutil.which("munged", path="/usr/sbin") and os.getuid() == 0
-LONG = (*QUICK, "trainer.max_steps=40000", "trainer.checkpoint_every_n_steps=100000", "evaluation.max_steps=3")
+LONG = (*QUICK, "trainer.max_steps=500", "trainer.checkpoint_every_n_steps=100000", "evaluation.max_steps=3")
+
+
+def preempted(folder: Path, launcher: str, preempt: Callable[[], object], place: Path, **variables: Any) -> None:
+    """A sweep of one job, which must go on from its checkpoint when it was preempted amid its training."""
+    command = ("-m", *LONG, f"hydra/launcher={launcher}", "hydra.launcher.cpus_per_task=1", f"hydra.sweep.dir={folder}")
+    curves = folder / "0" / "metrics.csv"
+    with start_main("train", *command, folder=place, **variables) as process:
+        while not (curves.is_file() and curves.read_text().count("\n") > 5) and process.poll() is None:
+            time.sleep(0.05)
+        preempt()
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    log = (folder / "0" / "train.log").read_text()
+    assert "ended by SIGUSR2" in log
+    assert re.search(r"going on from step \d+ of", log)
+    assert results(folder / "0")["steps"] == 500
 
 
 @pytest.mark.slow
-def test_a_job_that_submitit_ends_before_its_time_is_over_goes_on_from_its_checkpoint(place: Path) -> None:
+def test_a_job_of_submitit_that_is_preempted_goes_on_from_its_checkpoint(place: Path) -> None:
     """As on a cluster: SIGUSR2, a checkpoint, queued again, the rest."""
-    timeout = ("hydra.launcher.timeout_min=1", "+hydra.launcher.signal_delay_s=40", "hydra.launcher.max_num_timeout=9")
-    command = ("-m", *LONG, "hydra/launcher=submitit_local", "hydra.sweep.dir=requeued", *timeout)
-    process = run_main("train", *command, folder=place)
-    assert process.returncode == 0, process.stderr
-    log = (place / "requeued" / "0" / "train.log").read_text()
-    assert "ended by SIGUSR2" in log
-    assert re.search(r"going on from step \d+ of", log)
-    assert results(place / "requeued" / "0")["steps"] == 40_000
+    folder = place / "requeued"
+    preempted(folder, "submitit_local", lambda: os.kill(_worker(folder / "0"), signal.SIGUSR2), place)
 
 
 @pytest.mark.slow
@@ -443,7 +454,7 @@ def _worker(folder: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SLURM, reason="needs root and apt install slurmctld slurmd slurm-client munge")
-def test_slurm_runs_an_array_and_a_job_whose_time_is_over_goes_on_from_its_checkpoint(place: Path) -> None:
+def test_slurm_runs_an_array_and_a_job_that_is_preempted_goes_on_from_its_checkpoint(place: Path) -> None:
     with one_machine_slurm(place / "slurm") as variables:
         array = ("seed=0,1", "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1")
         process = run_main("train", "-m", *QUICK, *array, "hydra.sweep.dir=array", folder=place, **variables)
@@ -453,11 +464,8 @@ def test_slurm_runs_an_array_and_a_job_whose_time_is_over_goes_on_from_its_check
         assert sorted(name.partition("_")[2] for name in ids) == ["0", "1"]
         assert len({name.partition("_")[0] for name in ids}) == 1, "both are of one array"
 
-        timeout = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=40")
-        command = ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "hydra.sweep.dir=time", *timeout)
-        process = run_main("train", "-m", *LONG, *command, folder=place, **variables)
-        assert process.returncode == 0, process.stderr
-        log = (place / "time" / "0" / "train.log").read_text()
-        assert "ended by SIGUSR2" in log
-        assert re.search(r"going on from step \d+ of", log)
-        assert results(place / "time" / "0")["steps"] == 40_000
+        def preempt() -> None:
+            (job,) = said("squeue", "--noheader", "--format=%i", **variables).split()
+            said("scancel", "--signal=USR2", job, **variables)
+
+        preempted(place / "queued", "submitit_slurm", preempt, place, **variables)
