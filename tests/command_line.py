@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
+import runpy
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import matplotlib
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -44,6 +51,24 @@ def compose_config(main: str, *overrides: str) -> DictConfig:
         return compose(main, list(overrides))
 
 
+def _environment(folder: Path) -> dict[str, str]:
+    """Variables of a process that has its home in a folder, and nothing of who runs the tests."""
+    dropped = ("WANDB_", "HYDRA_", "HF_", "MINARI_", "TRAJECTORY_", "XDG_", "OMP_NUM_THREADS")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(dropped) and not name.lower().endswith("_proxy")
+    }
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    # matplotlib's list of fonts is the machine's, and takes seconds to make
+    return kept | {
+        "HOME": str(home),
+        "MINARI_DATASETS_PATH": str(folder / "store"),
+        "MPLCONFIGDIR": matplotlib.get_cachedir(),
+    }
+
+
 def start_main(
     main: str, *overrides: str, folder: Path, most_bytes: int | None = None, **variables: str
 ) -> subprocess.Popen[str]:
@@ -55,20 +80,7 @@ def start_main(
         most_bytes: that a file may grow to, as on a full disk; None for no limit.
         variables: more environment variables.
     """
-    dropped = ("WANDB_", "HYDRA_", "HF_", "MINARI_", "TRAJECTORY_", "XDG_", "OMP_NUM_THREADS")
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(dropped) and not name.lower().endswith("_proxy")
-    }
-    home = folder / "home"
-    home.mkdir(exist_ok=True)
-    # matplotlib's list of fonts is the machine's, and takes seconds to make
-    kept |= {
-        "HOME": str(home),
-        "MINARI_DATASETS_PATH": str(folder / "store"),
-        "MPLCONFIGDIR": matplotlib.get_cachedir(),
-    }
+    variables = _environment(folder) | variables
 
     def prepare() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored below a shell's background job
@@ -78,7 +90,7 @@ def start_main(
     return subprocess.Popen(
         [sys.executable, str(ROOT / "src" / f"{main}.py"), *overrides],
         cwd=folder,
-        env=kept | variables,
+        env=variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -96,3 +108,39 @@ def run_main(main: str, *overrides: str, folder: Path, **options: Any) -> subpro
             process.kill()
             raise
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def run_main_here(main: str, *overrides: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What `run_main` gives without its process, which takes seconds to start: the same file with the same arguments.
+
+    What a main sets for its whole process is as before afterwards.
+    """
+    path = ROOT / "src" / f"{main}.py"
+    root, out, err = logging.getLogger(), StringIO(), StringIO()
+    handlers, level, threads, code = root.handlers[:], root.level, torch.get_num_threads(), 0
+    answers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+    try:
+        with (
+            mock.patch.dict(os.environ, _environment(folder) | variables, clear=True),
+            mock.patch.object(sys, "argv", [str(path), *overrides]),
+            mock.patch.object(sys, "path", sys.path[:]),
+            warnings.catch_warnings(),
+            torch.random.fork_rng(devices=[]),
+            chdir(folder),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as leave:
+        code = int(leave.code or 0)
+    finally:
+        for handler in root.handlers[:]:
+            if handler not in handlers:
+                root.removeHandler(handler)
+                handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        torch.set_num_threads(threads)
+        for number, answer in answers.items():
+            signal.signal(number, answer)
+    return subprocess.CompletedProcess([main, *overrides], code, out.getvalue(), err.getvalue())

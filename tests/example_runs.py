@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ def dataset(name: str = MEDIUM, content_hash: str = "0123456789abcdef") -> dict[
     }
 
 
+@cache
+def _composed(*overrides: str) -> dict[str, Any]:
+    config: Any = OmegaConf.to_container(compose_config("train", *overrides), resolve=True)
+    return config
+
+
 def write_training(
     folder: Path,
     returns: list[float],
@@ -53,8 +60,8 @@ def write_training(
         facts: keys of the results that are otherwise.
     """
     folder.mkdir(parents=True)
-    config = compose_config("train", *overrides, f"seed={seed}", *([f"baseline={baseline}"] if baseline else []))
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    config = _composed(*overrides, *([f"baseline={baseline}"] if baseline else []))
+    (folder / "config.yaml").write_text(json.dumps({**config, "seed": seed}))  # which is YAML too
     mean = sum(returns) / len(returns)
     curves = (
         "evaluation/return_mean,step,train/loss_action,train/loss_observation\n"
@@ -63,14 +70,14 @@ def write_training(
     (folder / "metrics.csv").write_text(f"final/return_mean,step\n{mean},0\n" if baseline else curves)
     if not finished:
         return folder
-    steps = config.trainer.max_steps
+    steps = config["trainer"]["max_steps"]
     of_method: dict[str, Any] = {
-        "planner": OmegaConf.to_container(config.planner),
+        "planner": config["planner"],
         "checkpoint": str(folder / "last.ckpt"),
     }
     of_method |= {"steps": steps, "interrupted": False}
     if baseline:
-        of_method = {"planner": None, "baseline": OmegaConf.to_container(config.baseline)}
+        of_method = {"planner": None, "baseline": config["baseline"]}
         of_method |= {"checkpoint": str(folder / "clone.safetensors")}
     common: dict[str, Any] = {
         "seed": seed,

@@ -19,7 +19,7 @@ SlurmctldPort={port}
 SlurmdPort={node_port}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CryptoType=crypto/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
@@ -67,11 +67,11 @@ def one_machine_slurm(folder: Path) -> Generator[dict[str, str]]:
                 daemons.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
             if number == 0:
                 _wait(files["socket"].exists)
-        _wait(lambda: "idle" in _said("sinfo", "--noheader", "--format=%T", **variables))
+        _wait(lambda: "idle" in said("sinfo", "--noheader", "--format=%T", **variables))
         yield variables
     finally:
         with suppress(OSError):
-            _said("scancel", "--full", f"--user={os.getuid()}", **variables)
+            said("scancel", "--full", f"--user={os.getuid()}", **variables)
         for daemon in reversed(daemons):
             daemon.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
@@ -85,7 +85,8 @@ def _program(name: str) -> str:
     return shutil.which(name) or f"/usr/sbin/{name}"
 
 
-def _said(*command: str, **variables: str) -> str:
+def said(*command: str, **variables: str) -> str:
+    """What a command of SLURM prints."""
     environment = {**os.environ, **variables}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30).stdout
 

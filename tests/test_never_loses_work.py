@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from command_line import TINY, run_main, start_main
+from command_line import TINY, run_main, run_main_here, start_main
 from test_resume import assert_same_end
 
 # dropout draws from the global generators; the numbers of steps share no factor
@@ -101,7 +101,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def straight(place: Path, steps: int) -> Path:
-    process = run_main("train", *RUN, f"trainer.max_steps={steps}", "hydra.run.dir=straight", folder=place)
+    process = run_main_here("train", *RUN, f"trainer.max_steps={steps}", "hydra.run.dir=straight", folder=place)
     assert process.returncode == 0, process.stderr
     return place / "straight"
 
@@ -125,7 +125,7 @@ def test_a_run_that_is_killed_is_found_and_ends_as_one_never_killed(place: Path)
     log = (folder / "train.log").read_text()
     assert log.count("training on cpu") == 2
 
-    again = run_main("train", *command, f"hydra.run.dir={folder}", folder=place)
+    again = run_main_here("train", *command, f"hydra.run.dir={folder}", folder=place)
     assert again.returncode == 0
     assert "is finished: mean return" in again.stdout
     shutil.rmtree(runs)

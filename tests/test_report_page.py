@@ -16,7 +16,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from command_line import TINY, compose_config, run_main
+from command_line import TINY, compose_config, run_main_here
 from example_runs import dataset, write_clip, write_evaluation, write_training
 from report import report
 
@@ -178,6 +178,12 @@ def test_dark_and_light_differ_in_text_figures_and_background(opened: Any) -> No
         assert (back > 600 and text < 200 and figure < 200) if light else (back < 200 and text > 600 and figure > 600)
 
 
+def test_every_column_of_scores_is_seen_on_a_desk(opened: Any) -> None:
+    region = table(opened, "trajectory/hopper/medium-v0").find_element(By.XPATH, "..")
+    wide, room = opened.execute_script("return [arguments[0].scrollWidth, arguments[0].clientWidth]", region)
+    assert wide <= room
+
+
 def test_page_fits_a_phone(opened: Any) -> None:
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
@@ -214,13 +220,13 @@ def test_left_out_runs_stand_first(opened: Any) -> None:
 def test_report_of_real_runs_through_the_command_line(browser: Any, tmp_path: Path) -> None:
     quick = ("evaluation.video=false", "logger=csv")
     for method in ((), ("baseline=cloning", "baseline.steps=20")):
-        process = run_main("train", "-m", "env=hopper", "seed=0,1", *TINY, *quick, *method, folder=tmp_path)
+        process = run_main_here("train", "-m", "env=hopper", "seed=0,1", *TINY, *quick, *method, folder=tmp_path)
         assert process.returncode == 0, process.stderr
     first = min((tmp_path / "outputs" / "train" / "sweeps").iterdir())
     ends = ("evaluation.episodes=2", "evaluation.max_steps=15", "trainer.threads=1", "evaluation.video=false")
-    process = run_main("evaluate", f"checkpoint={first / '0' / 'best.ckpt'}", *ends, folder=tmp_path)
+    process = run_main_here("evaluate", f"checkpoint={first / '0' / 'best.ckpt'}", *ends, folder=tmp_path)
     assert process.returncode == 0, process.stderr
-    process = run_main("report", "runs=[outputs/train,outputs/evaluate]", "report.resamples=100", folder=tmp_path)
+    process = run_main_here("report", "runs=[outputs/train,outputs/evaluate]", "report.resamples=100", folder=tmp_path)
     assert process.returncode == 0, process.stderr
     made = Path(process.stdout.splitlines()[-1])
     assert made.parent.parent == tmp_path / "outputs" / "report"

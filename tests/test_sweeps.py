@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from command_line import CONF, ROOT, TINY, compose_config, run_main, start_main
+from command_line import CONF, ROOT, TINY, compose_config, run_main, run_main_here, start_main
 from hydra_plugins.trajectory_sweepers.grid import GridSweeper, values
 from hydra_plugins.trajectory_sweepers.search import Choices
-from slurm import one_machine_slurm
+from slurm import one_machine_slurm, said
 from trajectory.errors import UserError
 from trajectory.interruption import Interruption
 from trajectory.sweeps.checks import check_job
@@ -72,15 +73,24 @@ def test_joblib_runs_two_jobs_that_share_cores_and_record_their_data_once(in_par
         assert int(threads) <= max(1, cores // 2)
 
 
-def test_planner_sweeps_on_one_checkpoint_without_training_in_submitits_processes(
-    in_parallel: Path, place: Path
-) -> None:
-    overrides = ("planner.beam_width=1,2", "planner.horizon=1,2", "trainer.threads=1", "evaluation.episodes=1")
-    fixed = (f"checkpoint={in_parallel / '0' / 'last.ckpt'}", "evaluation.max_steps=3", "evaluation.video=false")
-    process = run_main("evaluate", "-m", *fixed, *overrides, "hydra/launcher=submitit_local", folder=place)
+def planned(checkpoint: Path) -> tuple[str, ...]:
+    return f"checkpoint={checkpoint}", "trainer.threads=1", "evaluation.episodes=1", "evaluation.max_steps=3"
+
+
+def test_planner_sweeps_on_one_checkpoint_without_training(in_parallel: Path, place: Path) -> None:
+    grid = ("planner.beam_width=1,2", "planner.horizon=1,2", "evaluation.video=false")
+    process = run_main_here("evaluate", "-m", *planned(in_parallel / "0" / "last.ckpt"), *grid, folder=place)
     folder = swept(process, place, "evaluate")
     planners = [results(folder / str(job))["planner"] for job in range(4)]
     assert [(planner["beam_width"], planner["horizon"]) for planner in planners] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    shutil.rmtree(folder)
+
+
+def test_jobs_run_in_processes_of_submitit(in_parallel: Path, place: Path) -> None:
+    overrides = ("planner.beam_width=1,2", "hydra/launcher=submitit_local", "evaluation.video=false")
+    process = run_main_here("evaluate", "-m", *planned(in_parallel / "0" / "last.ckpt"), *overrides, folder=place)
+    folder = swept(process, place, "evaluate")
+    assert [results(folder / str(job))["planner"]["beam_width"] for job in range(2)] == [1, 2]
     assert list((folder / ".submitit").iterdir())
 
 
@@ -88,20 +98,20 @@ def test_a_failed_job_loses_no_other_and_the_same_command_resumed_runs_what_is_m
     in_parallel: Path, place: Path
 ) -> None:
     command = ("-m", *QUICK[:-1], "logger=csv", "dataset.seed=0,-1", "seed=0,1", "hydra.sweep.dir=failing")
-    process = run_main("train", *command, folder=place)
+    process = run_main_here("train", *command, folder=place)
     assert process.returncode == 1
     last = process.stderr.splitlines()[-1]
     assert last.startswith("error: 2 of 4 jobs failed: 2 (dataset.seed=-1 seed=0): dataset.seed must be")
     assert "; 3 (dataset.seed=-1 seed=1): dataset.seed must be" in last
     assert sorted(path.name for path in (place / "failing").iterdir()) == ["0", "1", RECORD]
 
-    refused = run_main("train", *command, folder=place)
+    refused = run_main_here("train", *command, folder=place)
     assert refused.stderr == f"error: resume must be true to continue the sweep in {place / 'failing'}, or " + (
         "hydra.sweep.dir another folder, got False\n"
     )
     before = (place / "failing" / "0" / "results.json").stat().st_mtime_ns
     (place / "failing" / "1" / "results.json").unlink()
-    process = run_main("train", *command, "resume=true", folder=place)
+    process = run_main_here("train", *command, "resume=true", folder=place)
     assert "1 of the 4 jobs" in process.stdout
     assert "error: 2 of 4 jobs failed: 2 " in process.stderr
     assert (place / "failing" / "0" / "results.json").stat().st_mtime_ns == before
@@ -114,7 +124,7 @@ def test_a_search_stops_bad_trials_and_says_which_was_the_best(in_parallel: Path
     space = ("evaluation.max_steps=choice(1,15)", "model.optimizer.learning_rate=tag(log,interval(1e-3,1e-2))")
     options = ("hydra.sweeper.n_trials=4", "hydra.sweeper.pruner.n_startup_trials=1", "hydra.sweeper.sampler.seed=1")
     command = ("-m", *QUICK, "hydra/sweeper=optuna", "evaluation.every_n_steps=3", *space, *options)
-    folder = swept(run_main("train", *command, folder=place / "search", **shared(place)), place / "search")
+    folder = swept(run_main_here("train", *command, folder=place / "search", **shared(place)), place / "search")
     found = OmegaConf.to_container(OmegaConf.load(folder / "optimization_results.yaml"))
     assert isinstance(found, dict)
     best = results(Path(found["best_folder"]))
@@ -131,9 +141,8 @@ def test_a_search_stops_bad_trials_and_says_which_was_the_best(in_parallel: Path
     assert len(rates) == 4
     assert all(1e-3 <= rate <= 1e-2 for rate in rates)
 
-    more = run_main(
-        "train", *command, "resume=true", "hydra.sweeper.n_trials=5", folder=place / "search", **shared(place)
-    )
+    again = (*command, "resume=true", "hydra.sweeper.n_trials=5")
+    more = run_main_here("train", *again, folder=place / "search", **shared(place))
     assert more.returncode == 0, more.stderr
     assert "4 trials are finished" in more.stdout
     assert results(folder / "4")
@@ -159,6 +168,10 @@ def results_config(folder: Path) -> Any:
         (["hydra/sweeper=optuna"], ["hydra.sweeper.params must be given", "search=..."]),
         (["hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.pruner.name=No"], ["pruner.name", "MedianPruner", "'No'"]),
         (["search=laptop", "planner.beam_width=choice(8,abc)"], ["planner.beam_width", "'abc'", "Integer"]),
+        (["seed=0,1", "planner.context=20"], ["planner.context must", "window of 10", "got 20"]),
+        (["baseline=dt,nope"], ["baseline=nope", "Could not find 'baseline/nope'"]),
+        (["baseline=dt,iql", "++baseline.steps=0"], ["baseline.steps must be at least 1, got 0"]),
+        (["seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0"], ["hydra/launcher=joblib cannot", "n_jobs"]),
         (["seed=0,1", "hydra/launcher=ray"], ["hydra/launcher=ray needs", "pip install -e '.[ray]'"]),
     ],
     ids=lambda value: value[-1] if value and "=" in value[-1] else "",
@@ -166,17 +179,12 @@ def results_config(folder: Path) -> Any:
 def test_what_cannot_be_right_is_one_line_before_anything_begins(
     arguments: list[str], words: list[str], tmp_path: Path
 ) -> None:
-    process = run_without_jobs(*arguments, folder=tmp_path)
+    process = run_main_here("train", "-m", *arguments, "trainer.max_steps=1", folder=tmp_path)
     (line,) = process.stderr.splitlines()
     assert process.returncode == 1
     assert line.startswith("error: ")
     assert all(word in line for word in words), line
-    assert not list(tmp_path.rglob("results.json"))
-
-
-def run_without_jobs(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """`python src/train.py -m ARGUMENTS`, whose jobs are not expected to begin."""
-    return run_main("train", "-m", *arguments, "trainer.max_steps=1", folder=folder)
+    assert list(tmp_path.rglob("sweeps/*")) == []
 
 
 def test_a_launcher_that_is_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,25 +344,32 @@ def test_a_storage_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
         open_study("nosuch://x", "study", direction="maximize", pruner=MEDIAN)
 
 
-def test_jobs_of_every_main_are_checked_by_their_settings() -> None:
-    check_job(compose_config("train", "baseline=cloning"))
-    check_job(compose_config("evaluate", "checkpoint=some.ckpt", "planner.horizon=3"))
+def test_jobs_of_every_main_are_checked_by_their_settings(in_parallel: Path) -> None:
+    for name in sorted(path.stem for path in (CONF / "baseline").glob("*.yaml")):
+        check_job(compose_config("train", f"baseline={name}"))
+    with pytest.raises(UserError, match=r"baseline\.expectile"):
+        check_job(compose_config("train", "baseline=iql", "baseline.expectile=high"))
+    checkpoint = f"checkpoint={in_parallel / '0' / 'last.ckpt'}"
+    check_job(compose_config("evaluate", checkpoint, "planner.horizon=3"))
     with pytest.raises(UserError, match=r"planner\.horizon"):
-        check_job(compose_config("evaluate", "checkpoint=some.ckpt", "planner.horizon=abc"))
+        check_job(compose_config("evaluate", checkpoint, "planner.horizon=abc"))
+    # the horizon is as the checkpoint has it, not the default one
+    with pytest.raises(UserError, match=r"planner\.replan_interval must be at most planner\.horizon=2, got 3"):
+        check_job(compose_config("evaluate", checkpoint, "planner.replan_interval=3"))
+    for missing in ([], ["checkpoint=nowhere.ckpt"]):
+        with pytest.raises(UserError, match=r"^checkpoint must be"):
+            check_job(compose_config("evaluate", *missing))
     with pytest.raises(UserError, match=r"model\.optimizer\.learning_rate"):
         check_job(compose_config("train", "model.optimizer.learning_rate=fast"))
 
 
 @pytest.mark.parametrize(("main", "search"), [("train", "laptop"), ("train", "planner"), ("evaluate", "planner")])
-def test_what_a_search_varies_are_keys_of_the_main(main: str, search: str) -> None:
+def test_what_a_search_varies_are_keys_of_the_main(main: str, search: str, in_parallel: Path) -> None:
+    checkpoint = [f"checkpoint={in_parallel / '0' / 'last.ckpt'}"] if main == "evaluate" else []
     given: Any = OmegaConf.load(CONF / "search" / f"{search}.yaml").hydra.sweeper.params
     for key, text in given.items():
         for bound in Choices(parsed(f"{key}={text}")).bounds():
-            check_job(compose_config(main, f"search={search}", f"{key}={bound}", *evaluated(main)))
-
-
-def evaluated(main: str) -> list[str]:
-    return ["checkpoint=some.ckpt"] if main == "evaluate" else []
+            check_job(compose_config(main, f"search={search}", f"{key}={bound}", *checkpoint))
 
 
 def test_parameters_of_the_weights_and_biases_sweep_are_keys_of_training() -> None:
@@ -391,20 +406,30 @@ def test_a_launcher_that_handled_the_signal_hears_of_it_once_the_checkpoint_is_w
 
 
 SLURM = shutil.which("sbatch") and shutil.which("munged", path="/usr/sbin") and os.getuid() == 0
-LONG = (*QUICK, "trainer.max_steps=40000", "trainer.checkpoint_every_n_steps=100000", "evaluation.max_steps=3")
+LONG = (*QUICK, "trainer.max_steps=500", "trainer.checkpoint_every_n_steps=100000", "evaluation.max_steps=3")
+
+
+def preempted(folder: Path, launcher: str, preempt: Callable[[], object], place: Path, **variables: Any) -> None:
+    """A sweep of one job, which must go on from its checkpoint when it was preempted amid its training."""
+    command = ("-m", *LONG, f"hydra/launcher={launcher}", "hydra.launcher.cpus_per_task=1", f"hydra.sweep.dir={folder}")
+    curves = folder / "0" / "metrics.csv"
+    with start_main("train", *command, folder=place, **variables) as process:
+        while not (curves.is_file() and curves.read_text().count("\n") > 5) and process.poll() is None:
+            time.sleep(0.05)
+        preempt()
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    log = (folder / "0" / "train.log").read_text()
+    assert "ended by SIGUSR2" in log
+    assert re.search(r"going on from step \d+ of", log)
+    assert results(folder / "0")["steps"] == 500
 
 
 @pytest.mark.slow
-def test_a_job_that_submitit_ends_before_its_time_is_over_goes_on_from_its_checkpoint(place: Path) -> None:
+def test_a_job_of_submitit_that_is_preempted_goes_on_from_its_checkpoint(place: Path) -> None:
     """As on a cluster: SIGUSR2, a checkpoint, queued again, the rest."""
-    timeout = ("hydra.launcher.timeout_min=1", "+hydra.launcher.signal_delay_s=40", "hydra.launcher.max_num_timeout=9")
-    command = ("-m", *LONG, "hydra/launcher=submitit_local", "hydra.sweep.dir=requeued", *timeout)
-    process = run_main("train", *command, folder=place)
-    assert process.returncode == 0, process.stderr
-    log = (place / "requeued" / "0" / "train.log").read_text()
-    assert "ended by SIGUSR2" in log
-    assert re.search(r"going on from step \d+ of", log)
-    assert results(place / "requeued" / "0")["steps"] == 40_000
+    folder = place / "requeued"
+    preempted(folder, "submitit_local", lambda: os.kill(_worker(folder / "0"), signal.SIGUSR2), place)
 
 
 @pytest.mark.slow
@@ -429,20 +454,18 @@ def _worker(folder: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SLURM, reason="needs root and apt install slurmctld slurmd slurm-client munge")
-def test_slurm_runs_an_array_and_a_job_whose_time_is_over_goes_on_from_its_checkpoint(place: Path) -> None:
+def test_slurm_runs_an_array_and_a_job_that_is_preempted_goes_on_from_its_checkpoint(place: Path) -> None:
     with one_machine_slurm(place / "slurm") as variables:
         array = ("seed=0,1", "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1")
         process = run_main("train", "-m", *QUICK, *array, "hydra.sweep.dir=array", folder=place, **variables)
         assert process.returncode == 0, process.stderr
         assert [results(place / "array" / job)["seed"] for job in ("0", "1")] == [0, 1]
-        ids = {path.name.rpartition("_")[0] for path in (place / "array" / ".submitit").iterdir() if "_" in path.name}
-        assert len(ids) == 1, "both are of one array"
+        ids = {path.name for path in (place / "array" / ".submitit").iterdir() if re.fullmatch(r"\d+_\d+", path.name)}
+        assert sorted(name.partition("_")[2] for name in ids) == ["0", "1"]
+        assert len({name.partition("_")[0] for name in ids}) == 1, "both are of one array"
 
-        timeout = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=40")
-        command = ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "hydra.sweep.dir=time", *timeout)
-        process = run_main("train", "-m", *LONG, *command, folder=place, **variables)
-        assert process.returncode == 0, process.stderr
-        log = (place / "time" / "0" / "train.log").read_text()
-        assert "ended by SIGUSR2" in log
-        assert re.search(r"going on from step \d+ of", log)
-        assert results(place / "time" / "0")["steps"] == 40_000
+        def preempt() -> None:
+            (job,) = said("squeue", "--noheader", "--format=%i", **variables).split()
+            said("scancel", "--signal=USR2", job, **variables)
+
+        preempted(place / "queued", "submitit_slurm", preempt, place, **variables)

@@ -19,7 +19,7 @@ class GridSweeper(TrajectorySweeper):
 
     def sweep(self, arguments: list[str]) -> dict[int, float]:
         """Run the jobs; returns what each returned, by its number."""
-        with one_line():
+        with one_line(self):
             if self.max_batch_size is not None:
                 check_positive("max_batch_size", self.max_batch_size)
             jobs = self.begin(arguments, self.jobs(arguments))

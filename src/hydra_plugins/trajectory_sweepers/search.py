@@ -40,7 +40,7 @@ class SearchSweeper(TrajectorySweeper):
 
     def sweep(self, arguments: list[str]) -> float:
         """Run the trials and leave `optimization_results.yaml`; returns the best value."""
-        with one_line():
+        with one_line(self):
             check_positive("n_trials", self.n_trials)
             check_positive("n_jobs", self.n_jobs)
             directions = ("maximize", "minimize")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -55,6 +57,7 @@ class TrajectorySweeper(Sweeper):
 
     def __init__(self, max_batch_size: int | None = None) -> None:
         self.max_batch_size = max_batch_size
+        self.folder = Path()
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context = hydra_context
@@ -102,11 +105,14 @@ class TrajectorySweeper(Sweeper):
         """Compose the config of a job, as its process will; returns the name of its folder in that of the sweep.
 
         Raises:
-            UserError: a value of the wrong type or out of its range.
+            UserError: a value of the wrong type or out of its range, or a config that cannot be composed.
         """
         from trajectory.sweeps.checks import check_job
 
-        config = self.context.config_loader.load_sweep_config(self.master, [*job.overrides, *job.hidden])
+        try:
+            config = self.context.config_loader.load_sweep_config(self.master, [*job.overrides, *job.hidden])
+        except HydraException as error:  # a file that is not there, a key that a chosen file lacks
+            raise UserError(f"{job.name or ' '.join(job.overrides)}: {first_line(error)}") from error
         with read_write(config), open_dict(config):
             config.hydra.job.num, config.hydra.job.id = job.number, str(job.number)
         check_job(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
@@ -122,6 +128,9 @@ class TrajectorySweeper(Sweeper):
 
         Returns:
             The outcome of each by its number.
+
+        Raises:
+            UserError: the launcher cannot start any: it has a setting that it refuses, or there is no SLURM.
         """
         outcomes: dict[int, Outcome] = {}
         size = self.max_batch_size or max(1, len(jobs))
@@ -137,6 +146,9 @@ class TrajectorySweeper(Sweeper):
             except Exception as error:
                 reason = f"{type(error).__name__}: {first_line(error)}"
                 begun = [job for job in batch if job.folder.exists()]
+                if not begun and not outcomes and not self.submitted():
+                    name = self.master.hydra.runtime.choices["hydra/launcher"]
+                    raise UserError(f"hydra/launcher={name} cannot start a job: {reason}") from error
                 if begun and len(batch) > 1 and not self.detached:
                     log.warning("a job has ended the others (%s): those that had begun go on one by one", reason)
                     self.resume = True
@@ -152,6 +164,10 @@ class TrajectorySweeper(Sweeper):
                     outcomes[job.number] = Outcome(value) if known else Outcome(failure=reason)
         return outcomes
 
+    def submitted(self) -> bool:
+        """Whether a scheduler knows of jobs that may not have begun."""
+        return self.detached and any(self.folder.glob(".submitit/*"))
+
     def report(self, jobs: Sequence[Job], outcomes: Mapping[int, Outcome]) -> None:
         """Raise a `UserError` that names the jobs that failed."""
         failures = {
@@ -164,11 +180,14 @@ class TrajectorySweeper(Sweeper):
 
 
 @contextmanager
-def one_line() -> Any:
-    """Tell what went wrong with a sweep in one line."""
+def one_line(sweeper: TrajectorySweeper) -> Generator[None]:
+    """Tell what went wrong with a sweep in one line; a folder in which no job left anything is removed."""
     try:
         yield
     except UserError as error:
+        folder = sweeper.folder
+        if {path.name for path in folder.glob("*")} == {RECORD}:
+            shutil.rmtree(folder)
         print(f"error: {first_line(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -18,6 +18,7 @@ from trajectory.reporting.rows import Group
 
 COLORS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442"]  # Okabe and Ito
 LINES = ["-", "--", ":", "-."]
+HATCHES = ["", "///", "...", "xxx"]  # of bars whose colours come again
 LOSSES = ("observation", "action", "reward", "value")
 
 
@@ -37,7 +38,8 @@ def draw_bars(groups: Sequence[Group], published: Sequence[PublishedScore]) -> F
         own = panels[0]
         tasks = [f"{group.dataset['id']}\n{group.environment}" for group in groups]
         for index, label in enumerate(labels):
-            style = {"color": COLORS[index % len(COLORS)], "edgecolor": "#000000", "linewidth": 0.5}
+            style: dict[str, Any] = {"color": COLORS[index % len(COLORS)], "edgecolor": "#000000", "linewidth": 0.5}
+            style["hatch"] = HATCHES[index // len(COLORS) % len(HATCHES)]
             rows = [next((row for row in group.rows if row.full_label == label), None) for group in groups]
             found = [(place, row) for place, row in enumerate(rows) if row]
             width = 0.8 / max(most, 2)
@@ -86,21 +88,22 @@ def _draw_published(axes: Any, published: Sequence[PublishedScore], methods: Seq
 
 def draw_profile(group: Group) -> Figure:
     """Share of a row's episodes above every score, a line with its 95 % band for each row (Agarwal et al. 2021)."""
-    with _figure(6.4, 4.2) as figure:
+    with _figure(6.4, 3.6 + 0.2 * len(group.rows)) as figure:
         axes = figure.subplots()
+        opacity = min(0.2, 1 / len(group.rows))  # of bands, which lie over each other
         for index, row in enumerate(group.rows):
             summary, color = row.summary, COLORS[index % len(COLORS)]
             line = LINES[index // len(COLORS) % len(LINES)]
             axes.plot(summary.thresholds, summary.above, color=color, linestyle=line, label=row.full_label)
             if summary.band is not None:
-                axes.fill_between(summary.thresholds, *summary.band, color=color, alpha=0.2, linewidth=0)
+                axes.fill_between(summary.thresholds, *summary.band, color=color, alpha=opacity, linewidth=0)
         behaviour = group.dataset["return_mean"]
         if not group.scored:
             axes.axvline(behaviour, color="#000000", linestyle=":", linewidth=1, label="the data's mean")
         axes.set(xlabel=f"{group.unit} τ", ylabel="share of episodes above τ", ylim=(-0.02, 1.02))
         axes.grid(alpha=0.3)
         axes.set_title(f"{group.dataset['id']}, {group.environment}")
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), frameon=False)
+        figure.legend(loc="outside lower left", frameon=False)
     return figure
 
 

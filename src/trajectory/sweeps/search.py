@@ -33,18 +33,17 @@ def open_study(
     except ImportError as error:
         raise UserError("hydra/sweeper=optuna needs the optional extra: pip install -e '.[sweeps]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    made = {"pruner": _made(optuna.pruners, pruner, "pruner")}
+    made |= {"sampler": _made(optuna.samplers, sampler, "sampler")} if sampler else {}
     try:
         shared = storage if "://" in storage else optuna.storages.JournalStorage(JournalFileBackend(storage))
         return optuna.create_study(
             storage=shared,
             study_name=name,
             direction=direction,  # ty: ignore[invalid-argument-type]
-            pruner=_made(optuna.pruners, pruner, "pruner"),
-            sampler=_made(optuna.samplers, sampler, "sampler") if sampler else None,
             load_if_exists=True,
+            **made,
         )
-    except UserError:
-        raise
     except Exception as error:  # of the many databases
         message = f"hydra.sweeper.storage must be a file or a database URL that can be opened, got {storage!r}"
         raise UserError(f"{message}: {first_line(error)}") from error
