@@ -224,7 +224,7 @@ def _group(folder: Path) -> str:
 
 
 def log_picture(loggers: list[Logger], name: str, path: Path, step: int = 0) -> None:
-    """Show a picture or a video on the dashboard; TensorBoard's videos would need another package."""
+    """Show a PNG or an MP4 on the dashboard; videos in TensorBoard would need another package, and are left out."""
     for logger in loggers:
         if isinstance(logger, WandbMetrics):
             import wandb
@@ -262,7 +262,7 @@ def close_loggers(loggers: list[Logger], results: dict[str, Any], folder: Path) 
         log_table([logger], "final/episodes", results["episodes"], step)
         for name in ("rollout.png", "goals.png", "episode.mp4"):
             if (folder / name).exists():
-                log_picture([logger], f"final/{Path(name).stem}", folder / name, step)
+                log_picture([logger], f"final/{_shown(folder / name)}", folder / name, step)
         _finish(logger, results.get("dataset"), results.get("checkpoint"), folder)
 
 
@@ -278,8 +278,12 @@ def close_analysis(
         if isinstance(logger, WandbMetrics):
             logger.experiment.summary[kind] = results
         for path in sorted([*folder.glob("*.png"), *folder.glob("*.mp4")]):
-            log_picture([logger], f"{kind}/{path.stem}", path)
+            log_picture([logger], f"{kind}/{_shown(path)}", path)
         _finish(logger, dataset, results["checkpoint"], folder)
+
+
+def _shown(path: Path) -> str:
+    return "video" if path.suffix == ".mp4" else path.stem
 
 
 def _finish(logger: Logger, dataset: dict[str, Any] | None, checkpoint: str | None, folder: Path) -> None:
