@@ -45,7 +45,7 @@ def dashboard(config: DictConfig, folder: Path) -> None:
         log.info("no Weights & Biases login (WANDB_API_KEY or `wandb login`): what would be sent is in %s", path)
         return
     try:
-        workspace.entity = config.entity or wandb.Api().default_entity
+        workspace.entity = config.entity or str(wandb.Api().default_entity)
         workspace.save()
     except Exception as error:
         raise UserError(f"Weights & Biases did not take the workspace: {first_line(error)}") from error
