@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from command_line import ROOT, TINY, Refusal, compose_config, run_main
 from evaluate import evaluate
 from example_data import HOPPER, save
+from offline_run import points, records
 from train import train
 from trajectory import TrajectoryAgent
 from trajectory.behaviour.record import RecordedEpisode
@@ -277,6 +278,10 @@ def test_evaluation_restates_nothing_and_overrides_the_planner_alone(trained: Ru
     for key in ("environment", "dataset", "steps", "checkpoint"):
         assert evaluated.results[key] == trained.results[key], key
     assert evaluated.results["episodes"] != trained.results["episodes"]
+    (shown,), (training,) = records(evaluated.folder, "run"), records(trained.folder, "run")
+    assert (shown["job_type"], shown["run_group"]) == ("evaluate", training["run_group"])
+    (final,) = points(evaluated.folder)
+    assert final["final/return_mean"] == evaluated.results["return_mean"]
     assert len(evaluated.table) == 5
 
 
