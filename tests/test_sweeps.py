@@ -76,7 +76,7 @@ def test_planner_sweeps_on_one_checkpoint_without_training_in_submitits_processe
     in_parallel: Path, place: Path
 ) -> None:
     overrides = ("planner.beam_width=1,2", "planner.horizon=1,2", "trainer.threads=1", "evaluation.episodes=1")
-    fixed = (f"checkpoint={in_parallel / '0' / 'last.ckpt'}", "evaluation.max_steps=3", "evaluation.video=false")
+    fixed = (f"checkpoint={in_parallel / '0' / 'last.ckpt'}", "evaluation.max_steps=3", "evaluation.video=false", "logger=csv")
     process = run_main("evaluate", "-m", *fixed, *overrides, "hydra/launcher=submitit_local", folder=place)
     folder = swept(process, place, "evaluate")
     planners = [results(folder / str(job))["planner"] for job in range(4)]
