@@ -75,8 +75,9 @@ def test_joblib_runs_two_jobs_that_share_cores_and_record_their_data_once(in_par
 def test_planner_sweeps_on_one_checkpoint_without_training_in_submitits_processes(
     in_parallel: Path, place: Path
 ) -> None:
-    overrides = ("planner.beam_width=1,2", "planner.horizon=1,2", "trainer.threads=1", "evaluation.episodes=1")
-    fixed = (f"checkpoint={in_parallel / '0' / 'last.ckpt'}", "evaluation.max_steps=3", "evaluation.video=false", "logger=csv")
+    overrides = ("planner.beam_width=1,2", "planner.horizon=1,2", "evaluation.episodes=1", "evaluation.max_steps=3")
+    checkpoint = f"checkpoint={in_parallel / '0' / 'last.ckpt'}"
+    fixed = (checkpoint, "trainer.threads=1", "evaluation.video=false", "logger=csv")
     process = run_main("evaluate", "-m", *fixed, *overrides, "hydra/launcher=submitit_local", folder=place)
     folder = swept(process, place, "evaluate")
     planners = [results(folder / str(job))["planner"] for job in range(4)]
