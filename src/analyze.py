@@ -20,6 +20,7 @@ from trajectory.analysis.held_out import analysed_data
 from trajectory.analysis.prediction import PredictionSettings, predict
 from trajectory.config import TrainerSettings, check_complete, given, one_line_errors, settings
 from trajectory.errors import require
+from trajectory.evaluation.loggers import LoggerSettings, check_logger, close_analysis, make_loggers
 from trajectory.evaluation.results import provenance, write_results
 from trajectory.files import write_file
 from trajectory.hardware import device_for, set_threads
@@ -43,10 +44,11 @@ def analyze(config: DictConfig, folder: Path) -> None:
     chosen: Any = settings(kind, asked, "analysis")
     trainer = settings(TrainerSettings, config.trainer, "trainer")
     require(trainer.processes == 1, "trainer.devices", "1 for an analysis", trainer.devices)
+    logger = settings(LoggerSettings, config.logger, "logger")
+    check_logger(logger)
     checkpoint = load_checkpoint(config.checkpoint, device_for(trainer.accelerator))
     rule = "of a model without goals: an analysis has none to put in front"
     require(checkpoint.gpt.settings.goal is None, "checkpoint", rule, str(config.checkpoint))
-    require(checkpoint.gpt.settings.goal is None, "checkpoint", "of a model without goals", config.checkpoint)
     set_threads(trainer.threads)
     data = analysed_data(checkpoint, given(config.dataset))
     if not data.held_out:
@@ -54,7 +56,11 @@ def analyze(config: DictConfig, folder: Path) -> None:
     write_file(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     results = run(checkpoint, data, chosen, folder)
     facts = {"checkpoint": str(config.checkpoint), "dataset": data.id, "held_out": data.held_out}
-    write_results(folder / "results.json", {**facts, **results, **provenance()})
+    results = {**facts, **results, **provenance()}
+    home = Path(config.checkpoint).absolute().parent
+    loggers = make_loggers(logger, folder, given(config), job="analyze", trained=home)
+    close_analysis(loggers, config.analysis.kind, results, checkpoint.hyperparameters["dataset"], folder)
+    write_results(folder / "results.json", results)
     log.info("results and pictures: %s", folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from trajectory.evaluation.drawing import choose_gl
 
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from trajectory.config import EvaluationSettings, TrainerSettings, given, one_line_errors, settings
 from trajectory.environments import EnvironmentSettings, check_goal, check_layout, make_environment
 from trajectory.errors import require
+from trajectory.evaluation.loggers import LoggerSettings, check_logger, close_loggers, make_loggers
 from trajectory.evaluation.report import evaluate_and_report
 from trajectory.files import write_file
 from trajectory.hardware import device_for, set_threads
@@ -29,6 +31,8 @@ def evaluate(config: DictConfig, folder: Path) -> float:
     evaluation = settings(EvaluationSettings, config.evaluation, "evaluation")
     trainer = settings(TrainerSettings, config.trainer, "trainer")
     require(trainer.processes == 1, "trainer.devices", "1 for an evaluation", trainer.devices)
+    logger = settings(LoggerSettings, config.logger, "logger")
+    check_logger(logger)
     checkpoint = load_checkpoint(config.checkpoint, device_for(trainer.accelerator))
     trained = checkpoint.hyperparameters
     planner = settings(PlannerSettings, merge(trained["planner"], given(config.planner)), "planner")
@@ -52,6 +56,12 @@ def evaluate(config: DictConfig, folder: Path) -> float:
     set_threads(trainer.threads)
     resolved = {**given(config), "planner": asdict(planner), "env": asdict(environment)}
     write_file(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
+
+    def log(results: dict[str, Any]) -> None:
+        run = {**resolved, "data": trained["dataset"]}
+        home = Path(config.checkpoint).absolute().parent
+        close_loggers(make_loggers(logger, folder, run, job="evaluate", trained=home), results, folder)
+
     results = evaluate_and_report(
         folder,
         agent,
@@ -68,6 +78,7 @@ def evaluate(config: DictConfig, folder: Path) -> float:
             "steps": checkpoint.step,
         },
         wall_clock_s={"record": 0.0, "train": 0.0},
+        close=log,
     )
     return results[metric]
 

@@ -55,7 +55,7 @@ from trajectory.distributed import (
 from trajectory.environments import EnvironmentSettings, check_goal, make_environment
 from trajectory.errors import require
 from trajectory.evaluation.callback import PlanningEvaluation
-from trajectory.evaluation.loggers import LoggerSettings, check_account, close_loggers, log_image, make_loggers
+from trajectory.evaluation.loggers import LoggerSettings, check_logger, close_loggers, log_picture, make_loggers
 from trajectory.evaluation.report import evaluate_and_report, report_pruned
 from trajectory.evaluation.rollout import Agent
 from trajectory.files import write_file
@@ -103,7 +103,7 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
     baseline = baseline_settings(config.baseline) if "baseline" in config else None
     planner.check_window(model.window)
     logger = settings(LoggerSettings, config.logger, "logger")
-    check_account(logger)
+    check_logger(logger)
     check_seed(config.seed)
     metric = evaluation.metric(environment.reference, environment.goal)
     prune = pruning() if rank() == 0 else None
@@ -165,8 +165,8 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
         write_file(folder / "data_card.png", data.card)
         log.info("dataset %(id)s: %(episodes)d episodes, %(steps)d steps, mean return %(return_mean).1f", data.summary)
         log.info("training on %s in %s, %d processes, %d CPU threads each", device, precision, processes, threads)
-        loggers = make_loggers(logger, folder, given(config))
-        log_image(loggers, "data/card", folder / "data_card.png")
+        loggers = make_loggers(logger, folder, {**given(config), "data": data.summary})
+        log_picture(loggers, "data/card", folder / "data_card.png")
 
     interruption = Interruption()
     agent: Agent

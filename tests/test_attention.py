@@ -15,6 +15,7 @@ from torch import Tensor
 
 from command_line import TINY, Refusal, compose_config, run_main
 from example_data import made_up_episodes, save
+from offline_run import names
 from trajectory.analysis.attention import (
     AttentionSettings,
     Patterns,
@@ -180,6 +181,7 @@ def test_the_command_leaves_numbers_and_a_picture(checkpoint: Path) -> None:
     assert previous["share"] == pytest.approx(previous["uniform"], rel=0.2)
     assert results["past_actions"]["verdict"] in ("yes", "in part", "no")
     assert f"do actions look at past actions? {results['past_actions']['verdict']}" in process.stdout
+    assert "attention/attention" in names(place / "maps")
     height, width = matplotlib.image.imread(place / "maps" / "attention.png").shape[:2]
     assert width > 1_500
     assert height > 400

@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from command_line import ROOT, TINY, Refusal, compose_config, run_main
 from evaluate import evaluate
 from example_data import HOPPER, save
+from offline_run import points, records
 from train import train
 from trajectory import TrajectoryAgent
 from trajectory.behaviour.record import RecordedEpisode
@@ -170,8 +171,8 @@ def test_a_row_of_metrics_describes_one_step(trained: Run) -> None:
     for row in rows:
         expected = sum(counts[kind] * weights[kind] * row[f"train/loss_{kind}"] for kind in counts)
         assert row["train/loss"] == pytest.approx(expected / sum(counts.values()), rel=1e-3)
-        assert row["train/tokens_per_second"] > 0
-        assert 0 < row["train/utilisation"] < 2, "a share; a product measured at a bad moment is slower than it can be"
+        assert row["speed/tokens_per_second"] > 0
+        assert 0 < row["speed/utilisation_percent"] < 200, "percent; a product measured at a bad moment is too slow"
 
 
 def number(value: object) -> bool:
@@ -277,6 +278,10 @@ def test_evaluation_restates_nothing_and_overrides_the_planner_alone(trained: Ru
     for key in ("environment", "dataset", "steps", "checkpoint"):
         assert evaluated.results[key] == trained.results[key], key
     assert evaluated.results["episodes"] != trained.results["episodes"]
+    (shown,), (training,) = records(evaluated.folder, "run"), records(trained.folder, "run")
+    assert (shown["job_type"], shown["run_group"]) == ("evaluate", training["run_group"])
+    (final,) = points(evaluated.folder)
+    assert final["final/return_mean"] == evaluated.results["return_mean"]
     assert len(evaluated.table) == 5
 
 

@@ -90,7 +90,7 @@ def test_any_value_of_any_key_is_taken_or_refused_by_name(value: Any) -> None:
         ("tokenizer", "discount", 1.0),
         ("tokenizer", "bins", 1),
         ("tokenizer", "binning", "nosuch"),
-        ("logger", "name", "tensorboard"),
+        ("logger", "name", "nosuch"),
         ("logger", "mode", "nosuch"),
         ("baseline", "name", "nosuch"),
         ("baseline", "steps", 0),

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from command_line import Refusal, run_main
+from offline_run import names
 from trajectory.behaviour.controllers import RandomWalk
 from trajectory.worlds.four_rooms import RADIUS, SIZE, STEP, WALLS, is_free, moved, shortest_path_length, visible
 
@@ -191,6 +192,7 @@ def test_evaluation_of_the_checkpoint_restates_nothing(trained: Path) -> None:
     assert again.returncode == 0, again.stderr
     episodes = [json.loads((trained.parent / run / "results.json").read_text())["episodes"] for run in ("run", "again")]
     assert episodes[0] == episodes[1]
+    assert {"final/goals", "final/episodes", "final/reached_share"} <= names(trained.parent / "again")
     goal = ("evaluation.goal=[9.0,9.0]", "evaluation.video=false", "hydra.run.dir=goal")
     asked = run_main("evaluate", *options, *goal, folder=trained.parent)
     assert asked.returncode == 0, asked.stderr

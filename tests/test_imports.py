@@ -47,6 +47,7 @@ EXTRAS = {  # files that import an optional extra, late
     PACKAGE / "data" / "own.py": "parquet",
     PACKAGE / "sweeps" / "search.py": "sweeps",
     PLUGINS / "search.py": "sweeps",
+    SRC / "dashboard.py": "dashboard",
 }
 RECIPE_LIBRARIES = {"stable_baselines3", "sb3_contrib"}
 

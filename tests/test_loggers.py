@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,18 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from command_line import Refusal
+from offline_run import names, points, records
 from trajectory.errors import UserError
-from trajectory.evaluation.loggers import LoggerSettings, MetricsFile, WandbMetrics, close_loggers, make_loggers
+from trajectory.evaluation.loggers import (
+    LoggerSettings,
+    MetricsFile,
+    WandbMetrics,
+    close_analysis,
+    close_loggers,
+    log_picture,
+    make_loggers,
+)
 
 RESULTS: dict[str, Any] = {
     "steps": 6,
@@ -168,3 +179,108 @@ def test_a_continued_offline_run_takes_the_place_of_the_killed_one_under_its_id(
     assert b"1.515625" in content
     assert b"9.515625" not in content
     assert [row["train/loss"] for row in rows(folder)] == ["2.515625", "1.515625", ""]
+
+
+def picture(path: Path) -> Path:
+    matplotlib.image.imsave(path, np.zeros((4, 6, 3)))
+    return path
+
+
+def test_goals_are_shown_where_there_are_some_and_how_many_were_reached(folder: Path) -> None:
+    picture(folder / "goals.png")
+    loggers = make_loggers(LoggerSettings(), folder, {})
+    close_loggers(loggers, {**RESULTS, "reached_share": 0.75, "dataset": {"return_mean": 0.0}}, folder)
+    assert "final/goals" in names(folder)
+    (final,) = points(folder)
+    assert final["final/reached_share"] == 0.75
+    assert "final/percent_of_behaviour" not in final, "a percentage of nothing"
+
+
+def test_checkpoints_stay_away_from_the_dashboard_where_asked(folder: Path) -> None:
+    (folder / "last.ckpt").write_bytes(b"weights")
+    loggers = make_loggers(LoggerSettings(checkpoints=False), folder, {})
+    dataset = {"id": "trajectory/hopper/medium-v0", "content_hash": "0123", "return_mean": 1.0}
+    close_loggers(loggers, {**RESULTS, "dataset": dataset, "checkpoint": str(folder / "last.ckpt")}, folder)
+    assert [record["type"] for record in records(folder, "artifact")] == ["run_table", "dataset"]
+
+
+@pytest.mark.parametrize("group", [None, "study"])
+def test_an_analysis_is_shown_with_its_training_and_leads_to_the_checkpoint(tmp_path: Path, group: str | None) -> None:
+    trained, analysed = tmp_path / "hopper" / "trained", tmp_path / "analysed"
+    for place in (trained, analysed):
+        place.mkdir(parents=True)
+    (trained / "config.yaml").write_text(f"logger:\n  group: {group or 'null'}\n")
+    (trained / "last.ckpt").write_bytes(b"weights")
+    checkpoint = str(trained / "last.ckpt")
+    dataset = {"id": "trajectory/hopper/medium-v0", "content_hash": "0123", "return_mean": 1.0}
+    loggers = make_loggers(LoggerSettings(), trained, {})
+    close_loggers(loggers, {**RESULTS, "dataset": dataset, "checkpoint": checkpoint}, trained)
+    picture(analysed / "attention.png")
+    (analysed / "attention.mp4").write_bytes(b"film")
+    loggers = make_loggers(LoggerSettings(), analysed, {}, job="analyze", trained=trained)
+    results = {"checkpoint": checkpoint, "heads": [{"share": 0.25}]}
+    close_analysis(loggers, "attention", results, dataset, analysed)
+
+    (training,), (analysis,) = records(trained, "run"), records(analysed, "run")
+    assert training["run_group"] == analysis["run_group"] == (group or "hopper/trained")
+    assert (training["job_type"], analysis["job_type"]) == ("train", "analyze")
+    assert names(analysed) >= {"attention/attention", "attention/video"}
+    assert any(record["update"].get("attention") == results for record in records(analysed, "summary"))
+    artifacts = [{one["type"]: one for one in records(place, "artifact")} for place in (trained, analysed)]
+    for kind in ("dataset", "model"):
+        mine, theirs = (by_type[kind] for by_type in artifacts)
+        assert (mine["name"], mine["digest"]) == (theirs["name"], theirs["digest"])
+        assert theirs["use_after_commit"] is True
+
+
+def test_a_run_left_open_by_a_job_that_failed_is_not_gone_on_with(tmp_path: Path) -> None:
+    loggers: list[Any] = []
+    for name in ("failed", "next"):
+        (tmp_path / name).mkdir()
+        loggers = make_loggers(LoggerSettings(), tmp_path / name, {})
+        for logger in loggers:
+            logger.log_metrics({"train/loss": 2.0}, step=1)
+    close_loggers(loggers, RESULTS, tmp_path / "next")
+    (failed,), (followed,) = records(tmp_path / "failed", "run"), records(tmp_path / "next", "run")
+    assert failed["run_id"] != followed["run_id"]
+    assert [len(points(tmp_path / name)) for name in ("failed", "next")] == [1, 2]
+
+
+def test_tensorboard_has_every_point_once_also_where_a_run_goes_on(folder: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    settings = LoggerSettings(name="tensorboard")
+    for logger in make_loggers(settings, folder, {}):
+        logger.log_metrics({"train/loss": 2.5}, step=1)  # and is killed before all is on the disk
+    second = make_loggers(settings, folder, {"planner": {"beam_width": 4711}})
+    log_picture(second, "data/card", picture(folder / "data_card.png"))
+    for logger in second:
+        logger.log_metrics({"train/loss": 9.5}, step=1)
+        logger.log_metrics({"train/loss": 1.5}, step=2)
+    picture(folder / "rollout.png")
+    close_loggers(second, RESULTS, folder)
+
+    events = accumulator.EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    assert [(point.step, point.value) for point in events.Scalars("train/loss")] == [(1, 2.5), (2, 1.5)]
+    assert [(point.step, point.value) for point in events.Scalars("final/return_mean")] == [(6, 12.5)]
+    assert set(events.Tags()["scalars"]) == {name for row in rows(folder) for name in row} - {"step"}
+    assert set(events.Tags()["images"]) == {"data/card", "final/rollout"}
+    assert (events.Images("data/card")[0].width, events.Images("data/card")[0].height) == (6, 4)
+    texts = [events.Tensors(f"{name}/text_summary")[0].tensor_proto for name in ("config", "final/episodes")]
+    config, episodes = (text.string_val[0] for text in texts)
+    assert b"beam_width: 4711" in config
+    assert b"| 8 | 13.0 | 4 |" in episodes
+    assert not (folder / "wandb").exists()
+
+
+def test_tensorboard_that_is_not_installed_is_one_line(refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    line = refusal("train", "logger=tensorboard")
+    assert line == (
+        "error: logger.name must be wandb or csv unless installed by pip install -e '.[tensorboard]', got 'tensorboard'"
+    )
+
+
+def test_an_unknown_logger_is_one_line(refusal: Refusal) -> None:
+    line = refusal("train", "logger.name=nosuch")
+    assert line == "error: logger.name must be wandb, tensorboard or csv, got 'nosuch'"

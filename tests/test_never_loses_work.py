@@ -9,7 +9,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import pytest
 import torch
 
 from command_line import TINY, run_main, run_main_here, start_main
+from offline_run import points
 from test_resume import assert_same_end
 
 # dropout draws from the global generators; the numbers of steps share no factor
@@ -59,14 +59,7 @@ def saved(path: Path) -> int:
 
 def wandb_points(folder: Path) -> list[str]:
     """What Weights & Biases holds of the run, as its own reader gives it, without what is measured anew each time."""
-    (offline,) = (folder / "wandb").glob("offline-run-*")
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(offline)]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    records = [json.loads(line) for line in printed.splitlines()]
-    points = [record["history"]["item"] for record in records if record["type"] == "history"]
-    steps = [point for point in points if "trainer/global_step" in point]
-    seen = [{name: value for name, value in point.items() if name[0] != "_"} for point in steps]
-    return sorted(json.dumps(computed(point)) for point in seen)
+    return sorted(json.dumps(computed(point)) for point in points(folder))
 
 
 def assert_same_run(one: Path, other: Path) -> None:

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from analyze import analyze
 from command_line import TINY, compose_config, run_main
 from example_data import made_up_episodes, save
+from offline_run import names
 from trajectory.analysis.prediction import PredictionSettings
 from trajectory.config import one_line_errors
 from trajectory.environments import EnvironmentSettings
@@ -99,8 +100,10 @@ def test_pictures_video_ensemble_and_table_are_left(analysed: subprocess.Complet
     folder = place / "analysed"
     assert (folder / "prediction.png").read_bytes().startswith(b"\x89PNG")
     assert load_file(folder / "ensemble.safetensors")["weights.0"].shape == (2, 14, 8)
+    assert "prediction/prediction" in names(folder)
     if any(map(ctypes.util.find_library, ("EGL", "OSMesa"))):
         assert (folder / "prediction.mp4").read_bytes()[4:8] == b"ftyp"
+        assert "prediction/video" in names(folder)
     else:
         assert "no video" in analysed.stdout
     lines = analysed.stdout.splitlines()

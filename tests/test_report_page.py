@@ -223,7 +223,7 @@ def test_report_of_real_runs_through_the_command_line(browser: Any, tmp_path: Pa
         process = run_main_here("train", "-m", "env=hopper", "seed=0,1", *TINY, *quick, *method, folder=tmp_path)
         assert process.returncode == 0, process.stderr
     first = min((tmp_path / "outputs" / "train" / "sweeps").iterdir())
-    ends = ("evaluation.episodes=2", "evaluation.max_steps=15", "trainer.threads=1", "evaluation.video=false")
+    ends = ("evaluation.episodes=2", "evaluation.max_steps=15", "trainer.threads=1", *quick)
     process = run_main_here("evaluate", f"checkpoint={first / '0' / 'best.ckpt'}", *ends, folder=tmp_path)
     assert process.returncode == 0, process.stderr
     process = run_main_here("report", "runs=[outputs/train,outputs/evaluate]", "report.resamples=100", folder=tmp_path)

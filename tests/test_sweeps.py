@@ -74,7 +74,13 @@ def test_joblib_runs_two_jobs_that_share_cores_and_record_their_data_once(in_par
 
 
 def planned(checkpoint: Path) -> tuple[str, ...]:
-    return f"checkpoint={checkpoint}", "trainer.threads=1", "evaluation.episodes=1", "evaluation.max_steps=3"
+    return (
+        f"checkpoint={checkpoint}",
+        "logger=csv",
+        "trainer.threads=1",
+        "evaluation.episodes=1",
+        "evaluation.max_steps=3",
+    )
 
 
 def test_planner_sweeps_on_one_checkpoint_without_training(in_parallel: Path, place: Path) -> None:

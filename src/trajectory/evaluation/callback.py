@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 
 from trajectory.distributed import from_all_ranks
 from trajectory.environments import EnvironmentSettings
-from trajectory.evaluation.results import summarize_rollouts
+from trajectory.evaluation.results import metrics_of, summarize_rollouts
 from trajectory.evaluation.rollout import BrokenOff, run_on_all_ranks
 from trajectory.interruption import Interruption
 from trajectory.model.module import TrajectoryModule
@@ -116,16 +116,7 @@ class PlanningEvaluation(pl.Callback):
                 part.training = training
         summary = summarize_rollouts(rollouts, self.environment.reference)
         self.history.append({"step": trainer.global_step, "seconds": rollouts.seconds, **summary})
-        metrics = {
-            "evaluation/return_mean": summary["return_mean"],
-            "evaluation/return_std": summary["return_std"],
-            "evaluation/length_mean": sum(e["length"] for e in summary["episodes"]) / len(summary["episodes"]),
-            "evaluation/decision_latency_ms": summary["decision_latency_ms"],
-        }
-        if summary["normalized_score_mean"] is not None:
-            metrics["evaluation/normalized_score_mean"] = summary["normalized_score_mean"]
-        if "reached_share" in summary:
-            metrics["evaluation/reached_share"] = summary["reached_share"]
+        metrics = metrics_of("evaluation", summary, module.hparams["dataset"])
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
         if self.best is None or summary[self.metric] > self.best:

@@ -1,4 +1,4 @@
-"""Lightning loggers: a CSV file always, Weights & Biases beside it, offline unless asked.
+"""Lightning loggers: a CSV file always, Weights & Biases (offline unless asked) or TensorBoard beside it.
 
 A run that is continued repeats the steps since its checkpoint, and logs no point of theirs a second time.
 """
@@ -12,14 +12,20 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger, WandbLogger
+from omegaconf import OmegaConf
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from trajectory.errors import require
+from trajectory.evaluation.lineage import log_lineage, run_name
+from trajectory.evaluation.results import metrics_of
 from trajectory.files import one_line_for_disk_errors, write_file
+
+STEP = "trainer/global_step"  # Lightning's name of the axis that all curves share
 
 
 @dataclass(frozen=True)
@@ -29,19 +35,29 @@ class LoggerSettings:
     name: str = "wandb"
     mode: str = "offline"
     project: str = "trajectory-transformer"
+    group: str | None = None
+    tags: list[str] | None = None
+    checkpoints: bool = True
 
     def __post_init__(self) -> None:
-        require(self.name in ("wandb", "csv"), "logger.name", "wandb or csv", self.name)
+        require(self.name in ("wandb", "tensorboard", "csv"), "logger.name", "wandb, tensorboard or csv", self.name)
         require(self.mode in ("offline", "online", "disabled"), "logger.mode", "offline, online or disabled", self.mode)
 
 
-def check_account(settings: LoggerSettings) -> None:
-    """Raise a `UserError` for `logger.mode=online` without a Weights & Biases key; never asks for one."""
-    if settings.name == "wandb" and settings.mode == "online":
-        import wandb
+def has_account() -> bool:
+    """Whether there is a Weights & Biases key; never asks for one."""
+    import wandb
 
-        known = bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False)
-        require(known, "logger.mode", "offline unless WANDB_API_KEY is set or `wandb login` was run", settings.mode)
+    return bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False)
+
+
+def check_logger(settings: LoggerSettings) -> None:
+    """Raise a `UserError` for `logger.mode=online` without a key, or TensorBoard where it is not installed."""
+    if settings.name == "wandb" and settings.mode == "online":
+        rule = "offline unless WANDB_API_KEY is set or `wandb login` was run"
+        require(has_account(), "logger.mode", rule, settings.mode)
+    rule = "wandb or csv unless installed by pip install -e '.[tensorboard]'"
+    require(settings.name != "tensorboard" or bool(find_spec("tensorboard")), "logger.name", rule, settings.name)
 
 
 class MetricsFile(Logger):
@@ -97,32 +113,76 @@ def _csv(columns: list[str], rows: list[dict[str, str]], *, header: bool) -> str
     return text.getvalue()
 
 
-class WandbMetrics(WandbLogger):
-    """Weights & Biases with the points that are new to `metrics.csv`."""
+class NewPoints(Logger):
+    """Put before a logger's class: sends on what is new to `metrics.csv`."""
 
-    def __init__(self, run: Any, file: MetricsFile) -> None:
-        super().__init__(experiment=run)
-        self.new = file.new
+    file: MetricsFile
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         assert step is not None
-        new = self.new(metrics, step)
+        new = self.file.new(metrics, step)
         if new:
             super().log_metrics(new, step)
 
+    def repeat_file(self) -> None:
+        """Send all that is in the file already."""
+        for row in read_metrics(self.file.path):
+            numbers = {name: float(value) for name, value in row.items()}
+            super().log_metrics(numbers, int(numbers.pop("step")))
 
-def make_loggers(settings: LoggerSettings, folder: Path, config: dict[str, Any]) -> list[Logger]:
+
+class WandbMetrics(NewPoints, WandbLogger):
+    """Weights & Biases.
+
+    Args:
+        checkpoints: whether `close_loggers` makes artifacts of them.
+    """
+
+    def __init__(self, run: Any, file: MetricsFile, *, checkpoints: bool = True) -> None:
+        super().__init__(experiment=run)
+        self.file = file
+        self.checkpoints = checkpoints
+
+
+class TensorBoardMetrics(NewPoints, TensorBoardLogger):
+    """TensorBoard's event file in the folder `tensorboard` of a run."""
+
+    def __init__(self, folder: Path, file: MetricsFile) -> None:
+        super().__init__(folder, name="tensorboard", version="")
+        self.file = file
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The config is shown as a text."""
+
+
+def make_loggers(
+    settings: LoggerSettings, folder: Path, config: dict[str, Any], *, job: str = "train", trained: Path | None = None
+) -> list[Logger]:
     """The run's loggers, writing below `folder`; never asks for an account.
 
-    An offline run of Weights & Biases that was killed has lost what was not on the disk yet. So the one that continues
-    it, under the same id, takes its place: it begins with all the rows of `metrics.csv`.
+    A run that was killed has lost what Weights & Biases, offline, and TensorBoard had not on the disk yet. So what the
+    one that continues it writes, there under the same id, takes its place: it begins with all rows of `metrics.csv`.
+
+    Args:
+        config: what Weights & Biases shows and filters runs by.
+        job: the main's name, by which it tells runs apart.
+        trained: the folder of the training that an evaluation or an analysis is of, and is shown with.
 
     Raises:
-        UserError: `logger.mode=online` without a Weights & Biases key.
+        UserError: `logger.mode=online` without a Weights & Biases key, TensorBoard where it is not installed.
     """
-    check_account(settings)
+    check_logger(settings)
     file = MetricsFile(folder / "metrics.csv")
+    if settings.name == "tensorboard":
+        earlier = list((folder / "tensorboard").glob("events.*"))
+        board = TensorBoardMetrics(folder, file)
+        board.repeat_file()
+        board.experiment.add_text("config", f"```\n{OmegaConf.to_yaml(OmegaConf.create(config))}\n```")
+        board.experiment.flush()
+        for path in earlier:
+            path.unlink()
+        return [file, board]
     if settings.name == "csv" or settings.mode == "disabled":
         return [file]
     import wandb
@@ -133,61 +193,102 @@ def make_loggers(settings: LoggerSettings, folder: Path, config: dict[str, Any])
     run = init(
         id=earlier[-1].stem.removeprefix("run-") if earlier else None,
         resume="allow" if settings.mode == "online" else None,
+        reinit="finish_previous",  # of a job of the same sweep that failed
         project=settings.project,
         dir=folder,
-        name=folder.name,
+        name=run_name(folder),
+        group=settings.group or _group(trained or folder),
+        tags=settings.tags,
+        job_type=job,
         mode=settings.mode,
         config=config,
         settings=wandb.Settings(silent=True, console="off"),
     )
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP, step_sync=True)
+    logger = WandbMetrics(run, file, checkpoints=settings.checkpoints)
     if settings.mode == "offline":
-        for row in read_metrics(file.path):
-            numbers = {name: float(value) for name, value in row.items()}
-            run.log({"trainer/global_step": int(numbers.pop("step")), **numbers})
+        logger.repeat_file()
         present = Path(run.dir).resolve().parent
         for path in (folder / "wandb").glob("offline-run-*"):  # one killed at its very start holds no file yet
             if path.resolve() != present:
                 shutil.rmtree(path)
-    return [file, WandbMetrics(run, file)]
+    return [file, logger]
 
 
-def log_image(loggers: list[Logger], name: str, path: Path) -> None:
-    """Show a picture on the dashboard."""
+def _group(folder: Path) -> str:
+    """What the run in `folder` is shown with."""
+    path = folder / "config.yaml"
+    named = OmegaConf.select(OmegaConf.load(path), "logger.group") if path.is_file() else None
+    return named or run_name(folder)
+
+
+def log_picture(loggers: list[Logger], name: str, path: Path, step: int = 0) -> None:
+    """Show a PNG or an MP4 on the dashboard; videos in TensorBoard would need another package, and are left out."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
+        if isinstance(logger, WandbMetrics):
             import wandb
 
-            logger.experiment.log({name: wandb.Image(str(path))})
+            shown = wandb.Image(str(path)) if path.suffix == ".png" else wandb.Video(str(path), format="mp4")
+            logger.experiment.log({name: shown, STEP: step})
+        elif isinstance(logger, TensorBoardMetrics) and path.suffix == ".png":
+            import imageio.v2 as imageio
+
+            logger.experiment.add_image(name, imageio.imread(path), step, dataformats="HWC")
+
+
+def log_table(loggers: list[Logger], name: str, rows: list[dict[str, Any]], step: int = 0) -> None:
+    """Show rows of the same columns as a table."""
+    columns: list[Any] = list(rows[0])
+    for logger in loggers:
+        if isinstance(logger, WandbMetrics):
+            import wandb
+
+            table = wandb.Table(columns=columns, data=[list(row.values()) for row in rows])
+            logger.experiment.log({name: table, STEP: step})
+        elif isinstance(logger, TensorBoardMetrics):
+            lines = [columns, ["---"] * len(columns), *([str(value) for value in row.values()] for row in rows)]
+            logger.experiment.add_text(name, "\n".join(f"| {' | '.join(line)} |" for line in lines), step)
 
 
 def close_loggers(loggers: list[Logger], results: dict[str, Any], folder: Path) -> None:
-    """Log the final episodes and what there is of video and pictures of them, and finish every logger.
+    """Log the final episodes, what there is of video and pictures of them and the checkpoints; finish every logger.
 
     The file comes last: what it has not, a repeated evaluation logs again.
     """
-    final = {
-        "final/return_mean": results["return_mean"],
-        "final/return_std": results["return_std"],
-        "final/decision_latency_ms": results["decision_latency_ms"],
-    }
-    if results["normalized_score_mean"] is not None:
-        final["final/normalized_score_mean"] = results["normalized_score_mean"]
-    if "reached_share" in results:
-        final["final/reached_share"] = results["reached_share"]
+    step = results.get("steps", 0)
     for logger in reversed(loggers):
-        logger.log_metrics(final, step=results.get("steps", 0))
-        if isinstance(logger, WandbLogger):
-            import wandb
+        logger.log_metrics(metrics_of("final", results, results.get("dataset", {})), step=step)
+        log_table([logger], "final/episodes", results["episodes"], step)
+        for name in ("rollout.png", "goals.png", "episode.mp4"):
+            if (folder / name).exists():
+                log_picture([logger], f"final/{_shown(folder / name)}", folder / name, step)
+        _finish(logger, results.get("dataset"), results.get("checkpoint"), folder)
 
-            columns = list(results["episodes"][0])
-            rows = [list(episode.values()) for episode in results["episodes"]]
-            logger.experiment.log({"final/episodes": wandb.Table(columns=columns, data=rows)})
-            video = folder / "episode.mp4"
-            if video.exists():
-                logger.experiment.log({"final/video": wandb.Video(str(video), format="mp4")})
-            for name in ("rollout", "goals"):
-                picture = folder / f"{name}.png"
-                if picture.exists():
-                    logger.experiment.log({f"final/{name}": wandb.Image(str(picture))})
-            logger.experiment.finish()
-        logger.finalize("success")
+
+def close_analysis(
+    loggers: list[Logger], kind: str, results: dict[str, Any], dataset: dict[str, Any], folder: Path
+) -> None:
+    """Log an analysis's numbers, pictures and videos, under its `kind`; finish every logger.
+
+    Args:
+        dataset: that the checkpoint was trained on.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbMetrics):
+            logger.experiment.summary[kind] = results
+        for path in sorted([*folder.glob("*.png"), *folder.glob("*.mp4")]):
+            log_picture([logger], f"{kind}/{_shown(path)}", path)
+        _finish(logger, dataset, results["checkpoint"], folder)
+
+
+def _shown(path: Path) -> str:
+    return "video" if path.suffix == ".mp4" else path.stem
+
+
+def _finish(logger: Logger, dataset: dict[str, Any] | None, checkpoint: str | None, folder: Path) -> None:
+    if isinstance(logger, WandbMetrics):
+        chosen = Path(checkpoint) if checkpoint and logger.checkpoints else None
+        log_lineage(logger.experiment, folder, dataset, chosen)
+        logger.experiment.finish()
+    logger.finalize("success")

@@ -53,6 +53,21 @@ def summarize_rollouts(rollouts: Rollouts, reference: Mapping[str, float] | None
     }
 
 
+def metrics_of(prefix: str, summary: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, float]:
+    """An evaluation as `PREFIX/NAME` on dashboards; lengths in steps, latency in milliseconds, scores where there are.
+
+    Args:
+        dataset: `return_mean` is that of the behaviour; percent of a loss says nothing and is left out.
+    """
+    metrics = {name: summary[name] for name in ("return_mean", "return_std", "decision_latency_ms")}
+    metrics["length_mean"] = float(np.mean([episode["length"] for episode in summary["episodes"]]))
+    behaviour = dataset.get("return_mean", 0.0)
+    if behaviour > 0:
+        metrics["percent_of_behaviour"] = 100 * summary["return_mean"] / behaviour
+    metrics |= {name: summary.get(name) for name in ("normalized_score_mean", "reached_share")}
+    return {f"{prefix}/{name}": value for name, value in metrics.items() if value is not None}
+
+
 def provenance() -> dict[str, Any]:
     """Versions, commit and machine that a result was made with."""
     versions = {"python": platform.python_version()}

@@ -15,6 +15,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from trajectory.data.datamodule import TrajectoryDataModule
@@ -52,9 +53,10 @@ class TrainingProgress(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step % self.every_n_steps == 0:
-            now = {name.removeprefix("train/"): float(value) for name, value in trainer.callback_metrics.items()}
-            rate, share = now.get("tokens_per_second", math.nan), now.get("utilisation", math.nan)
-            self.bar.set_postfix_str(f"loss {now['loss']:.3f}, {rate:,.0f} tokens/s, {share:.0%} of the device", False)
+            now = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            rate, used = (now.get(f"speed/{name}", math.nan) for name in ("tokens_per_second", "utilisation_percent"))
+            text = f"loss {now['train/loss']:.3f}, {rate:,.0f} tokens/s, {used:.0f}% of the device"
+            self.bar.set_postfix_str(text, refresh=False)
         self.bar.update(trainer.global_step - self.bar.n)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -66,7 +68,7 @@ class TrainingProgress(pl.Callback):
 
 
 class TrainingMetrics(pl.Callback):
-    """Sends the metrics of every so many steps to the loggers.
+    """Sends the metrics of every so many steps to the loggers, the gradient's norm before it is clipped among them.
 
     Lightning's own logging comes after all callbacks, so that a checkpoint of the same step would precede it: a run
     killed between the two would lack the point.
@@ -75,13 +77,20 @@ class TrainingMetrics(pl.Callback):
     def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
 
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        if (trainer.global_step + 1) % self.every_n_steps == 0:
+            norms = torch._foreach_norm([value.grad for value in pl_module.parameters() if value.grad is not None])
+            norm = torch.linalg.vector_norm(torch.stack(norms))
+            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            pl_module.log("train/gradient_norm", norm, logger=False)
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step % self.every_n_steps == 0:
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
             for logger in trainer.loggers:
-                logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=trainer.global_step)
+                logger.log_metrics({**metrics, "train/epoch": trainer.current_epoch}, step=trainer.global_step)
 
 
 class FiniteGradients(pl.Callback):

@@ -25,7 +25,7 @@ def training_flops(gpt: GPT) -> float:
 
 
 class Throughput(pl.Callback):
-    """Logs tokens per second, and the share of a large matrix product's rate that the model's own operations reach.
+    """Logs tokens per second, and the percentage of a large matrix product's rate that the model's operations reach.
 
     Args:
         flops_per_token: as `training_flops` gives it.
@@ -55,6 +55,7 @@ class Throughput(pl.Callback):
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize()
         rate = self.tokens / (perf_counter() - self.began)
-        pl_module.log("train/tokens_per_second", rate, logger=False)
-        pl_module.log("train/utilisation", rate * self.flops_per_token / self.product_flops, logger=False)
+        pl_module.log("speed/tokens_per_second", rate, logger=False)
+        utilisation = 100 * rate * self.flops_per_token / self.product_flops
+        pl_module.log("speed/utilisation_percent", utilisation, logger=False)
         self.began, self.tokens = None, 0
