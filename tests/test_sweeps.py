@@ -382,7 +382,7 @@ def test_parameters_of_the_weights_and_biases_sweep_are_keys_of_training() -> No
     sweep = yaml.safe_load((CONF / "wandb_sweep.yaml").read_text())
     assert (ROOT / sweep["program"]).is_file()
     assert sweep["command"] == ["${env}", "${interpreter}", "${program}", "${args_no_hyphens}"]
-    assert (sweep["metric"]["name"], sweep["metric"]["goal"]) == ("final/return_mean", "maximize")
+    assert (sweep["metric"]["name"], sweep["metric"]["goal"]) == ("evaluation/return_mean", "maximize")
     for take in (min, max):
         chosen = [f"{key}={_value(spec, take)}" for key, spec in sweep["parameters"].items()]
         check_job(compose_config("train", *chosen))
