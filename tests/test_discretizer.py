@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import trajectory.data.discretizer
-from trajectory.data.discretizer import ATOM_SHARE, Discretizer
+from trajectory.data.discretizer import ATOM_SHARE, MOST_ATOMS, Discretizer
 from trajectory.errors import UserError
 from trajectory.transition import TransitionLayout
 
@@ -63,11 +63,16 @@ def test_tokens_keep_the_order_of_numbers(column: np.ndarray, bins: int, binning
     assert (np.diff(used) > 0).all()
 
 
+def most_atoms(counts: list[int], bins: int) -> int:
+    full = sum(count >= sum(counts) / bins for count in counts)
+    return min((bins - 1) // 2, max(full, 2, int(MOST_ATOMS * bins)))
+
+
 def slow_atoms(counts: list[tuple[float, int]], bins: int) -> set[float]:
     """The values that get a bin of their own."""
     rows = sum(count for _, count in counts)
     atoms = {value for value, count in counts if count >= max(2, ATOM_SHARE * rows / bins)}
-    limit = (bins - 1) // 2
+    limit = most_atoms([count for _, count in counts], bins)
     if len(atoms) > limit:
         next_count = sorted((count for _, count in counts), reverse=True)[limit]
         atoms = {value for value, count in counts if count > next_count}
@@ -153,7 +158,7 @@ def test_repeated_values_are_exact(column: np.ndarray, bins: int, binning: str) 
     counts = Counter(column.tolist())
     repeated = [value for value, count in counts.items() if count >= max(2, ATOM_SHARE * len(column) / bins)]
     decoded = round_trip(column, bins, binning)
-    if len(repeated) <= (bins - 1) // 2:
+    if len(repeated) <= most_atoms(list(counts.values()), bins):
         exact = np.isin(column, np.array(repeated, dtype=np.float32))
         np.testing.assert_array_equal(decoded[exact], column[exact])
 
@@ -213,6 +218,15 @@ def test_with_more_repeated_values_than_bins_the_most_frequent_are_exact(binning
     repeated = np.repeat(rng.random(500).astype(np.float32), 10)
     decoded = round_trip(np.concatenate([frequent, repeated]), 10, binning)
     np.testing.assert_array_equal(decoded[: len(frequent)], frequent)
+
+
+@pytest.mark.parametrize("binning", BINNINGS)
+def test_many_values_that_repeat_a_little_leave_bins_to_the_rest(binning: str) -> None:
+    """As those that walks come to over and over from walls: forty of them, the 200th part of the numbers each."""
+    rng = np.random.default_rng(0)
+    repeated = np.repeat(np.linspace(0, 0.1, 40, dtype=np.float32), 100)
+    tokens = encode(fit(np.concatenate([repeated, rng.random(16_000, dtype=np.float32)]), 100, binning), repeated)
+    assert len(np.unique(tokens)) <= 35
 
 
 @pytest.mark.parametrize("rows", [101, 150, 999, 10_000])

@@ -21,6 +21,8 @@ from trajectory.transition import TransitionLayout
 
 # A repeated value gets a bin of its own from this share of an equal bin's rows upwards.
 ATOM_SHARE = 0.05
+# At most such a share of the bins goes to values that fill no equal bin, but for two of them: the rest needs bins as well.
+MOST_ATOMS = 0.1
 
 
 class Discretizer(nn.Module):
@@ -149,7 +151,7 @@ def _distinct(ordered: np.ndarray) -> np.ndarray:
 def _atoms(ordered: np.ndarray, bins: int) -> np.ndarray:
     """(2A,) rows to cut at, before and after each of the values that get a bin of their own.
 
-    Those are at most (bins - 1) // 2 values, equally frequent ones alike.
+    Those are the most frequent ones, equally frequent ones alike.
     """
     least = math.ceil(max(2.0, ATOM_SHARE * len(ordered) / bins))
     # a value that fills so many rows fills one of every so many
@@ -157,7 +159,8 @@ def _atoms(ordered: np.ndarray, bins: int) -> np.ndarray:
     stops = np.searchsorted(ordered, ordered[starts], side="right")
     counts = stops - starts
     atoms = counts >= least
-    limit = (bins - 1) // 2
+    full = int((counts >= len(ordered) / bins).sum())
+    limit = min((bins - 1) // 2, max(full, 2, int(MOST_ATOMS * bins)))
     if atoms.sum() > limit:
         atoms = counts > np.sort(counts)[-limit - 1]
     return np.stack([starts[atoms], stops[atoms]], axis=1).ravel()
