@@ -21,7 +21,7 @@ from trajectory.transition import TransitionLayout
 
 # A repeated value gets a bin of its own from this share of an equal bin's rows upwards.
 ATOM_SHARE = 0.05
-# At most such a share of the bins goes to values that fill no equal bin, but for two of them: the rest needs bins as well.
+# At most such a share goes to values that fill no equal bin, but for two of them: the rest needs bins as well.
 MOST_ATOMS = 0.1
 
 
