@@ -113,7 +113,7 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
     cluster = cluster_environment()
     devices, processes = trainer_settings.devices, trainer_settings.processes
     check_processes(devices, trainer_settings.num_nodes)
-    require(baseline is None or processes == 1, "baseline", "null with several processes", "given")
+    require(baseline is None or processes == 1, "baseline", "none with several processes", "given")
     # the first rank finds what to continue, and tells the others once they are connected
     checkpoint = checkpoint_to_continue(config, folder) if rank() == 0 else None
     known = finished(folder) if config.resume and rank() == 0 else None

@@ -18,6 +18,8 @@ from trajectory.baselines.training import TRAINED, baseline_settings, train_base
 from trajectory.data.episodes import Episodes
 from trajectory.errors import UserError
 
+BASELINES = sorted(set((ROOT / "conf" / "baseline").glob("*.yaml")) - {ROOT / "conf" / "baseline" / "none.yaml"})
+
 QUICK: dict[str, dict[str, Any]] = {
     "cloning": {"hidden": [32], "steps": 300, "batch_size": 64},
     "iql": {"hidden": [32, 32], "steps": 1_000, "batch_size": 128, "learning_rate": 3e-3, "temperature": 10.0},
@@ -168,7 +170,12 @@ def test_settings_out_of_range_are_refused_by_name(config: dict[str, Any], messa
     assert str(refused.value) == message
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "baseline").glob("*.yaml")), ids=lambda path: path.stem)
+def test_none_is_training_without_a_baseline() -> None:
+    assert compose_config("train", "baseline=none") == compose_config("train")
+    assert "baseline" not in compose_config("train", "baseline=none")
+
+
+@pytest.mark.parametrize("path", BASELINES, ids=lambda path: path.stem)
 def test_every_baselines_file_gives_all_its_settings_as_they_are_by_default(path: Path) -> None:
     config = compose_config("train", f"baseline={path.stem}").baseline
     found = baseline_settings(config)

@@ -206,7 +206,7 @@ def test_the_death_of_one_process_ends_all_with_one_line(place: Path, alone: Pat
         (["trainer=ddp"], ["trainer.devices must be at least 2 with trainer=ddp", "got 1"]),
         (["trainer=ddp", "trainer.devices=3"], ["trainer.batch_size must be a multiple of the 3 processes", "got 32"]),
         ([*TWO, "trainer.num_nodes=2"], ["trainer.num_nodes must be 1 unless torchrun or srun", "got 2"]),
-        ([*TWO, "baseline=cloning"], ["baseline must be null with several processes"]),
+        ([*TWO, "baseline=cloning"], ["baseline must be none with several processes"]),
         (["trainer=fsdp", *TWO[1:], "trainer.precision=16-mixed"], ["trainer.precision must be", "'16-mixed'"]),
         (["trainer.strategy=nosuch"], ["trainer.strategy must be one of", "'nosuch'"]),
     ],

@@ -176,6 +176,7 @@ def results_config(folder: Path) -> Any:
         (["search=laptop", "planner.beam_width=choice(8,abc)"], ["planner.beam_width", "'abc'", "Integer"]),
         (["seed=0,1", "planner.context=20"], ["planner.context must", "window of 10", "got 20"]),
         (["baseline=dt,nope"], ["baseline=nope", "Could not find 'baseline/nope'"]),
+        (["baseline=null,dt"], ["baseline=null", "must be a string"]),
         (["baseline=dt,iql", "++baseline.steps=0"], ["baseline.steps must be at least 1, got 0"]),
         (["seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0"], ["hydra/launcher=joblib cannot", "n_jobs"]),
         (["seed=0,1", "hydra/launcher=ray"], ["hydra/launcher=ray needs", "pip install -e '.[ray]'"]),

@@ -111,7 +111,10 @@ class TrajectorySweeper(Sweeper):
 
         try:
             config = self.context.config_loader.load_sweep_config(self.master, [*job.overrides, *job.hidden])
-        except HydraException as error:  # a file that is not there, a key that a chosen file lacks
+        except (
+            HydraException,
+            ValueError,
+        ) as error:  # no such file, a key that a chosen file lacks, a group that is null
             raise UserError(f"{job.name or ' '.join(job.overrides)}: {first_line(error)}") from error
         with read_write(config), open_dict(config):
             config.hydra.job.num, config.hydra.job.id = job.number, str(job.number)

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from trajectory.analysis.attention_map import draw_maps
 from trajectory.analysis.held_out import AnalysedData
@@ -31,6 +30,7 @@ from trajectory.files import write_file
 from trajectory.model.checkpoint import Checkpoint
 from trajectory.model.gpt import GPT
 from trajectory.model.operations import TorchOperations, split, visible
+from trajectory.progress import progress_bar
 from trajectory.transition import TokenKind, TransitionLayout
 
 log = logging.getLogger(__name__)
@@ -214,7 +214,7 @@ def analyze_attention(
     maps = torch.zeros(gpt.settings.n_layer, gpt.settings.n_head, T, T, dtype=torch.float64)
     means = []
     batches = windows.split(settings.batch_size)
-    for rows in tqdm(batches, desc="attention", unit="batch", leave=False):
+    for rows in progress_bar(batches, desc="attention", unit="batch", leave=False):
         tokens = data.tokens[rows].flatten(1)[:, :T].long()
         weights = attention_weights(gpt, tokens.to(gpt.head.device)).cpu().double()
         maps += weights.sum(0) / len(windows)

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from trajectory.analysis.forecasts import (
     Forecast,
@@ -45,6 +44,7 @@ from trajectory.evaluation.drawing import NotDrawn
 from trajectory.evaluation.video import write_frames
 from trajectory.files import write_file
 from trajectory.model.checkpoint import Checkpoint, load_checkpoint
+from trajectory.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def predict(checkpoint: Checkpoint, data: AnalysedData, settings: PredictionSett
     curves: Curves = {"full": {}, "masked": {}}
     shown: dict[str, np.ndarray] = {}
     work = [(seen, name) for seen in curves for name in models if seen == "full" or "own actions" not in name]
-    for seen, name in tqdm(work, desc="predicting", unit="model", leave=False):
+    for seen, name in progress_bar(work, desc="predicting", unit="model", leave=False):
         gone = hidden if seen == "masked" else torch.zeros_like(hidden)
         forecast = models[name](gone)
         scores = score(forecast, task, gone)

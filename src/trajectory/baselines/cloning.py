@@ -10,12 +10,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import trange
 
 from trajectory.baselines.networks import Normal, PolicyAgent
 from trajectory.data.episodes import Episodes
 from trajectory.data.goals import HindsightSettings, later_rows
 from trajectory.errors import require
+from trajectory.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def train_cloning(
         torch.manual_seed(seed)
         policy = _Policy(inputs(chosen), actions.shape[1], settings.hidden)
     optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate)
-    for _ in trange(settings.steps, desc="cloning", unit="step"):
+    for _ in progress_bar(range(settings.steps), desc="cloning", unit="step"):
         rows = chosen[torch.randint(len(chosen), (settings.batch_size,), generator=generator)]
         loss = F.mse_loss(policy(inputs(rows)), actions[rows])
         optimizer.zero_grad()

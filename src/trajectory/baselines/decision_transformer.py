@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
-from tqdm import trange
 
 from trajectory.baselines.networks import Normal
 from trajectory.data.episodes import Episodes
 from trajectory.errors import require
 from trajectory.files import write_file
+from trajectory.progress import progress_bar
 
 STEPS = 3  # tokens of a transition: return-to-go, observation, action
 
@@ -177,7 +177,7 @@ def train_decision_transformer(
         )
         warmup = max(1.0, settings.warmup_fraction * settings.steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
-        for _ in trange(settings.steps, desc="decision transformer", unit="step"):
+        for _ in progress_bar(range(settings.steps), desc="decision transformer", unit="step"):
             last = torch.randint(len(actions), (settings.batch_size,))
             first = torch.maximum(starts[last], last - settings.window + 1)
             # windows at an episode's beginning are shorter: their rows begin at it, and what is behind does not count

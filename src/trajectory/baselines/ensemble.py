@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
-from tqdm import trange
 
 from trajectory.data.episodes import Episodes
 from trajectory.errors import require
 from trajectory.files import write_file
+from trajectory.progress import progress_bar
 
 BOUNDS = (-10.0, 0.5)  # log-variances in units of the changes' variance, at first; they are learned, pulled together
 BOUNDS_WEIGHT = 0.01  # of their distance in the loss, as published
@@ -146,7 +146,7 @@ def train_ensemble(episodes: Episodes, settings: EnsembleSettings, seed: int) ->
     weights = [*ensemble.weights, *ensemble.biases]
     best, kept_weights = torch.full((settings.members,), torch.inf), [weight.detach().clone() for weight in weights]
     mark, waited, epochs = best, 0, 0
-    with trange(settings.epochs, desc="ensemble", unit="epoch", leave=False) as bar:
+    with progress_bar(range(settings.epochs), desc="ensemble", unit="epoch", leave=False) as bar:
         for _ in bar:
             epochs += 1
             shuffled = samples.gather(1, torch.rand(samples.shape, generator=generator).argsort(dim=1))

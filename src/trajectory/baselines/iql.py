@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import trange
 
 from trajectory.baselines.networks import Normal, Perceptrons, PolicyAgent, Transitions, follow
 from trajectory.data.episodes import Episodes
 from trajectory.errors import require
+from trajectory.progress import progress_bar
 
 MOST_WEIGHT = 100.0  # of a transition, as published
 
@@ -79,7 +79,7 @@ def train_iql(episodes: Episodes, settings: IQLSettings, seed: int) -> PolicyAge
     critic_optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
     actor_optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(actor_optimizer, settings.steps)
-    for _ in trange(settings.steps, desc="iql", unit="step"):
+    for _ in progress_bar(range(settings.steps), desc="iql", unit="step"):
         observations, actions, rewards, following, _, going_on = data.batch(settings.batch_size, generator)
         here, there = normal(observations), normal(following)
         with torch.no_grad():

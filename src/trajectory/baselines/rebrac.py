@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import trange
 
 from trajectory.baselines.networks import Normal, Perceptrons, PolicyAgent, Transitions, follow
 from trajectory.data.episodes import Episodes
 from trajectory.errors import require
+from trajectory.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def train_rebrac(episodes: Episodes, settings: ReBRACSettings, seed: int) -> Pol
     def worth(networks: nn.Module, observations: Tensor, actions: Tensor) -> Tensor:
         return networks(torch.cat([normal(observations), actions], 1))
 
-    for step in trange(settings.steps, desc="rebrac", unit="step"):
+    for step in progress_bar(range(settings.steps), desc="rebrac", unit="step"):
         observations, actions, rewards, following, next_actions, going_on = data.batch(settings.batch_size, generator)
         with torch.no_grad():
             noise = settings.noise * torch.randn(actions.shape, generator=generator)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from trajectory.behaviour.controllers import Controller
 from trajectory.behaviour.policy import GaussianPolicy
 from trajectory.environments import EnvironmentSettings, flatten, make_raw_environment
+from trajectory.progress import progress_bar
 
 # acts in an environment, without memory or, made for every episode anew, with one; None uniformly at random
 Behaviour = GaussianPolicy | type[Controller] | None
@@ -75,7 +76,7 @@ def record_episodes(
     """
     seeds = np.random.SeedSequence(seed).spawn(len(policies)) if len(policies) > 1 else [np.random.SeedSequence(seed)]
     episodes: list[RecordedEpisode] = []
-    with tqdm(total=steps, desc=f"recording {environment.id}", unit="step", unit_scale=True) as progress:
+    with progress_bar(total=steps, desc=f"recording {environment.id}", unit="step", unit_scale=True) as progress:
         for index, policy in enumerate(policies):
             part = steps * (index + 1) // len(policies) - steps * index // len(policies)
             if part > 0:

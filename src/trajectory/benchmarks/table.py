@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from tqdm import tqdm
+from trajectory.progress import progress_bar
 
 Row = dict[str, Any]
 Columns = Mapping[str, str | Callable[[Row], str]]  # by name: a row's key, or what makes its cell
@@ -15,7 +15,7 @@ Case = TypeVar("Case")
 def measure_all(name: str, cases: Sequence[Case], measure: Callable[[Case], Row], columns: Columns) -> list[Row]:
     """Measure case after case, a bar below the table, and print each row as it is done."""
     rows = []
-    with tqdm(cases, unit="case", desc=name, leave=False) as bar:
+    with progress_bar(cases, unit="case", desc=name, leave=False) as bar:
         bar.write(_line(list(columns), columns))
         for case in bar:
             rows.append(measure(case))

@@ -8,7 +8,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from trajectory.data.cache import TokenizedData, cache_key, load_tokens, save_tokens, token_lock
 from trajectory.data.card import draw_card
@@ -21,6 +20,7 @@ from trajectory.data.windows import ShuffledBatches, TokenWindows, tokenize
 from trajectory.distributed import rank, world_size
 from trajectory.errors import require
 from trajectory.hardware import release_memory
+from trajectory.progress import progress_bar
 from trajectory.transition import TransitionLayout
 
 
@@ -129,7 +129,7 @@ def tokenize_source(source: Source, settings: TokenizerSettings) -> TokenizedDat
     rewards = shape_rewards(episodes, settings.terminal_reward)
     values = return_to_go(rewards, episodes.ends, episodes.terminated, settings.discount)
     columns = [*episodes.observations.T, *episodes.actions.T, rewards, values]
-    progress = tqdm(columns, desc=f"fitting bins of {source.id}", unit="column", leave=False)
+    progress = progress_bar(columns, desc=f"fitting bins of {source.id}", unit="column", leave=False)
     discretizer = Discretizer.fit(progress, settings.bins, settings.binning, episodes.layout)
     tokens = tokenize(episodes, rewards, values, discretizer)
     card = draw_card(episodes, summary)

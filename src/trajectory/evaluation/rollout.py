@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from tqdm import tqdm
 
 from trajectory.distributed import from_all_ranks, rank, world_size
 from trajectory.environments import EnvironmentSettings, make_environment, set_goal
 from trajectory.planning.agent import PlannedTrajectory
+from trajectory.progress import progress_bar
 
 
 class Agent(Protocol):
@@ -152,7 +152,7 @@ def run_episodes(
         agent.reset(len(seeds), seeds, np.stack([result.goal for result in results if result.goal is not None]))
     active = list(range(len(seeds)))
     latencies: list[float] = []
-    with tqdm(total=limit * len(seeds), desc="rollouts", unit="step", disable=not progress, leave=False) as bar:
+    with progress_bar(total=limit * len(seeds), desc="rollouts", unit="step", disable=not progress, leave=False) as bar:
         while active:
             if stop is not None and stop():
                 raise BrokenOff

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from trajectory.environments import EnvironmentSettings, make_environment
 from trajectory.errors import first_line
@@ -18,6 +17,7 @@ from trajectory.evaluation.drawing import Draw, NotDrawn, frames, qpos_of, secon
 from trajectory.evaluation.picture import draw_picture
 from trajectory.evaluation.rollout import Recording
 from trajectory.files import write_file
+from trajectory.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def write_video(
 
     def pictures() -> Iterator[np.ndarray]:
         caption = None
-        for step in tqdm(steps, desc="video", unit="frame", disable=not progress, leave=False):
+        for step in progress_bar(steps, desc="video", unit="frame", disable=not progress, leave=False):
             sides = [draw(recording.states[step])]
             texts = [f"step {step}: return {sum(recording.rewards[:step]):.1f}"]
             if foreseen:

@@ -16,7 +16,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch.distributed.tensor import DTensor
-from tqdm import tqdm
 
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.distributed import from_all_ranks, rank, sum_over_ranks
@@ -24,6 +23,7 @@ from trajectory.errors import UserError
 from trajectory.files import one_line_for_disk_errors, rename
 from trajectory.interruption import Interruption
 from trajectory.model.checkpoint import PREVIOUS, read_checkpoint, write_checkpoint
+from trajectory.progress import progress_bar
 
 ASK_EVERY = 20  # steps, after which several ranks ask each other whether one was interrupted
 
@@ -43,11 +43,11 @@ class TrainingProgress(pl.Callback):
 
     def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
-        self.bar = tqdm(disable=True)
+        self.bar = progress_bar(disable=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         start, quiet = trainer.global_step, not trainer.is_global_zero
-        self.bar = tqdm(total=trainer.max_steps, initial=start, desc="training", unit="step", disable=quiet)
+        self.bar = progress_bar(total=trainer.max_steps, initial=start, desc="training", unit="step", disable=quiet)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
