@@ -11,10 +11,12 @@ from trajectory.evaluation.drawing import choose_gl
 choose_gl()
 
 import hydra
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from trajectory.config import EvaluationSettings, TrainerSettings, given, one_line_errors, settings
+from trajectory.data.goals import goal_tokens
 from trajectory.environments import EnvironmentSettings, check_goal, check_layout, make_environment
 from trajectory.errors import require
 from trajectory.evaluation.loggers import LoggerSettings, check_logger, close_loggers, make_loggers
@@ -52,6 +54,9 @@ def evaluate(config: DictConfig, folder: Path) -> float:
     check_layout(env, checkpoint.gpt.layout, f"checkpoint={config.checkpoint}")
     env.close()
     check_goal(evaluation.goal, environment, f"checkpoint={config.checkpoint}")
+    if evaluation.goal is not None and environment.goal is not None:
+        goal = np.array(evaluation.goal)
+        goal_tokens(checkpoint.discretizer, environment.goal, goal, key="evaluation.goal")
     agent = TrajectoryAgent(checkpoint.gpt, checkpoint.discretizer, planner, trained["tokenizer"]["discount"])
     set_threads(trainer.threads)
     resolved = {**given(config), "planner": asdict(planner), "env": asdict(environment)}

@@ -155,7 +155,8 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
     )
     data.setup()
     if evaluation.goal is not None and environment.goal is not None:
-        goal_tokens(data.discretizer, environment.goal, np.array(evaluation.goal))  # refused now rather than at the end
+        # refused now rather than at the end
+        goal_tokens(data.discretizer, environment.goal, np.array(evaluation.goal), key="evaluation.goal")
     if checkpoint:
         trained_on, found = (known["content_hash"] for known in (earlier["hyper_parameters"]["dataset"], data.summary))
         rule = f"the data with content_hash {trained_on}, on which {checkpoint} was trained"

@@ -139,6 +139,12 @@ def set_goal(env: Any, goal: Sequence[float]) -> None:
         env.unwrapped.goal = np.asarray(goal, dtype=float)
     except ValueError as error:
         raise UserError(f"evaluation.goal must be {first_line(error)}") from error
+    maze = getattr(env.unwrapped, "maze", None)
+    if maze is not None:  # Gymnasium-Robotics takes any numbers
+        row, column = maze.cell_xy_to_rowcol(np.asarray(goal, dtype=float))
+        inside = 0 <= row < maze.map_length and 0 <= column < maze.map_width
+        free = inside and maze.maze_map[row][column] != 1
+        require(free, "evaluation.goal", f"in the maze of {env.spec.id} and not in a wall", list(goal))
 
 
 def check_goal(goal: Sequence[float] | None, settings: EnvironmentSettings, owner: str) -> None:

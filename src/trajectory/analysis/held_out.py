@@ -55,7 +55,10 @@ def analysed_data(checkpoint: Checkpoint, asked: dict[str, Any]) -> AnalysedData
     episodes, layout = source.load(), checkpoint.gpt.layout
     rule = f"of {layout.observation_dim} observations and {layout.action_dim} actions, as the checkpoint's"
     require(episodes.layout == layout, "dataset", rule, source.id)
-    held_out = episodes.content_hash() != trained["content_hash"]
+    # recordings of different length with one seed begin with the same episodes
+    known = trained.get("asked", {})
+    again = asked["source"] == "builtin" and all(asked[key] == known.get(key) for key in ("source", "quality", "seed"))
+    held_out = not again and episodes.content_hash() != trained["content_hash"]
     return AnalysedData(source.id, held_out, episodes, tokens_of(checkpoint, episodes))
 
 

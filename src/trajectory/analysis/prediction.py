@@ -35,7 +35,7 @@ from trajectory.analysis.forecasts import (
     score,
     with_bands,
 )
-from trajectory.analysis.held_out import AnalysedData, tokens_of, training_episodes
+from trajectory.analysis.held_out import AnalysedData, kind_of, tokens_of, training_episodes
 from trajectory.analysis.prediction_figures import draw_curves, draw_rollouts
 from trajectory.baselines.ensemble import EnsembleSettings, train_ensemble
 from trajectory.environments import EnvironmentSettings, make_environment
@@ -173,8 +173,16 @@ def checkpoint_of(path: str | None, other: Checkpoint) -> Checkpoint | None:
     if path is None:
         return None
     checkpoint = load_checkpoint(path, other.gpt.head.device)
+    key = "analysis.single_step_checkpoint"
+    here, there = (each.hyperparameters["environment"]["id"] for each in (checkpoint, other))
+    require(kind_of(here) == kind_of(there), key, f"of {there}, as the checkpoint", f"{path} of {here}")
     rule = "a checkpoint of the same observations and actions as the other's"
-    require(checkpoint.gpt.layout == other.gpt.layout, "analysis.single_step_checkpoint", rule, path)
+    require(checkpoint.gpt.layout == other.gpt.layout, key, rule, path)
+    require(checkpoint.gpt.settings.goal is None, key, "of a model without goals", path)
+    window = checkpoint.gpt.settings.window
+    require(
+        window >= 2, key, "a checkpoint with model.window of at least 2, to predict anything", f"{path} of {window}"
+    )
     return checkpoint
 
 

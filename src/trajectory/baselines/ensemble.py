@@ -24,7 +24,7 @@ from trajectory.errors import require
 from trajectory.files import write_file
 from trajectory.progress import progress_bar
 
-BOUNDS = (-10.0, 0.5)  # log-variances in units of the changes' variance, at first; they are learned, pulled together
+BOUNDS = (-10.0, 0.5)  # of log-variances in units of the changes' variance, at first; each member learns its own
 BOUNDS_WEIGHT = 0.01  # of their distance in the loss, as published
 LEAST_GAIN = 0.01  # nats per dimension that a member must gain for patience to begin anew
 BLOCK = 1 << 13  # held-out rows at a time
@@ -75,7 +75,7 @@ class Ensemble(nn.Module):
             nn.init.trunc_normal_(weight, std=0.5 / math.sqrt(weight.shape[1]))
         self.weights = nn.ParameterList(weights)
         self.biases = nn.ParameterList([torch.zeros(K, 1, columns) for columns in sizes[1:]])
-        self.bounds = nn.Parameter(torch.tensor(BOUNDS)[:, None].repeat(1, outputs))
+        self.bounds = nn.Parameter(torch.tensor(BOUNDS)[:, None].repeat(K, 1, outputs))  # (K, 2, O)
         for name, values in (("input", inputs), ("change", changes)):
             self.register_buffer(f"{name}_mean", values.mean(0))
             self.register_buffer(f"{name}_std", values.std(0) + 1e-6)
@@ -102,7 +102,7 @@ class Ensemble(nn.Module):
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = (F.silu(x) if index else x) @ weight + bias
         mean, log_variance = x.chunk(2, dim=-1)
-        low, high = self.bounds
+        low, high = self.bounds.split(1, dim=1)  # (K, 1, O) each
         log_variance = high - F.softplus(high - log_variance)
         return mean, low + F.softplus(log_variance - low)
 
@@ -140,10 +140,14 @@ def train_ensemble(episodes: Episodes, settings: EnsembleSettings, seed: int) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ensemble = Ensemble(columns[0][kept], columns[1][kept], columns[2][kept], settings)
+    weights = list(ensemble.parameters())
+    rest = {"params": [*ensemble.biases, ensemble.bounds], "weight_decay": 0.0}
     optimizer = torch.optim.Adam(
-        ensemble.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        [{"params": [*ensemble.weights]}, rest],
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
     )
-    weights = [*ensemble.weights, *ensemble.biases]
     best, kept_weights = torch.full((settings.members,), torch.inf), [weight.detach().clone() for weight in weights]
     mark, waited, epochs = best, 0, 0
     with progress_bar(range(settings.epochs), desc="ensemble", unit="epoch", leave=False) as bar:
@@ -152,7 +156,7 @@ def train_ensemble(episodes: Episodes, settings: EnsembleSettings, seed: int) ->
             shuffled = samples.gather(1, torch.rand(samples.shape, generator=generator).argsort(dim=1))
             for batch in shuffled.split(settings.batch_size, dim=1):
                 loss = ensemble.loss(*(column[batch] for column in columns)).sum()
-                loss = loss + BOUNDS_WEIGHT * (ensemble.bounds[1] - ensemble.bounds[0]).sum()
+                loss = loss + BOUNDS_WEIGHT * ensemble.bounds.diff(dim=1).sum()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -93,11 +93,12 @@ class HindsightWindows(Dataset):
         )
 
 
-def goal_tokens(discretizer: Discretizer, dimensions: Sequence[int], goals: np.ndarray) -> Tensor:
+def goal_tokens(discretizer: Discretizer, dimensions: Sequence[int], goals: np.ndarray, *, key: str = "goal") -> Tensor:
     """(E, G) goals -> (E, D) tokens of the transition that stands in front.
 
     Args:
         dimensions: (G,) of the observation.
+        key: what messages call them.
 
     Raises:
         UserError: goals of another size, or outside what the bins were fitted to.
@@ -105,13 +106,13 @@ def goal_tokens(discretizer: Discretizer, dimensions: Sequence[int], goals: np.n
     dimensions = list(dimensions)
     numbers = torch.from_numpy(np.atleast_2d(np.asarray(goals, dtype=np.float32)))
     right = numbers.ndim == 2 and numbers.shape[1] == len(dimensions)
-    require(right, "goal", f"of {len(dimensions)} numbers", np.shape(goals)[-1:])
+    require(right, key, f"of {len(dimensions)} numbers", np.shape(goals)[-1:])
     for column, dimension in zip(numbers.T, dimensions, strict=True):
         low, high = discretizer.extent(dimension)
         low, high = low - MARGIN * (high - low), high + MARGIN * (high - low)
         outside = column[~((column >= low) & (column <= high))]
         rule = f"from {low:.4g} to {high:.4g} in observation[{dimension}], as the data that was trained on"
-        require(len(outside) == 0, "goal", rule, outside[0].item() if len(outside) else None)
+        require(len(outside) == 0, key, rule, outside[0].item() if len(outside) else None)
     tokens = torch.full((len(numbers), len(discretizer.counts)), discretizer.bins)
     device = discretizer.values.device
     tokens = tokens.to(device)
