@@ -36,7 +36,7 @@ from trajectory.analysis.forecasts import (
     with_bands,
 )
 from trajectory.analysis.held_out import AnalysedData, kind_of, tokens_of, training_episodes
-from trajectory.analysis.prediction_figures import draw_curves, draw_rollouts
+from trajectory.analysis.prediction_figures import draw_curves, draw_rollouts, draw_states
 from trajectory.baselines.ensemble import EnsembleSettings, train_ensemble
 from trajectory.environments import EnvironmentSettings, make_environment
 from trajectory.errors import require
@@ -78,7 +78,7 @@ class PredictionSettings:
 
 
 def predict(checkpoint: Checkpoint, data: AnalysedData, settings: PredictionSettings, folder: Path) -> dict[str, Any]:
-    """The whole analysis; leaves `prediction.png`, `prediction.mp4`, `curves.csv` and `ensemble.safetensors`.
+    """The whole analysis; leaves its curves and states as pictures, a video, `curves.csv` and `ensemble.safetensors`.
 
     Raises:
         UserError: a horizon that no held-out episode or a context that the model's window has no room for, or a
@@ -121,10 +121,10 @@ def predict(checkpoint: Checkpoint, data: AnalysedData, settings: PredictionSett
             shown[name] = forecast.states[0, 0].numpy()
     seconds["predictions"] = round(perf_counter() - begun, 1)
     write_file(folder / "curves.csv", as_csv(curves))
-    write_file(folder / "prediction.png", draw_curves(curves, data.id))
+    write_file(folder / "prediction.png", draw_curves(curves, data.id, settings.masked_share))
     if settings.video:
         compared = {"true": task.true[0].numpy()} | {name: shown[name] for name in ("transformer", "ensemble")}
-        film(checkpoint, task.present[0].numpy(), compared, folder / "prediction.mp4")
+        show(checkpoint, task.present[0].numpy(), compared, folder)
     steps = [step for step in TOLD if step <= settings.horizon]
     log.info("medians over %d starts\n%s", len(task.rows), format_table(curves, steps))
     return {
@@ -148,10 +148,10 @@ def make_task(checkpoint: Checkpoint, data: AnalysedData, settings: PredictionSe
     require(0 <= past <= reach, "analysis.context", f"from 0 to {reach}, the model's window less one", past)
     episodes = data.episodes
     longest = int(episodes.lengths.max())
-    rule = (
-        f"at most {longest - past - 1} behind {past} of the {longest} transitions of the longest episode of {data.id}"
-    )
-    require(past + 1 + settings.horizon <= longest, "analysis.horizon", rule, settings.horizon)
+    where = f"of the {longest} transitions of the longest episode of {data.id}"
+    require(past + 2 <= longest, "analysis.context", f"at most {longest - 2}, to leave a step to predict {where}", past)
+    most = f"at most {longest - past - 1} behind {past} {where}"
+    require(past + 1 + settings.horizon <= longest, "analysis.horizon", most, settings.horizon)
     rng = np.random.default_rng(settings.seed)
     long = rng.permutation(np.flatnonzero(episodes.lengths >= past + 1 + settings.horizon))
     groups = np.resize(long, settings.starts)
@@ -186,13 +186,14 @@ def checkpoint_of(path: str | None, other: Checkpoint) -> Checkpoint | None:
     return checkpoint
 
 
-def film(checkpoint: Checkpoint, present: np.ndarray, rollouts: dict[str, np.ndarray], path: Path) -> None:
-    """The video of `draw_rollouts`; one line of the log says why where there can be none."""
+def show(checkpoint: Checkpoint, present: np.ndarray, rollouts: dict[str, np.ndarray], folder: Path) -> None:
+    """`states.png` and `prediction.mp4`; one line of the log says why where there can be none."""
     env = make_environment(EnvironmentSettings(**checkpoint.hyperparameters["environment"]))
     try:
-        write_frames(path, draw_rollouts(env, present, rollouts), fps=FPS)
+        write_file(folder / "states.png", draw_states(env, present, rollouts))
+        write_frames(folder / "prediction.mp4", draw_rollouts(env, present, rollouts), fps=FPS)
     except NotDrawn as reason:
-        log.warning("no video: %s", reason)
+        log.warning("no video and no states.png: %s", reason)
     env.close()
 
 

@@ -14,6 +14,7 @@ from trajectory.evaluation.drawing import frames, qpos_of
 from trajectory.evaluation.video import Caption
 
 PANEL = 320  # pixels
+COLUMNS = 6  # of the picture of states
 # Okabe and Ito: told apart by everyone
 LINES: dict[str, dict[str, Any]] = {
     "transformer": {"color": "#0072b2", "linewidth": 1.8},
@@ -27,14 +28,14 @@ LINES: dict[str, dict[str, Any]] = {
     "random state": {"color": "black", "linewidth": 1.0, "linestyle": ":"},
     "bins at best": {"color": "gray", "linewidth": 1.0, "linestyle": "-."},
 }
-TITLES = {"full": "all dimensions observed", "masked": "a share of them hidden up to the present"}
+TITLES = {"full": "all dimensions observed", "masked": "{share:.0%} of them hidden up to the present"}
 SCORES = {
     "error": "error (standard deviations)",
     "log_likelihood": "log-likelihood\n(nats per dimension, per std)",
 }
 
 
-def draw_curves(curves: dict[str, Any], title: str) -> bytes:
+def draw_curves(curves: dict[str, Any], title: str, masked_share: float) -> bytes:
     """A PNG: error and log-likelihood by step, medians with their bands, a column for each way of observing.
 
     Args:
@@ -55,11 +56,38 @@ def draw_curves(curves: dict[str, Any], title: str) -> bytes:
             axes.set_yscale("log" if key == "error" else "linear")
             if column == 0:
                 axes.set_ylabel(label)
-        grid[0, column].set_title(TITLES[seen], fontsize=10)
+        grid[0, column].set_title(TITLES[seen].format(share=masked_share), fontsize=10)
         grid[1, column].set_xlabel("steps ahead")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     figure.suptitle(f"{title}: medians over starts and their 95 % bands", fontsize=10)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def draw_states(env: Any, present: np.ndarray, rollouts: dict[str, np.ndarray]) -> bytes:
+    """A PNG of some of the frames of `draw_rollouts`: a row for each name, a column for each step shown.
+
+    Args, Raises: as of `draw_rollouts`.
+    """
+    horizon = len(next(iter(rollouts.values())))
+    steps = np.unique(np.linspace(0, horizon, COLUMNS).round().astype(int))
+    figure = Figure(figsize=(1.6 * len(steps) + 0.4, 1.7 * len(rollouts) + 0.3), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(rollouts), len(steps), squeeze=False)
+    with frames(env, size=PANEL) as draw:
+        for row, (name, states) in enumerate(rollouts.items()):
+            path = qpos_of(env, np.concatenate([present[None], states]))
+            for column, step in enumerate(steps):
+                axes = grid[row, column]
+                axes.imshow(draw(path[step]))
+                axes.set_xticks([])
+                axes.set_yticks([])
+                if row == 0:
+                    axes.set_title("present" if step == 0 else f"{step} steps ahead", fontsize=9)
+                if column == 0:
+                    axes.set_ylabel(name, fontsize=9)
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from trajectory.data.episodes import Episodes
 
 MOST_ROWS = 200_000  # that ranges are drawn from, evenly spaced
+BLUE, ORANGE = "#0072b2", "#e69f00"  # Okabe and Ito: told apart by everyone
 PERCENTILES = (0, 1, 25, 50, 75, 99, 100)
 
 
@@ -55,12 +56,12 @@ def draw_card(episodes: Episodes, summary: dict[str, Any]) -> bytes:
         axes = figure.add_subplot(grid[0, position])
         # between numbers that differ by rounding alone there would be no edges
         margin = 1e-3 * float(np.abs(numbers).max())
-        axes.hist(numbers, bins=40, range=(numbers.min() - margin, numbers.max() + margin), color="tab:blue")
+        axes.hist(numbers, bins=40, range=(numbers.min() - margin, numbers.max() + margin), color=BLUE)
         axes.axvline(float(np.mean(numbers)), color="black", linewidth=1)
         axes.set(xlabel=f"{name} (line: mean)", ylabel="episodes")
     axes = figure.add_subplot(grid[0, 2])
     share = float(episodes.terminated.mean())
-    bars = axes.bar(["terminated", "cut off by\na time limit"], [share, 1 - share], color=["tab:red", "tab:green"])
+    bars = axes.bar(["terminated", "cut off by\na time limit"], [share, 1 - share], color=[ORANGE, BLUE])
     axes.bar_label(bars, labels=[f"{share:.1%}", f"{1 - share:.1%}"])
     axes.set(ylabel="share of episodes", ylim=(0, 1.12))
 
@@ -71,8 +72,8 @@ def draw_card(episodes: Episodes, summary: dict[str, Any]) -> bytes:
     axes = figure.add_subplot(grid[1, :2])
     relative = spread / scale[:, None]
     axes.hlines(rows, relative[:, 0], relative[:, -1], color="lightgray", linewidth=2, label="all")
-    axes.hlines(rows, relative[:, 1], relative[:, -2], color="tab:blue", linewidth=2, alpha=0.5, label="1% to 99%")
-    axes.hlines(rows, relative[:, 2], relative[:, -3], color="tab:blue", linewidth=6, label="25% to 75%")
+    axes.hlines(rows, relative[:, 1], relative[:, -2], color=BLUE, linewidth=2, alpha=0.5, label="1% to 99%")
+    axes.hlines(rows, relative[:, 2], relative[:, -3], color=BLUE, linewidth=6, label="25% to 75%")
     axes.plot(relative[:, 3], rows, "|", color="black", label="median")
     axes.set_yticks(rows, [f"{name}  (±{limit:.3g})" for name, limit in zip(names, scale, strict=True)])
     axes.set(xlabel="range, relative to the greatest magnitude (in brackets)", xlim=(-1.05, 1.05))
@@ -80,8 +81,8 @@ def draw_card(episodes: Episodes, summary: dict[str, Any]) -> bytes:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 1.6 / len(rows)), ncols=4, frameon=False)
     axes = figure.add_subplot(grid[1, 2])
     least, greatest = ([column[key] for column in columns] for key in ("at_least", "at_greatest"))
-    axes.barh(rows, [-value for value in least], color="tab:orange", label="least")
-    axes.barh(rows, greatest, color="tab:purple", label="greatest")
+    axes.barh(rows, [-value for value in least], color=ORANGE, label="least")
+    axes.barh(rows, greatest, color=BLUE, label="greatest")
     limit = max(0.05, 1.1 * max(*least, *greatest))
     axes.set(xlabel="saturation: share of rows at each end", xlim=(-limit, limit))
     axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):.0%}")
@@ -89,5 +90,5 @@ def draw_card(episodes: Episodes, summary: dict[str, Any]) -> bytes:
     axes.invert_yaxis()
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 1.6 / len(rows)), ncols=2, frameon=False)
     png = BytesIO()
-    figure.savefig(png, format="png", dpi=80, metadata={"Software": None})
+    figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
     return png.getvalue()

@@ -14,7 +14,7 @@ from matplotlib.patches import Circle, Rectangle
 from trajectory.evaluation.rollout import EpisodeResult
 
 ENOUGH = 2.0  # times the shortest way, that still count as a direct one
-PATHS = 9  # of as many episodes on a picture
+PATHS = 9  # on a picture
 PATH, START, GOAL, WALL = "#0072b2", "#e69f00", "#009e73", "#555555"  # Okabe and Ito
 
 
@@ -52,7 +52,7 @@ def goal_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("episode", "seed", "start", "goal", "steps", "path", "shortest", "times", "end")]
     for index, episode in enumerate(results["episodes"]):
         shortest, path = episode["shortest_path"], episode["path_length"]
-        times = ("-", "-") if shortest is None else (f"{shortest:.2f}", f"{path / shortest:.2f}")
+        times = ("-" if shortest is None else f"{shortest:.2f}", f"{path / shortest:.2f}" if shortest else "-")
         places = [", ".join(f"{number:.2f}" for number in episode[key]) for key in ("start", "goal")]
         end = "reached" if episode["reached"] else "terminated" if episode["terminated"] else "time limit"
         steps = str(episode["length"])
@@ -63,17 +63,18 @@ def goal_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def draw_paths(episodes: Sequence[EpisodeResult], env: Any) -> bytes:
-    """A PNG: start, goal and path of the first episodes, over the map where the environment has one.
+    """A PNG: start, goal and path of the episodes with the furthest goals, over the map where there is one.
 
     Args:
         env: that has `walls`, (n, 4) rectangles as of `FourRooms`, or a `maze` as of Gymnasium-Robotics.
     """
-    shown = [episode for episode in episodes if episode.goal is not None][:PATHS]
+    with_goals = (episode for episode in episodes if episode.goal is not None)
+    shown = sorted(with_goals, key=_distance, reverse=True)[:PATHS]
     columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
     figure = Figure(figsize=(3 * columns, 3.2 * lines), layout="constrained")
     FigureCanvasAgg(figure)
-    walls = walls_of(env.unwrapped)
+    walls, unit = walls_of(env.unwrapped), "m" if hasattr(env.unwrapped, "maze") else "world units"
     for number, episode in enumerate(shown):
         axes = figure.add_subplot(lines, columns, number + 1, aspect="equal")
         for x0, y0, x1, y1 in walls:
@@ -90,8 +91,8 @@ def draw_paths(episodes: Sequence[EpisodeResult], env: Any) -> bytes:
             f", {path_length(episode) / episode.shortest_path:.2f} times the shortest" if episode.shortest_path else ""
         )
         axes.set_title(f"{episode.length} steps{times}" if episode.reached else "not reached", fontsize=9)
-        axes.set_xlabel("x", fontsize=8)
-        axes.set_ylabel("y", fontsize=8)
+        axes.set_xlabel(f"x ({unit})", fontsize=8)
+        axes.set_ylabel(f"y ({unit})", fontsize=8)
         axes.tick_params(labelsize=7)
         if len(walls):
             axes.set_xlim(min(0.0, walls[:, 0].min()), walls[:, 2].max())
@@ -100,6 +101,13 @@ def draw_paths(episodes: Sequence[EpisodeResult], env: Any) -> bytes:
     png = BytesIO()
     figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
     return png.getvalue()
+
+
+def _distance(episode: EpisodeResult) -> float:
+    """From start to goal, by the shortest way where it is known."""
+    if episode.shortest_path is not None:
+        return episode.shortest_path
+    return float(np.linalg.norm(np.stack(episode.path)[0] - episode.goal))
 
 
 def _in_the_plane(places: np.ndarray) -> np.ndarray:

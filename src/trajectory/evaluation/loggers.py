@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from trajectory.evaluation.lineage import log_lineage, run_name
 from trajectory.evaluation.results import metrics_of
 from trajectory.files import one_line_for_disk_errors, write_file
 
+GIF_FRAMES = 100
 STEP = "trainer/global_step"  # Lightning's name of the axis that all curves share
 
 
@@ -155,6 +157,14 @@ class TensorBoardMetrics(NewPoints, TensorBoardLogger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The config is shown as a text."""
 
+    def add_gif(self, name: str, gif: bytes, step: int) -> None:
+        """Show a GIF among the images, where it moves."""
+        from tensorboard.compat.proto import summary_pb2 as proto
+
+        image = proto.Summary.Image(encoded_image_string=gif)  # ty: ignore[missing-attribute]
+        summary = proto.Summary(value=[proto.Summary.Value(tag=name, image=image)])  # ty: ignore[missing-attribute]
+        self.experiment._get_file_writer().add_summary(summary, step)  # there is no public way to a GIF
+
 
 def make_loggers(
     settings: LoggerSettings, folder: Path, config: dict[str, Any], *, job: str = "train", trained: Path | None = None
@@ -224,17 +234,32 @@ def _group(folder: Path) -> str:
 
 
 def log_picture(loggers: list[Logger], name: str, path: Path, step: int = 0) -> None:
-    """Show a PNG or an MP4 on the dashboard; videos in TensorBoard would need another package, and are left out."""
+    """Show a PNG or an MP4 on the dashboard; TensorBoard gets videos as moving GIFs."""
     for logger in loggers:
         if isinstance(logger, WandbMetrics):
             import wandb
 
             shown = wandb.Image(str(path)) if path.suffix == ".png" else wandb.Video(str(path), format="mp4")
             logger.experiment.log({name: shown, STEP: step})
-        elif isinstance(logger, TensorBoardMetrics) and path.suffix == ".png":
+        elif isinstance(logger, TensorBoardMetrics):
             import imageio.v2 as imageio
 
-            logger.experiment.add_image(name, imageio.imread(path), step, dataformats="HWC")
+            if path.suffix == ".png":
+                logger.experiment.add_image(name, imageio.imread(path), step, dataformats="HWC")
+            else:
+                logger.add_gif(name, as_gif(path), step)
+
+
+def as_gif(video: Path) -> bytes:
+    """A video as a GIF of at most `GIF_FRAMES` frames, evenly spaced, each of half the width and height."""
+    import imageio.v2 as imageio
+    from PIL import Image
+
+    frames = [Image.fromarray(frame[::2, ::2]) for frame in imageio.mimread(video, memtest=False)]
+    first, *others = frames[:: -(-len(frames) // GIF_FRAMES)]
+    gif = BytesIO()
+    first.save(gif, format="GIF", save_all=True, append_images=others, duration=100, loop=0)
+    return gif.getvalue()
 
 
 def log_table(loggers: list[Logger], name: str, rows: list[dict[str, Any]], step: int = 0) -> None:

@@ -48,9 +48,12 @@ def draw_picture(
             axes.set_xlabel(title, fontsize=7, labelpad=2)
             if column == 0:
                 axes.set_ylabel(name, fontsize=8)
-    panels = grid[len(rows)].subgridspec(1, 2)
+    planned = recording.discount is not None
+    panels = grid[len(rows)].subgridspec(1, 3 if planned else 2)
     _draw_rewards(figure.add_subplot(panels[0]), recording)
-    _draw_returns(figure.add_subplot(panels[1]), recording, terminated=terminated)
+    _draw_return(figure.add_subplot(panels[1]), recording)
+    if planned:
+        _draw_promises(figure.add_subplot(panels[2]), recording, terminated=terminated)
     png = BytesIO()
     figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
     return png.getvalue()
@@ -90,19 +93,20 @@ def _draw_rewards(axes: Any, recording: Recording) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def _draw_returns(axes: Any, recording: Recording, *, terminated: bool) -> None:
-    """What every plan promised, in rewards and the return-to-go behind them, against what came; else the return.
+def _draw_return(axes: Any, recording: Recording) -> None:
+    axes.plot(np.cumsum(recording.rewards), color=EXECUTED, linewidth=1)
+    axes.set(xlabel="step", ylabel="return so far")
+
+
+def _draw_promises(axes: Any, recording: Recording, *, terminated: bool) -> None:
+    """What every plan promised, in rewards and the return-to-go behind them, against what was then received.
 
     What comes after a time limit is what training supposes (`data/returns.py`).
     """
-    rewards = np.array(recording.rewards)
-    if recording.discount is None:
-        axes.plot(rewards.cumsum(), color=EXECUTED, linewidth=1)
-        axes.set(xlabel="step", ylabel="return so far")
-        return
-    discount = recording.discount
+    rewards, discount = np.array(recording.rewards), recording.discount
+    assert discount is not None
     after = return_to_go(rewards, np.array([len(rewards)]), np.array([terminated]), discount)
-    axes.plot(rewards + discount * after, color=EXECUTED, linewidth=1, label="came")
+    axes.plot(rewards + discount * after, color=EXECUTED, linewidth=1, label="received")
     promised = []
     for plan in recording.plans.values():
         weights = discount ** np.arange(len(plan.rewards) + 1)

@@ -89,8 +89,9 @@ class FourRooms(gymnasium.Env):
         return 0.0 * np.linalg.norm(np.subtract(achieved_goal, desired_goal), axis=-1)
 
     def shortest_path_length(self, start: np.ndarray, goal: np.ndarray) -> float:
-        """The length of the shortest way between two places in the rooms."""
-        return shortest_path_length(np.asarray(start, dtype=float), np.asarray(goal, dtype=float))
+        """The length of the shortest way from a place to within reach of a goal: that to the goal less its radius."""
+        whole = shortest_path_length(np.asarray(start, dtype=float), np.asarray(goal, dtype=float))
+        return max(0.0, whole - RADIUS)
 
     def render(self) -> np.ndarray:
         """(400, 400, 3) uint8, the world from above."""
@@ -135,7 +136,7 @@ def moved(place: np.ndarray, by: np.ndarray) -> np.ndarray:
 
 
 def shortest_path_length(start: np.ndarray, goal: np.ndarray) -> float:
-    """Exact: a shortest way bends at corners of walls alone, so it is one in the graph of all that see each other."""
+    """From place to place, exact: it bends at corners of walls alone, so it is one in the graph of what sees what."""
     points = np.concatenate([[start, goal], CORNERS])
     lengths = np.full((len(points), len(points)), np.inf)
     lengths[2:, 2:] = BETWEEN_CORNERS
