@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trajectory.baselines.ensemble import Ensemble, EnsembleSettings, train_ensemble
+from trajectory.baselines.ensemble import Ensemble, EnsembleSettings, _pairs, train_ensemble
 from trajectory.data.episodes import Episodes
 from trajectory.errors import UserError
 
@@ -92,6 +92,18 @@ def test_training_ends_early_and_with_the_best_weights_where_there_is_little_dat
     assert trained.epochs < 500
     again = train_ensemble(data, replace(settings, epochs=trained.epochs - 5), seed=0)
     assert min(a - b for a, b in zip(again.held_out, trained.held_out, strict=True)) >= 0, "losses of the best epochs"
+
+
+def test_the_ensemble_that_is_returned_has_the_losses_that_are_reported() -> None:
+    data = spirals(6, 12)
+    settings = EnsembleSettings(members=3, hidden=(64, 64), epochs=60, patience=60, batch_size=8, learning_rate=3e-3)
+    trained = train_ensemble(data, settings, seed=0)
+    columns = _pairs(data)
+    order = torch.randperm(len(columns[0]), generator=torch.Generator().manual_seed(0))
+    held_out = order[: round(settings.held_out * len(order))]
+    with torch.no_grad():
+        losses = trained.ensemble.loss(*(column[held_out] for column in columns))
+    torch.testing.assert_close(losses, torch.tensor(trained.held_out))
 
 
 def test_saved_weights_are_all_that_an_ensemble_is(tmp_path: Path) -> None:

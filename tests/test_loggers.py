@@ -7,12 +7,14 @@ import io
 import os
 import sys
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pytest
+from PIL import Image
 
 from command_line import Refusal
 from offline_run import names, points, records
@@ -26,6 +28,7 @@ from trajectory.evaluation.loggers import (
     log_picture,
     make_loggers,
 )
+from trajectory.evaluation.video import write_frames
 
 RESULTS: dict[str, Any] = {
     "steps": 6,
@@ -257,6 +260,8 @@ def test_tensorboard_has_every_point_once_also_where_a_run_goes_on(folder: Path)
         logger.log_metrics({"train/loss": 9.5}, step=1)
         logger.log_metrics({"train/loss": 1.5}, step=2)
     picture(folder / "rollout.png")
+    frames = [np.full((64, 96, 3), shade, dtype=np.uint8) for shade in range(0, 250, 1)]
+    write_frames(folder / "episode.mp4", iter(frames), fps=25)
     close_loggers(second, RESULTS, folder)
 
     events = accumulator.EventAccumulator(str(folder / "tensorboard"))
@@ -264,7 +269,9 @@ def test_tensorboard_has_every_point_once_also_where_a_run_goes_on(folder: Path)
     assert [(point.step, point.value) for point in events.Scalars("train/loss")] == [(1, 2.5), (2, 1.5)]
     assert [(point.step, point.value) for point in events.Scalars("final/return_mean")] == [(6, 12.5)]
     assert set(events.Tags()["scalars"]) == {name for row in rows(folder) for name in row} - {"step"}
-    assert set(events.Tags()["images"]) == {"data/card", "final/rollout"}
+    assert set(events.Tags()["images"]) == {"data/card", "final/rollout", "final/video"}
+    with Image.open(BytesIO(events.Images("final/video")[0].encoded_image_string)) as moving:
+        assert (moving.format, moving.size, getattr(moving, "n_frames", 1)) == ("GIF", (48, 32), 84)
     assert (events.Images("data/card")[0].width, events.Images("data/card")[0].height) == (6, 4)
     texts = [events.Tensors(f"{name}/text_summary")[0].tensor_proto for name in ("config", "final/episodes")]
     config, episodes = (text.string_val[0] for text in texts)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.image import imread
 from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
@@ -21,6 +22,7 @@ from offline_run import names
 from trajectory.analysis.prediction import PredictionSettings
 from trajectory.config import one_line_errors
 from trajectory.environments import EnvironmentSettings
+from trajectory.model.checkpoint import read_checkpoint, write_checkpoint
 
 WALKER = EnvironmentSettings("walker2d", "Walker2d-v5")
 SMALL = (
@@ -104,6 +106,9 @@ def test_pictures_video_ensemble_and_table_are_left(analysed: subprocess.Complet
     if any(map(ctypes.util.find_library, ("EGL", "OSMesa"))):
         assert (folder / "prediction.mp4").read_bytes()[4:8] == b"ftyp"
         assert "prediction/video" in names(folder)
+        rows, columns, _ = imread(folder / "states.png").shape
+        assert columns > 1.5 * rows, "three rows, six columns"
+        assert "prediction/states" in names(folder)
     else:
         assert "no video" in analysed.stdout
     lines = analysed.stdout.splitlines()
@@ -111,14 +116,32 @@ def test_pictures_video_ensemble_and_table_are_left(analysed: subprocess.Complet
     assert len(rows) == len(MODELS | REFERENCES | OWN) + len(MODELS | REFERENCES)
 
 
+OTHERS = {"WINDOW_1": ("model", "window", 1), "WALKER": ("environment", "id", "Walker2d-v5")}
+
+
+def other_checkpoint(checkpoint: Path, name: str, folder: Path) -> Path:
+    """A copy of a checkpoint that differs in one hyperparameter."""
+    content = read_checkpoint(checkpoint)
+    section, key, value = OTHERS[name]
+    content["hyper_parameters"][section][key] = value
+    write_checkpoint(content, folder / "other.ckpt")
+    return folder / "other.ckpt"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("analysis.horizon=5000", "analysis.horizon must be at most "),
+        ("analysis.horizon=0", "analysis.horizon must be at least 1, got 0"),
         ("analysis.context=10", "analysis.context must be from 0 to 9, the model's window less one, got 10"),
         ("analysis.masked_share=1.5", "analysis.masked_share must be above 0 and below 1, got 1.5"),
         ("analysis.ensemble.members=0", "analysis.ensemble.members must be at least 1, got 0"),
         ("analysis.single_step_checkpoint=nowhere", "checkpoint must be the path of a checkpoint file, got 'nowhere'"),
+        (
+            "analysis.single_step_checkpoint=WINDOW_1",
+            "analysis.single_step_checkpoint must be a checkpoint with model.w",
+        ),
+        ("analysis.single_step_checkpoint=WALKER", "analysis.single_step_checkpoint must be of Hopper-v5, as the "),
         ("dataset=minari", "dataset must be of Hopper-v5, as the checkpoint's, got 'test/walks-v0 of Walker2d-v5'"),
     ],
 )
@@ -133,6 +156,10 @@ def test_bad_input_ends_in_one_line(
     capfd: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(place / "store"))
+    if "single_step" in override and override.rpartition("=")[2] in OTHERS:
+        override = (
+            f"analysis.single_step_checkpoint={other_checkpoint(checkpoint, override.rpartition('=')[2], tmp_path)}"
+        )
     options = [option for option in SMALL if not option.startswith("dataset.")]
     if override == "dataset=minari":
         save("test/walks-v0", made_up_episodes(3, WALKER), WALKER)

@@ -161,7 +161,8 @@ class TensorBoardMetrics(NewPoints, TensorBoardLogger):
         """Show a GIF among the images, where it moves."""
         from tensorboard.compat.proto import summary_pb2 as proto
 
-        image = proto.Summary.Image(encoded_image_string=gif)  # ty: ignore[missing-attribute]
+        width, height = (int.from_bytes(gif[at : at + 2], "little") for at in (6, 8))
+        image = proto.Summary.Image(encoded_image_string=gif, width=width, height=height, colorspace=3)  # ty: ignore[missing-attribute]
         summary = proto.Summary(value=[proto.Summary.Value(tag=name, image=image)])  # ty: ignore[missing-attribute]
         self.experiment._get_file_writer().add_summary(summary, step)  # there is no public way to a GIF
 
