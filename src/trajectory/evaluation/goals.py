@@ -15,6 +15,7 @@ from trajectory.evaluation.rollout import EpisodeResult
 
 ENOUGH = 2.0  # times the shortest way, that still count as a direct one
 PATHS = 9  # on a picture
+MAZE_RADIUS = 0.45  # within which Gymnasium-Robotics counts a goal of PointMaze as reached
 PATH, START, GOAL, WALL = "#0072b2", "#e69f00", "#009e73", "#555555"  # Okabe and Ito
 
 
@@ -83,7 +84,7 @@ def draw_paths(episodes: Sequence[EpisodeResult], env: Any) -> bytes:
         path, goal = (_in_the_plane(places) for places in (np.stack(episode.path), episode.goal))
         axes.plot(path[:, 0], path[:, 1], color=PATH, linewidth=1.2, marker=".", markersize=3, label="path")
         axes.plot(*path[0, :2], color=START, marker="s", markersize=7, linestyle="none", label="start")
-        radius = getattr(env.unwrapped, "radius", None)
+        radius = getattr(env.unwrapped, "radius", MAZE_RADIUS if hasattr(env.unwrapped, "maze") else None)
         if radius is not None:
             axes.add_patch(Circle((goal[0], goal[1]), radius, color=GOAL, alpha=0.25, linewidth=0))
         axes.plot(*goal[:2], color=GOAL, marker="*", markersize=12, linestyle="none", label="goal")

@@ -36,7 +36,7 @@ def draw_bars(groups: Sequence[Group], published: Sequence[PublishedScore]) -> F
     with _figure(wide, (7.6 if published else 3.8) + 0.2 * len(labels)) as figure:
         panels = figure.subplots(2 if published else 1, squeeze=False)[:, 0]
         own = panels[0]
-        tasks = [f"{group.dataset['id']}\n{group.environment}" for group in groups]
+        tasks = ["/\n".join(group.dataset["id"].rsplit("/", 1)) + f"\n{group.environment}" for group in groups]
         for index, label in enumerate(labels):
             style: dict[str, Any] = {"color": COLORS[index % len(COLORS)], "edgecolor": "#000000", "linewidth": 0.5}
             style["hatch"] = HATCHES[index // len(COLORS) % len(HATCHES)]
@@ -51,14 +51,17 @@ def draw_bars(groups: Sequence[Group], published: Sequence[PublishedScore]) -> F
             errors = [[mean - low for mean, (low, _) in zip(means, bounds, strict=True)]]
             errors += [[high - mean for mean, (_, high) in zip(means, bounds, strict=True)]]
             own.errorbar(at, means, np.maximum(errors, 0), fmt="none", ecolor="#000000", capsize=3, linewidth=1)
-        own.set_xticks(range(len(tasks)), tasks)
+        data = [group.of_data for group in groups]
+        ends = np.arange(len(groups))
+        own.hlines(data, ends - 0.45, ends + 0.45, color="#000000", linestyle=":", label="the data's own episodes")
+        own.set_xticks(ends, tasks)
         own.set_title("these runs: mean of all episodes, 95 % bootstrap interval")
         own.set_xlim(-0.6, len(tasks) - 0.4)
-        own.legend(loc="upper left", bbox_to_anchor=(0.0, -0.14), frameon=False)
+        own.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), frameon=False)
         if published:
-            data = " and ".join(dict.fromkeys(score.data for score in published))
+            names = " and ".join(dict.fromkeys(score.data for score in published))
             _draw_published(panels[1], published, methods)
-            panels[1].set_title(f"published, on other data: {data}. Not the datasets above.", style="italic")
+            panels[1].set_title(f"published, on other data: {names}. Not the datasets above.", style="italic")
             panels[1].patch.set(facecolor="#808080", alpha=0.15)
         for axes in panels:
             axes.axhline(0, color="#000000", linewidth=0.8)
@@ -97,9 +100,7 @@ def draw_profile(group: Group) -> Figure:
             axes.plot(summary.thresholds, summary.above, color=color, linestyle=line, label=row.full_label)
             if summary.band is not None:
                 axes.fill_between(summary.thresholds, *summary.band, color=color, alpha=opacity, linewidth=0)
-        behaviour = group.dataset["return_mean"]
-        if not group.scored:
-            axes.axvline(behaviour, color="#000000", linestyle=":", linewidth=1, label="the data's mean")
+        axes.axvline(group.of_data, color="#000000", linestyle=":", linewidth=1, label="the data's mean")
         axes.set(xlabel=f"{group.unit} τ", ylabel="share of episodes above τ", ylim=(-0.02, 1.02))
         axes.grid(alpha=0.3)
         axes.set_title(f"{group.dataset['id']}, {group.environment}")

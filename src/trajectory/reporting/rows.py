@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from trajectory.errors import UserError, require
+from trajectory.evaluation.results import normalized_score
 from trajectory.reporting.runs import TRANSFORMER, Run
 from trajectory.reporting.statistics import Summary, summarize
 
@@ -104,6 +105,13 @@ class Group:
     @property
     def unit(self) -> str:
         return "normalised score" if self.scored else "return"
+
+    @property
+    def of_data(self) -> float:
+        """The mean of the data's own episodes, in `unit`."""
+        mean = self.dataset["return_mean"]
+        score = normalized_score(mean, self.rows[0].runs[0].environment["reference"])
+        return mean if score is None else score
 
 
 def group_runs(runs: Sequence[Run], settings: ReportSettings, *, force: bool) -> tuple[list[Group], list[str]]:

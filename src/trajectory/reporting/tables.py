@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trajectory.evaluation.results import normalized_score
 from trajectory.reporting.published import PublishedScore
 from trajectory.reporting.rows import Group, Row
 from trajectory.reporting.runs import Problem, Run
@@ -48,8 +47,7 @@ def describe_data(group: Group) -> str:
     data = group.dataset
     if len(group.versions) > 1:
         return f"Data: {data['id']}, versions {', '.join(group.versions)}."
-    score = normalized_score(data["return_mean"], group.rows[0].runs[0].environment["reference"])
-    scored = "" if score is None else f", normalised score {score:.1f}"
+    scored = f", normalised score {group.of_data:.1f}" if group.scored else ""
     return (
         f"Data: {data['id']}, content {data['content_hash']}; {data['behaviour']}; {data['episodes']:,} episodes, "
         f"return {data['return_mean']:.1f} ± {data['return_std']:.1f}{scored}."
