@@ -10,7 +10,7 @@ import pytest
 from command_line import CONF, ROOT, compose_config
 from trajectory.data.store import load_episodes
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text().replace("\\\n", " ")  # commands of several lines
 COMMAND = re.compile(r"python src/(\w+)\.py((?: +[^`\s#]+)*)")
 
 
