@@ -81,6 +81,20 @@ def test_a_malicious_checkpoint_is_refused_by_evaluation_and_agent(
     assert not mark.exists()
 
 
+def test_a_malicious_checkpoint_out_of_an_artifact_is_refused(refusal: Refusal, tmp_path: Path, mark: Path) -> None:
+    """As Weights & Biases keeps and gives out the files of an artifact."""
+    import wandb
+
+    (tmp_path / "made").write_bytes(zipped(mark))
+    artifact = wandb.Artifact("model-of-others", type="model")
+    artifact.add_file(str(tmp_path / "made"), name="last.ckpt")
+    path = artifact.manifest.entries["last.ckpt"].local_path
+    assert path != str(tmp_path / "made")
+    line = refusal("evaluate", f"checkpoint={path}")
+    assert line.startswith("error: checkpoint must be a complete checkpoint of this project, got ")
+    assert not mark.exists()
+
+
 def test_a_malicious_checkpoint_with_a_checksum_is_refused_by_the_training_that_would_continue_it(
     tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
