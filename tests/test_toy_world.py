@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,8 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryDataModule:
     return toy_data(tmp_path_factory.mktemp("store"), tokenizer, episodes=300, window=5, batch_size=64)
 
 
-@pytest.fixture(scope="module")
-def module(data: TrajectoryDataModule) -> TrajectoryModule:
+def trained_on(data: TrajectoryDataModule) -> TrajectoryModule:
     model = GPTSettings(
         n_layer=2,
         n_head=2,
@@ -46,6 +46,11 @@ def module(data: TrajectoryDataModule) -> TrajectoryModule:
         module = toy_module(data, model, PLANNER, optimizer)
         fit(module, data, steps=400)
     return module.eval()
+
+
+@pytest.fixture(scope="module")
+def module(data: TrajectoryDataModule) -> TrajectoryModule:
+    return trained_on(data)
 
 
 def mean_return(module: TrajectoryModule, planner: PlannerSettings) -> float:
@@ -76,3 +81,23 @@ def test_return_to_go_sees_beyond_the_horizon(module: TrajectoryModule, planned:
     """Without it the small reward near the start looks best."""
     myopic = replace(PLANNER, discount=1e-4)
     assert planned > mean_return(module, myopic) + 0.5 * BEST
+
+
+LIKELY = replace(PLANNER, objective="likelihood", action=SamplingSettings())
+
+
+def test_the_likeliest_plan_imitates_an_expert(tmp_path: Path) -> None:
+    """It earns what the expert earns, who walks to the large reward with some noise."""
+    tokenizer = TokenizerSettings(bins=20, discount=DISCOUNT)
+    expert = toy_data(tmp_path, tokenizer, episodes=200, window=5, batch_size=64, drifts=(0.6,), noise=0.2)
+    assert expert.summary["return_mean"] > 0.5 * BEST
+    assert mean_return(trained_on(expert), LIKELY) > 0.95 * expert.summary["return_mean"]
+
+
+def test_the_likeliest_plan_does_not_care_for_rewards(
+    module: TrajectoryModule, data: TrajectoryDataModule, planned: float
+) -> None:
+    """On mixed data it does no better than those."""
+    found = mean_return(module, LIKELY)
+    assert found < planned - 0.4 * BEST
+    assert abs(found - data.summary["return_mean"]) < 0.3 * BEST

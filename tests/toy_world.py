@@ -50,8 +50,10 @@ gymnasium.register(TOY, entry_point="toy_world:ToyWorld", max_episode_steps=STEP
 TOY_ENVIRONMENT = EnvironmentSettings("toy", TOY)
 
 
-def record_toy_episodes(episodes: int, seed: int) -> list[RecordedEpisode]:
-    """Episodes of three noisy policies in turn: one drifts to the cliff, one stays, one drifts to the large reward."""
+def record_toy_episodes(
+    episodes: int, seed: int, drifts: tuple[float, ...] = DRIFTS, noise: float = 0.5
+) -> list[RecordedEpisode]:
+    """Episodes of noisy policies in turn, by default of one to the cliff, one that stays, one to the large reward."""
     rng = np.random.default_rng(seed)
     env = gymnasium.make(TOY)
     recorded = []
@@ -60,7 +62,7 @@ def record_toy_episodes(episodes: int, seed: int) -> list[RecordedEpisode]:
         observations, actions, rewards = [observation], [], []
         terminated = done = False
         while not done:
-            action = np.clip(rng.normal(DRIFTS[index % 3], 0.5, 1), -1.0, 1.0).astype(np.float32)
+            action = np.clip(rng.normal(drifts[index % len(drifts)], noise, 1), -1.0, 1.0).astype(np.float32)
             observation, reward, terminated, truncated, _ = env.step(action)
             observations.append(observation)
             actions.append(action)
@@ -71,15 +73,22 @@ def record_toy_episodes(episodes: int, seed: int) -> list[RecordedEpisode]:
 
 
 def toy_data(
-    store: Path, tokenizer: TokenizerSettings, *, episodes: int, window: int, batch_size: int, seed: int = 0
+    store: Path,
+    tokenizer: TokenizerSettings,
+    *,
+    episodes: int,
+    window: int,
+    batch_size: int,
+    seed: int = 0,
+    **behaviour: Any,
 ) -> TrajectoryDataModule:
-    """Toy episodes written to and read from a Minari store of their own."""
+    """Toy episodes, of `record_toy_episodes`, written to and read from a Minari store of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(STORE_VARIABLE, str(store))
         dataset_id = "toy/mixed-v0"
         save_episodes(
             dataset_id,
-            record_toy_episodes(episodes, seed),
+            record_toy_episodes(episodes, seed, **behaviour),
             TOY_ENVIRONMENT,
             algorithm_name="three noisy policies",
             author="tests",
