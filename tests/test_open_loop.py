@@ -62,7 +62,7 @@ def test_rollouts_are_drawn_from_what_the_model_gives_for_the_window(
     drawn = torch.zeros(true.shape, dtype=torch.bool)
     drawn[:, past + 1 :, OBSERVATION] = True
     drawn[:, past:, LAYOUT.reward_index :] = True
-    found = roll_out(
+    found, _ = roll_out(
         *(gpt, discretizer, true, drawn, uniform(5)),
         past=past,
         samples=samples,
@@ -93,7 +93,7 @@ def test_recorded_actions_are_put_in_and_own_ones_drawn(make_gpt: Callable[..., 
     for own in (False, True):
         drawn[..., LAYOUT.action] = own
         arguments: dict[str, Any] = {"past": 0, "samples": 5, "particles": 5, "generator": torch.Generator()}
-        found = roll_out(gpt, discretizer, true, drawn, uniform(5), **arguments)[..., LAYOUT.action]
+        found = roll_out(gpt, discretizer, true, drawn, uniform(5), **arguments)[0][..., LAYOUT.action]
         same = found == true[:, None, :, LAYOUT.action]
         assert same.all() == (not own)
 
@@ -111,7 +111,7 @@ def test_hidden_numbers_never_reach_the_model(make_gpt: Callable[..., GPT]) -> N
     def rollouts(tokens: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         arguments: dict[str, Any] = {"past": 3, "samples": 4, "particles": 16, "generator": generator}
-        return roll_out(gpt, discretizer, tokens, drawn, uniform(5), **arguments)
+        return roll_out(gpt, discretizer, tokens, drawn, uniform(5), **arguments)[0]
 
     assert torch.equal(rollouts(true), rollouts(other))
     seen = other.clone()
@@ -128,7 +128,7 @@ def test_hidden_dimensions_come_from_the_exact_posterior_given_all_that_is_seen(
     drawn.view(-1)[hidden] = True
     generator = torch.Generator().manual_seed(0)
     arguments: dict[str, Any] = {"samples": 20_000, "particles": 20_000, "generator": generator}
-    found = roll_out(gpt, discretizer, true, drawn, uniform(bins), past=past, **arguments)
+    found, effective = roll_out(gpt, discretizer, true, drawn, uniform(bins), past=past, **arguments)
 
     forbidden, scores = ~discretizer.valid(), {}
     evidence = D + LAYOUT.observation_dim  # the present action is an input
@@ -145,6 +145,7 @@ def test_hidden_dimensions_come_from_the_exact_posterior_given_all_that_is_seen(
     exact = torch.tensor(list(scores.values())).softmax(0)
     drawn_pairs = found.view(-1, true[0].numel())[:, hidden]
     shares = torch.stack([(drawn_pairs == torch.tensor(values)).all(1).float().mean() for values in scores])
+    assert 1 < effective.item() < 20_000
     prior = torch.full_like(exact, 1 / len(exact))
     assert (exact - prior).abs().max() > 0.1, "the evidence tells something"
     torch.testing.assert_close(shares.double(), exact.double(), rtol=0, atol=0.02)

@@ -74,6 +74,8 @@ def test_results_tell_of_every_model_at_some_steps(analysed: subprocess.Complete
     full = {model: scores["error"]["median"] for model, scores in results["full"].items()}
     assert full["bins at best"][0] < full["transformer"][0], "a model of six steps of training errs"
     assert full["one step"] == full["one step, trained so"]
+    assert results["effective_particles"].keys() == {"transformer", "one step", "one step, trained so"}
+    assert all(1 <= number <= results["particles"] for number in results["effective_particles"].values())
     masked = results["masked"]["ensemble"]
     assert masked["error_hidden"]["median"][0] > masked["error_seen"]["median"][0]
 

@@ -16,7 +16,7 @@ Names: E starts, S rollouts of each, H steps, O = observation_dim, A = action_di
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -102,10 +102,12 @@ class Forecast:
     Args:
         states: (E, S, H, O) predicted observations.
         points: (E, S, H, O) the same as samples of a density: of a bin, a point drawn within it.
+        effective: (E,) particles that hidden dimensions were told by, as of `roll_out`; None without a filter.
     """
 
     states: Tensor
     points: Tensor
+    effective: Tensor | None = None
 
 
 def by_transformer(
@@ -136,7 +138,7 @@ def by_transformer(
     drawn[:, past:, layout.reward_index] = True
     drawn[:, :, layout.value_index] = True  # it tells the future
     generator = task.generator()
-    rollouts = roll_out(
+    rollouts, effective = roll_out(
         decoder_for(checkpoint.gpt),
         discretizer,
         true.to(device),
@@ -148,7 +150,8 @@ def by_transformer(
         memory=memory,
         generator=generator,
     )
-    return from_bins(task, discretizer, rollouts[:, :, past + 1 :, layout.observation].cpu(), generator)
+    forecast = from_bins(task, discretizer, rollouts[:, :, past + 1 :, layout.observation].cpu(), generator)
+    return replace(forecast, effective=effective)
 
 
 @torch.inference_mode()

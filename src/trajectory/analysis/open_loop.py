@@ -38,7 +38,7 @@ def roll_out(
     particles: int,
     memory: int | None = None,
     generator: torch.Generator,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Draw rollouts from every start.
 
     The stop token is never drawn: the rollouts go on, as the recorded ones do.
@@ -55,11 +55,12 @@ def roll_out(
         generator: of the CPU.
 
     Returns:
-        (E, S, T, D) tokens, given ones included.
+        (E, S, T, D) tokens, given ones included; (E,) the least effective number of particles (Kong et al. 1994) that
+        any resampling of a start had, P or S where nothing is hidden.
     """
     hidden = bool(drawn[:, : past + 1, decoder.layout.observation].any())
     rows = particles if hidden else samples
-    parts = []
+    parts, effective = [], []
     for starts in torch.arange(len(true)).split(max(1, MOST_ROWS // rows)):
         part = _Rollouts(decoder, discretizer, true[starts.to(true.device)], drawn[starts], rows, memory, generator)
         for step in range(true.shape[1]):
@@ -68,7 +69,8 @@ def roll_out(
                 part.resample(rows if step < past else samples)
             part.finish(step)
         parts.append(part.tokens.view(-1, samples, *true.shape[1:]))
-    return torch.cat(parts)
+        effective.append(part.effective)
+    return torch.cat(parts), torch.cat(effective)
 
 
 class _Rollouts:
@@ -92,6 +94,7 @@ class _Rollouts:
         self.forbidden = ~discretizer.valid().to(true.device)
         self.tokens = torch.zeros_like(true).repeat_interleave(rows, dim=0)
         self.weights = torch.zeros(len(self.tokens), device=true.device)  # log-probabilities of the evidence
+        self.effective = torch.full((len(true),), float(rows))
         # transitions that the window holds, and how many it begins with again once it is full; rotary ones slide on
         self.kept = memory or max(1, settings.window // 2)
         self.full = memory + 1 if memory else None if settings.rotary else settings.window
@@ -142,6 +145,7 @@ class _Rollouts:
     def resample(self, rows: int) -> None:
         """Go on with so many of every start, in proportion to their weights (systematic resampling)."""
         weights = self.weights.view(-1, self.rows).softmax(-1)
+        self.effective = torch.minimum(self.effective, 1 / weights.square().sum(-1).cpu())
         offsets = torch.rand(len(weights), 1, generator=self.generator).to(weights.device)
         places = (torch.arange(rows, device=weights.device) + offsets) / rows
         chosen = torch.searchsorted(weights.cumsum(-1), places).clamp(max=self.rows - 1)

@@ -111,12 +111,15 @@ def predict(checkpoint: Checkpoint, data: AnalysedData, settings: PredictionSett
     begun = perf_counter()
     curves: Curves = {"full": {}, "masked": {}}
     shown: dict[str, np.ndarray] = {}
+    effective: dict[str, float] = {}
     work = [(seen, name) for seen in curves for name in models if seen == "full" or "own actions" not in name]
     for seen, name in progress_bar(work, desc="predicting", unit="model", leave=False):
         gone = hidden if seen == "masked" else torch.zeros_like(hidden)
         forecast = models[name](gone)
         scores = score(forecast, task, gone)
         curves[seen][name] = {key: with_bands(found, task.groups, settings.seed) for key, found in scores.items()}
+        if seen == "masked" and forecast.effective is not None:
+            effective[name] = round(float(forecast.effective.median()), 1)
         if seen == "full":
             shown[name] = forecast.states[0, 0].numpy()
     seconds["predictions"] = round(perf_counter() - begun, 1)
@@ -134,6 +137,8 @@ def predict(checkpoint: Checkpoint, data: AnalysedData, settings: PredictionSett
         "context": task.past,
         "horizon": task.horizon,
         "ensemble": {"epochs": trained.epochs, "held_out_loss": trained.held_out},
+        "particles": settings.particles,
+        "effective_particles": effective,
         "seconds": seconds,
         "steps": steps,
         **{seen: at_steps(models, steps) for seen, models in curves.items()},
