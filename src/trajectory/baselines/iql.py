@@ -23,7 +23,7 @@ class IQLSettings:
 
     name: str = "iql"
     hidden: tuple[int, ...] = (256, 256)
-    steps: int = 50_000
+    steps: int = 100_000
     batch_size: int = 256
     learning_rate: float = 3e-4
     discount: float = 0.99
