@@ -80,3 +80,14 @@ def test_an_analysis_must_be_chosen_and_the_message_names_all(place: Path) -> No
     assert "You must specify 'analysis'" in process.stderr
     assert set(ANALYSES) <= set(process.stderr.split())
     assert "Traceback" not in process.stderr
+
+
+@pytest.mark.skipif(find_spec("gymnasium_robotics") is None, reason="needs the extra robotics")
+@pytest.mark.parametrize("goal", ["[0.0,0.0]", "[9.0,9.0]"])
+def test_a_goal_in_a_wall_of_the_maze_or_outside_it_is_one_line(goal: str, place: Path) -> None:
+    options = ("experiment=pointmaze", *SMALL, f"evaluation.goal={goal}", "hydra.run.dir=refused")
+    process = run_main_here("train", *options, folder=place)
+    assert process.returncode == 1
+    assert not (place / "refused").exists()
+    (line,) = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: evaluation.goal must be in the maze of PointMaze_UMaze-v3 and not in a wall, got ")

@@ -211,6 +211,28 @@ def test_baselines_are_measured_on_the_same_pairs(trained: Path, baseline: str) 
     assert pairs[0] == pairs[1]
 
 
+@pytest.mark.slow
+def test_planning_finds_the_doors(tmp_path: Path) -> None:
+    """A tenth of the experiment reaches far more goals than the walk that its data are of."""
+    shared = (
+        "experiment=four_rooms",
+        "dataset.steps=400_000",
+        "trainer.threads=1",
+        "evaluation.seed=3000",
+        "logger=csv",
+    )
+    shares = {}
+    for name, options in (("planned", ("trainer.max_steps=2_000",)), ("walk", ("baseline=behaviour",))):
+        process = run_main(
+            "train", *shared, *options, "evaluation.episodes=40", f"hydra.run.dir={name}", folder=tmp_path
+        )
+        assert process.returncode == 0, process.stderr
+        shares[name] = json.loads((tmp_path / name / "results.json").read_text())
+    assert shares["planned"]["reached_share"] > shares["walk"]["reached_share"] + 0.2
+    through_doors = [episode for episode in shares["planned"]["episodes"] if episode["shortest_path"] > 6]
+    assert any(episode["reached"] for episode in through_doors)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

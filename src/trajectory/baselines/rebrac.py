@@ -21,7 +21,7 @@ class ReBRACSettings:
 
     name: str = "rebrac"
     hidden: tuple[int, ...] = (256, 256, 256)
-    steps: int = 50_000
+    steps: int = 100_000
     batch_size: int = 256
     learning_rate: float = 1e-3
     discount: float = 0.99
