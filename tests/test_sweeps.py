@@ -441,11 +441,11 @@ def test_a_job_of_submitit_that_is_preempted_goes_on_from_its_checkpoint(place: 
 
 @pytest.mark.slow
 def test_a_killed_job_of_joblib_loses_no_other(place: Path) -> None:
-    overrides = ("seed=0,1,2", "hydra/launcher=joblib", "hydra.sweep.dir=killed", "trainer.max_steps=3000")
+    overrides = ("seed=0,1,2", "hydra/launcher=joblib", "hydra.sweep.dir=killed", "trainer.max_steps=800")
     with start_main("train", "-m", *QUICK, *overrides, folder=place) as process:
         log = place / "killed" / "0" / "train.log"
         while not (log.is_file() and "training on" in log.read_text()) and process.poll() is None:
-            pass
+            time.sleep(0.05)
         os.kill(_worker(log.parent), signal.SIGKILL)
         _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
