@@ -194,6 +194,8 @@ def test_the_death_of_one_process_ends_all_with_one_line(place: Path, alone: Pat
     assert process.returncode == 1
     assert "Traceback" not in stderr
     lines = [line for line in stderr.splitlines() if line and "%|" not in line]
+    # heads this narrow are left to torch, which one line says
+    lines = [line for line in lines if not line.startswith("training with torch's operations alone")]
     assert lines == ["error: rank 1: ended by signal 9"]
     assert not (place / "killed").exists()
 

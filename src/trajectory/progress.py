@@ -29,5 +29,5 @@ def progress_bar(iterable: Iterable | None = None, **options: Any) -> tqdm:
     if sys.stderr.isatty() and multiprocessing.parent_process() is None:
         return tqdm(iterable, **options)
     # bars that share a terminal or a file would write over each other
-    lines: Any = {"file": _Lines(), "mininterval": SECONDS_BETWEEN_LINES, "miniters": 1, "delay": 1, "ncols": 120}
+    lines: Any = {"file": _Lines(), "mininterval": SECONDS_BETWEEN_LINES, "miniters": 1, "ncols": 120}
     return tqdm(iterable, **{**lines, **options, "leave": True})

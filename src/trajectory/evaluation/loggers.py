@@ -17,6 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
@@ -159,11 +160,11 @@ class TensorBoardMetrics(NewPoints, TensorBoardLogger):
 
     def add_gif(self, name: str, gif: bytes, step: int) -> None:
         """Show a GIF among the images, where it moves."""
-        from tensorboard.compat.proto import summary_pb2 as proto
+        from torch.utils.tensorboard import summary as proto
 
         width, height = (int.from_bytes(gif[at : at + 2], "little") for at in (6, 8))
-        image = proto.Summary.Image(encoded_image_string=gif, width=width, height=height, colorspace=3)  # ty: ignore[missing-attribute]
-        summary = proto.Summary(value=[proto.Summary.Value(tag=name, image=image)])  # ty: ignore[missing-attribute]
+        image = proto.Summary.Image(encoded_image_string=gif, width=width, height=height, colorspace=3)
+        summary = proto.Summary(value=[proto.Summary.Value(tag=name, image=image)])
         self.experiment._get_file_writer().add_summary(summary, step)  # there is no public way to a GIF
 
 
@@ -253,13 +254,12 @@ def log_picture(loggers: list[Logger], name: str, path: Path, step: int = 0) -> 
 
 def as_gif(video: Path) -> bytes:
     """A video as a GIF of at most `GIF_FRAMES` frames, evenly spaced, each of half the width and height."""
-    import imageio.v2 as imageio
-    from PIL import Image
+    import imageio.v3 as imageio
 
-    frames = [Image.fromarray(frame[::2, ::2]) for frame in imageio.mimread(video, memtest=False)]
-    first, *others = frames[:: -(-len(frames) // GIF_FRAMES)]
+    frames = [frame[::2, ::2] for frame in imageio.imiter(video)]
+    chosen = np.stack(frames[:: -(-len(frames) // GIF_FRAMES)])
     gif = BytesIO()
-    first.save(gif, format="GIF", save_all=True, append_images=others, duration=100, loop=0)
+    imageio.imwrite(gif, chosen, extension=".gif", duration=100, loop=0)
     return gif.getvalue()
 
 
