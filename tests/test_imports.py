@@ -21,7 +21,7 @@ PLUGINS = SRC / "hydra_plugins" / "trajectory_sweepers"
 
 # the rooms of the house from the ground up; those of one floor do not know each other
 FLOORS: list[set[str]] = [
-    {"errors", "transition"},
+    {"colors", "errors", "transition"},
     {"config", "distributed", "progress", "files", "hardware", "environments", "interruption", "locks", "worlds"},
     {"behaviour", "resume"},
     {"data"},

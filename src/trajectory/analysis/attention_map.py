@@ -11,13 +11,14 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from trajectory.colors import BLUE, GREEN, ORANGE, PURPLE
 from trajectory.transition import TokenKind, TransitionLayout
 
-KINDS = {  # colours by Okabe and Ito, told apart by everyone
-    TokenKind.OBSERVATION: "#0072b2",
-    TokenKind.ACTION: "#e69f00",
-    TokenKind.REWARD: "#009e73",
-    TokenKind.VALUE: "#cc79a7",
+KINDS = {
+    TokenKind.OBSERVATION: BLUE,
+    TokenKind.ACTION: ORANGE,
+    TokenKind.REWARD: GREEN,
+    TokenKind.VALUE: PURPLE,
 }
 
 

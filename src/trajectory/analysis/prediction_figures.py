@@ -10,21 +10,21 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from trajectory.colors import BLUE, GREEN, ORANGE, PURPLE, VERMILION
 from trajectory.evaluation.drawing import frames, qpos_of
 from trajectory.evaluation.video import Caption
 
 PANEL = 320  # pixels
 COLUMNS = 6  # of the picture of states
-# Okabe and Ito: told apart by everyone
 LINES: dict[str, dict[str, Any]] = {
-    "transformer": {"color": "#0072b2", "linewidth": 1.8},
-    "one step": {"color": "#e69f00", "linewidth": 1.8},
-    "one step, trained so": {"color": "#cc79a7", "linewidth": 1.8},
-    "ensemble": {"color": "#009e73", "linewidth": 1.8},
-    "ensemble, in range": {"color": "#d55e00", "linewidth": 1.8},
-    "transformer, own actions": {"color": "#0072b2", "linewidth": 1.0, "linestyle": "--"},
-    "one step, own actions": {"color": "#e69f00", "linewidth": 1.0, "linestyle": "--"},
-    "one step, trained so, own actions": {"color": "#cc79a7", "linewidth": 1.0, "linestyle": "--"},
+    "transformer": {"color": BLUE, "linewidth": 1.8},
+    "one step": {"color": ORANGE, "linewidth": 1.8},
+    "one step, trained so": {"color": PURPLE, "linewidth": 1.8},
+    "ensemble": {"color": GREEN, "linewidth": 1.8},
+    "ensemble, in range": {"color": VERMILION, "linewidth": 1.8},
+    "transformer, own actions": {"color": BLUE, "linewidth": 1.0, "linestyle": "--"},
+    "one step, own actions": {"color": ORANGE, "linewidth": 1.0, "linestyle": "--"},
+    "one step, trained so, own actions": {"color": PURPLE, "linewidth": 1.0, "linestyle": "--"},
     "random state": {"color": "black", "linewidth": 1.0, "linestyle": ":"},
     "bins at best": {"color": "gray", "linewidth": 1.0, "linestyle": "-."},
 }

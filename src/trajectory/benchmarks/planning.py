@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from trajectory.benchmarks.table import Columns, measure_all
+from trajectory.colors import COLORS
 from trajectory.data.discretizer import Discretizer
 from trajectory.errors import require
 from trajectory.hardware import product_flops, torch_threads
@@ -35,7 +36,6 @@ LAYOUTS = {
     "walker2d": TransitionLayout(17, 6),
     "ant": TransitionLayout(27, 8),
 }
-COLORS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7"]  # Okabe and Ito: told apart by everyone
 UNCHANGED = ("environment", "context", "environments", "positions", "threads")
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from trajectory.colors import BLUE, ORANGE
 from trajectory.data.episodes import Episodes
 
 MOST_ROWS = 200_000  # that ranges are drawn from, evenly spaced
-BLUE, ORANGE = "#0072b2", "#e69f00"  # Okabe and Ito: told apart by everyone
 PERCENTILES = (0, 1, 25, 50, 75, 99, 100)
 
 

@@ -11,12 +11,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
+from trajectory.colors import BLUE, GREEN, ORANGE
 from trajectory.evaluation.rollout import EpisodeResult
 
 ENOUGH = 2.0  # times the shortest way, that still count as a direct one
 PATHS = 9  # on a picture
 MAZE_RADIUS = 0.45  # within which Gymnasium-Robotics counts a goal of PointMaze as reached
-PATH, START, GOAL, WALL = "#0072b2", "#e69f00", "#009e73", "#555555"  # Okabe and Ito
+PATH, START, GOAL, WALL = BLUE, ORANGE, GREEN, "#555555"
 
 
 def path_length(episode: EpisodeResult) -> float:

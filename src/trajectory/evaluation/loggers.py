@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -256,8 +257,8 @@ def as_gif(video: Path) -> bytes:
     """A video as a GIF of at most `GIF_FRAMES` frames, evenly spaced, each of half the width and height."""
     import imageio.v3 as imageio
 
-    frames = [frame[::2, ::2] for frame in imageio.imiter(video)]
-    chosen = np.stack(frames[:: -(-len(frames) // GIF_FRAMES)])
+    stride = -(-sum(1 for _ in imageio.imiter(video)) // GIF_FRAMES)
+    chosen = np.stack([frame[::2, ::2].copy() for frame in islice(imageio.imiter(video), None, None, stride)])
     gif = BytesIO()
     imageio.imwrite(gif, chosen, extension=".gif", duration=100, loop=0)
     return gif.getvalue()

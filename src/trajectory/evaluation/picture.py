@@ -10,11 +10,12 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from trajectory.colors import BLUE, ORANGE
 from trajectory.data.returns import return_to_go
 from trajectory.evaluation.drawing import Draw
 from trajectory.evaluation.rollout import Recording
 
-EXECUTED, FORESEEN = "#0072b2", "#e69f00"  # Okabe and Ito: told apart by everyone
+EXECUTED, FORESEEN = BLUE, ORANGE
 COLUMNS = 6  # frames of a row
 MOMENTS = 2  # plans of which frames are drawn
 INCHES = 1.75  # of a frame

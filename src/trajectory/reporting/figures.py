@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from trajectory.colors import COLORS
 from trajectory.reporting.published import PublishedScore
 from trajectory.reporting.rows import Group
 
-COLORS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442"]  # Okabe and Ito
 LINES = ["-", "--", ":", "-."]
 HATCHES = ["", "///", "...", "xxx"]  # of bars whose colours come again
 LOSSES = ("observation", "action", "reward", "value")
