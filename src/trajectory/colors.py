@@ -1,0 +1,5 @@
+"""The colours of all pictures: Okabe and Ito's, told apart by everyone."""
+
+BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#e69f00", "#009e73", "#cc79a7"
+SKY, VERMILION, YELLOW = "#56b4e9", "#d55e00", "#f0e442"
+COLORS = [BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW]
