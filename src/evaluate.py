@@ -57,7 +57,8 @@ def evaluate(config: DictConfig, folder: Path) -> float:
     if evaluation.goal is not None and environment.goal is not None:
         goal = np.array(evaluation.goal)
         goal_tokens(checkpoint.discretizer, environment.goal, goal, key="evaluation.goal")
-    agent = TrajectoryAgent(checkpoint.gpt, checkpoint.discretizer, planner, trained["tokenizer"]["discount"])
+    told = (trained["tokenizer"][key] for key in ("discount", "terminal_reward"))
+    agent = TrajectoryAgent(checkpoint.gpt, checkpoint.discretizer, planner, *told)
     set_threads(trainer.threads)
     resolved = {**given(config), "planner": asdict(planner), "env": asdict(environment)}
     write_file(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))

@@ -252,7 +252,8 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
             trainer.fit(module, data, ckpt_path=checkpoint)
         interruption.leave_if_preempted()
         module.to(device).eval()
-        agent = TrajectoryAgent(module.whole_gpt().eval(), module.discretizer, planner, tokenizer.discount)
+        told = (tokenizer.discount, tokenizer.terminal_reward)
+        agent = TrajectoryAgent(module.whole_gpt().eval(), module.discretizer, planner, *told)
         facts |= {"planner": asdict(planner), "steps": trainer.global_step, "evaluations": planning.history}
         facts |= {"pruned": True} if planning.pruned else {}
         facts |= {"skipped_steps": guard.skipped, "interrupted": trainer.global_step < trainer_settings.max_steps}

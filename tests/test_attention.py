@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.image
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from command_line import TINY, Refusal, compose_config, run_main
-from example_data import made_up_episodes, save
+from example_data import flat_columns, made_up_episodes, save, write_d4rl
 from offline_run import names
 from trajectory.analysis.attention import (
     AttentionSettings,
     Patterns,
     attention_weights,
     describe_head,
+    of_the_past,
     past_actions,
     share,
 )
@@ -135,8 +137,11 @@ def test_the_verdict_on_past_actions_follows_the_weights(patterns: Patterns) -> 
     on_observations = spread(patterns.past(TokenKind.OBSERVATION, [TokenKind.ACTION]), patterns)
     noise = torch.rand(16, 1, 1, generator=torch.Generator().manual_seed(0)).double() / 10
 
-    def verdict(weights: Tensor) -> dict[str, Any]:
-        return past_actions((1 - noise) * weights + noise * patterns.uniform, patterns, seed=0, resamples=200)
+    def verdict(weights: Tensor, groups: np.ndarray = np.arange(16)) -> dict[str, Any]:  # noqa: B008
+        found = of_the_past((1 - noise) * weights + noise * patterns.uniform, patterns)
+        shares = {name: each.numpy() for name, each in found.items()}
+        uniform = {name: float(each) for name, each in of_the_past(patterns.uniform, patterns).items()}
+        return past_actions(shares, uniform, groups, seed=0, resamples=200)
 
     found = verdict(on_actions)
     assert found["verdict"] == "yes"
@@ -145,6 +150,13 @@ def test_the_verdict_on_past_actions_follows_the_weights(patterns: Patterns) -> 
         low, high = comparison["interval"]
         assert 0 < low < comparison["difference"] < high
     assert verdict(on_observations)["verdict"] == "no"
+    # windows of one episode are alike, and tell no more than one of them does
+    noise = noise[:4].repeat_interleave(4, dim=0)
+    (low, high), (lower, higher) = (
+        verdict(on_actions, groups)["more_than"]["uniform attention"]["interval"]
+        for groups in (np.arange(16), np.arange(16) // 4)
+    )
+    assert higher - lower > 1.3 * (high - low)
     # actions look at past actions more than uniform attention would, but all others do far more
     of_actions = patterns.past(TokenKind.ACTION, [TokenKind.ACTION])
     of_others = patterns.past(TokenKind.ACTION, set(TokenKind) - {TokenKind.ACTION})
@@ -204,6 +216,7 @@ def test_data_of_another_environment_are_one_line(checkpoint: Path, refusal: Ref
     cheetah = EnvironmentSettings("halfcheetah", "HalfCheetah-v5")
     save("me/pendulum/any-v0", made_up_episodes(2))
     save("me/halfcheetah/any-v0", made_up_episodes(2, cheetah), cheetah)
+    file = write_d4rl(store / "halfcheetah_medium-v2.hdf5", flat_columns(made_up_episodes(2, cheetah)))
     command = ("analysis=attention", f"checkpoint={checkpoint}", "dataset=minari")
     line = refusal("analyze", *command, "dataset.id=me/pendulum/any-v0")
     assert line == (
@@ -214,6 +227,10 @@ def test_data_of_another_environment_are_one_line(checkpoint: Path, refusal: Ref
     assert line == (
         "error: dataset must be of Walker2d-v5, as the checkpoint's, got 'me/halfcheetah/any-v0 of HalfCheetah-v5'"
     )
+    line = refusal("analyze", *command[:2], "dataset=d4rl", f"dataset.path={file}")
+    assert line == (
+        "error: dataset must be of Walker2d-v5, as the checkpoint's, got 'halfcheetah_medium-v2 of halfcheetah'"
+    )
 
 
 def test_data_without_whole_windows_are_one_line(checkpoint: Path, refusal: Refusal, store: Path) -> None:
@@ -222,4 +239,4 @@ def test_data_without_whole_windows_are_one_line(checkpoint: Path, refusal: Refu
     line = refusal(
         "analyze", "analysis=attention", f"checkpoint={checkpoint}", "dataset=minari", "dataset.id=me/walker2d/short-v0"
     )
-    assert line == "error: dataset must be of at least 2 whole windows of 10 transitions, got 0"
+    assert line == "error: dataset must be of at least 2 episodes of 10 transitions or more, got 0"

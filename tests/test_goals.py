@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,7 +28,7 @@ from trajectory.data.goals import HindsightSettings, HindsightWindows, goal_toke
 from trajectory.data.source import locate
 from trajectory.data.store import STORE_VARIABLE, save_episodes
 from trajectory.data.windows import ShuffledBatches, hashed
-from trajectory.environments import EnvironmentSettings
+from trajectory.environments import EnvironmentSettings, check_goal, make_environment
 from trajectory.errors import UserError
 from trajectory.evaluation.goals import draw_paths, summarize_goals
 from trajectory.evaluation.results import format_table, summarize_rollouts
@@ -198,6 +199,7 @@ def test_every_environment_has_a_goal_of_its_own() -> None:
         ([0.0, 1.0], r"^goal must be of 1 numbers, got \(2,\)$"),
         ([40.0], r"^goal must be from -\S+ to \S+ in observation\[1\], as the data that was trained on, got 40\.0$"),
         ([float("nan")], r"^goal must be from -.* got nan$"),
+        ([[0.0], [0.1]], r"^goals must be one for all of the 1 environments or one for each, got 2$"),
     ],
 )
 def test_a_wrong_goal_is_refused(goals: Any, message: str) -> None:
@@ -261,6 +263,33 @@ class GoalLine(gymnasium.Env):
 
     def shortest_path_length(self, start: np.ndarray, goal: np.ndarray) -> float:
         return abs(float(start[0] - goal[0]))
+
+
+class SilentLine(GoalLine):
+    """A line that tells of success by another name, or not at all."""
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__()
+        self.name = name
+
+    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, {self.name: info["success"]} if self.name else {}
+
+
+def test_a_world_must_tell_when_goals_are_reached() -> None:
+    gymnasium.register("SilentLine-v0", entry_point="test_goals:SilentLine", max_episode_steps=10)
+    silent = EnvironmentSettings("line", "SilentLine-v0", {}, ["observation"], [0])
+    with pytest.raises(UserError, match=r"^env\.id must be of an environment whose steps .* got 'SilentLine-v0'$"):
+        check_goal(None, silent, "env=line")
+    named = replace(silent, kwargs={"name": "is_success"})
+    check_goal([0.5], named, "env=line")
+    env = make_environment(named)
+    env.reset(seed=0)
+    assert env.step(np.zeros(1))[4]["success"] in (False, True)
+    for goal in ([math.nan], [math.inf], [0.1, 0.2]):
+        with pytest.raises(UserError, match=r"^evaluation\.goal must be of 1 finite numbers"):
+            check_goal(goal, named, "env=line")
 
 
 gymnasium.register(LINE, entry_point="test_goals:GoalLine", max_episode_steps=40)
@@ -377,11 +406,13 @@ def test_a_clone_with_goals_heads_for_them(line_data: TrajectoryDataModule) -> N
 
 
 def test_shares_count_what_is_reached_within_twice_the_shortest_way() -> None:
-    def episode(reached: bool, path: float, shortest: float | None = 1.0) -> dict[str, Any]:
-        return {"reached": reached, "path_length": path, "shortest_path": shortest}
+    def episode(reached: bool, path: float, shortest: float | None = 1.0, length: int = 9) -> dict[str, Any]:
+        return {"reached": reached, "path_length": path, "shortest_path": shortest, "length": length}
 
     episodes = [episode(True, 1.0), episode(True, 2.0), episode(True, 2.1), episode(False, 1.0)]
     assert summarize_goals(episodes) == {"reached_share": 0.75, "direct_share": 0.5}
+    # from within reach of the goal there is no shorter way than one step
+    assert summarize_goals([*episodes, episode(True, 0.5, 0.0, 1)]) == {"reached_share": 0.8, "direct_share": 0.6}
     unknown = [*episodes, episode(True, 1.0, None)]
     assert summarize_goals(unknown) == {"reached_share": 0.8, "direct_share": None}
     assert Counter(e["reached"] for e in unknown)[True] == 4

@@ -119,6 +119,7 @@ def test_pictures_video_ensemble_and_table_are_left(analysed: subprocess.Complet
 
 
 OTHERS = {"WINDOW_1": ("model", "window", 1), "WALKER": ("environment", "id", "Walker2d-v5")}
+OTHERS["OTHER_DATA"] = ("dataset", "content_hash", "0")
 
 
 def other_checkpoint(checkpoint: Path, name: str, folder: Path) -> Path:
@@ -138,10 +139,15 @@ def other_checkpoint(checkpoint: Path, name: str, folder: Path) -> Path:
         ("analysis.context=10", "analysis.context must be from 0 to 9, the model's window less one, got 10"),
         ("analysis.masked_share=1.5", "analysis.masked_share must be above 0 and below 1, got 1.5"),
         ("analysis.ensemble.members=0", "analysis.ensemble.members must be at least 1, got 0"),
+        ("analysis.particles=3", "analysis.particles must be at least analysis.samples=4, got 3"),
         ("analysis.single_step_checkpoint=nowhere", "checkpoint must be the path of a checkpoint file, got 'nowhere'"),
         (
             "analysis.single_step_checkpoint=WINDOW_1",
             "analysis.single_step_checkpoint must be a checkpoint with model.w",
+        ),
+        (
+            "analysis.single_step_checkpoint=OTHER_DATA",
+            "analysis.single_step_checkpoint must be of a model of the same",
         ),
         ("analysis.single_step_checkpoint=WALKER", "analysis.single_step_checkpoint must be of Hopper-v5, as the "),
         ("dataset=minari", "dataset must be of Hopper-v5, as the checkpoint's, got 'test/walks-v0 of Walker2d-v5'"),

@@ -15,12 +15,12 @@ import pytest
 
 from toy_world import TOY_ENVIRONMENT
 from trajectory.evaluation.drawing import choose_gl
-from trajectory.evaluation.picture import COLUMNS, strips
+from trajectory.evaluation.picture import COLUMNS, received, strips
 from trajectory.evaluation.rollout import Recording
 from trajectory.evaluation.video import CAPTION, draw_episode, write_video
 from trajectory.planning.agent import PlannedTrajectory
 
-SIZE, FPS, STEPS, HORIZON = 96, 30, 21, 6
+SIZE, STEPS, HORIZON = 96, 21, 6
 # twenty-one steps of Hopper, at every sixth of which a plan foresees five still steps ("still") or what came ("true")
 DRAW = f"""
 import sys
@@ -74,7 +74,7 @@ def test_an_episode_becomes_an_mp4_in_real_time(tmp_path: Path) -> None:
     assert draw(tmp_path) == ""
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["episode.mp4", "rollout.png"]
     drawn = frames(tmp_path)
-    assert iio.immeta(tmp_path / "episode.mp4", plugin="FFMPEG")["fps"] == FPS
+    assert iio.immeta(tmp_path / "episode.mp4", plugin="FFMPEG")["fps"] == pytest.approx(1 / (4 * 0.008), rel=0.01)
     # a Hopper step takes 8 ms, so every fourth state is a frame
     assert drawn.shape == (-(-STEPS // 4), SIZE, SIZE, 3)
     assert all(frame.std() > 10 for frame in drawn)
@@ -152,3 +152,16 @@ def test_an_offscreen_library_is_chosen_unless_one_is_given(monkeypatch: pytest.
     choose_gl()
     found = [name for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")) if ctypes.util.find_library(library)]
     assert os.environ["MUJOCO_GL"] == [*found, "disable"][0]
+
+
+def test_a_fall_costs_what_training_made_of_it() -> None:
+    """What plans promise is in the same terms as what is received."""
+    recording = Recording(rewards=[2.0] * 300, discount=0.99, terminal_reward=-100.0)
+    returns = received(recording, terminated=True)
+    for step in (0, 280, 299):
+        slow = sum(0.99**ahead * 2 for ahead in range(299 - step)) - 100 * 0.99 ** (299 - step)
+        assert returns[step] == pytest.approx(slow)
+    # at a time limit what comes is as good as what came
+    np.testing.assert_allclose(received(recording, terminated=False), 200.0)
+    recording.terminal_reward = None
+    assert received(recording, terminated=True)[-1] == 2.0

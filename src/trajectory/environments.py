@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,7 +67,7 @@ def make_raw_environment(settings: EnvironmentSettings) -> Any:
         raise UserError(
             f"env.id must be a registered Gymnasium environment, got {settings.id!r}: {first_line(error)}"
         ) from error
-    except (TypeError, ValueError, OSError) as error:
+    except (TypeError, ValueError, OSError, AssertionError) as error:
         reason = first_line(error)
         raise UserError(f"env.kwargs must be what {settings.id} takes, got {settings.kwargs}: {reason}") from error
 
@@ -100,7 +101,7 @@ def make_environment(settings: EnvironmentSettings) -> Any:
 
 
 class _GoalInInfo(gymnasium.Wrapper):
-    """Tells the goal, asked for and achieved, in `info`: a flat observation has lost it."""
+    """Tells the goal, asked for and achieved, in `info`: a flat observation has lost it; and `success`, by one name."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
@@ -108,7 +109,11 @@ class _GoalInInfo(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, reward, terminated, truncated, {**info, **_goals_of(observation)}
+        names = [name for name in ("success", "is_success") if name in info]
+        rule = "of an environment whose steps tell of success or is_success, where env.goal is given"
+        require(len(names) > 0, "env.id", rule, str(self.env.spec and self.env.spec.id))
+        told = {**info, **_goals_of(observation), "success": bool(info[names[0]])}
+        return observation, reward, terminated, truncated, told
 
 
 def _goals_of(observation: Any) -> dict[str, np.ndarray]:
@@ -148,19 +153,22 @@ def set_goal(env: Any, goal: Sequence[float]) -> None:
 
 
 def check_goal(goal: Sequence[float] | None, settings: EnvironmentSettings, owner: str) -> None:
-    """Refuse a goal that `evaluation.goal` asks for where there are none, of another size, or outside the world.
+    """Refuse a goal that `evaluation.goal` asks for where there are none, of another size, or outside the world, and
+    a world that does not tell when its goals are reached.
 
     Args:
         owner: names what knows no goals in messages.
     """
-    if goal is None:
+    if settings.goal is None:
+        require(goal is None, "evaluation.goal", f"null with {owner}, which was made without goals", goal)
         return
-    require(settings.goal is not None, "evaluation.goal", f"null with {owner}, which was made without goals", goal)
-    assert settings.goal is not None
-    require(len(goal) == len(settings.goal), "evaluation.goal", f"of {len(settings.goal)} numbers", goal)
     env = make_environment(settings)
     env.reset(seed=0)
-    set_goal(env, goal)
+    if goal is not None:
+        right = len(goal) == len(settings.goal) and all(map(math.isfinite, goal))
+        require(right, "evaluation.goal", f"of {len(settings.goal)} finite numbers", list(goal))
+        set_goal(env, goal)
+    env.step(env.action_space.sample())
     env.close()
 
 

@@ -143,20 +143,8 @@ def _beside_uniform(weights: Tensor, pattern: Tensor, patterns: Patterns) -> dic
     return {"share": float(share(weights, pattern)), "uniform": float(share(patterns.uniform, pattern))}
 
 
-def past_actions(weights: Tensor, patterns: Patterns, seed: int, resamples: int) -> dict[str, Any]:
-    """Whether predictions of actions look at past actions more than uniform attention does, more than predictions of
-    other tokens do, and more than at past observations.
-
-    Attention is compared token by token, as a multiple of what uniform attention gives: of many dimensions there is
-    more to look at than of few.
-
-    Args:
-        weights: (B, T, T) of every window, in the mean over all heads.
-
-    Returns:
-        Shares and multiples; of every comparison the difference, its 95 % interval (bootstrap over windows) and
-        whether it holds; `verdict`: yes where all hold, no where none does, else in part.
-    """
+def of_the_past(weights: Tensor, patterns: Patterns) -> dict[str, Tensor]:
+    """(..., T, T) weights -> (...) shares that past actions and observations get, by who looks at them."""
     action = (TokenKind.ACTION,)
     others = set(TokenKind) - set(action)
     asked = {
@@ -164,18 +152,39 @@ def past_actions(weights: Tensor, patterns: Patterns, seed: int, resamples: int)
         "others_on_past_actions": patterns.past(TokenKind.ACTION, others),
         "actions_on_past_observations": patterns.past(TokenKind.OBSERVATION, action),
     }
-    shares = {name: share(weights, pattern).cpu().numpy() for name, pattern in asked.items()}
-    uniform = {name: float(share(patterns.uniform, pattern)) for name, pattern in asked.items()}
-    own, other, observations = (shares[name] / uniform[name] for name in asked)
+    return {name: share(weights, pattern) for name, pattern in asked.items()}
+
+
+def past_actions(
+    shares: dict[str, np.ndarray], uniform: dict[str, float], groups: np.ndarray, seed: int, resamples: int
+) -> dict[str, Any]:
+    """Whether predictions of actions look at past actions more than uniform attention does, more than predictions of
+    other tokens do, and more than at past observations.
+
+    Attention is compared token by token, as a multiple of what uniform attention gives: of many dimensions there is
+    more to look at than of few.
+
+    Args:
+        shares: as `of_the_past` gives them, (B,) of every window, in the mean over all heads.
+        uniform: the same of uniform attention.
+        groups: (B,) the episode of every window: those of one episode are alike, and drawn together.
+
+    Returns:
+        Shares and multiples; of every comparison the difference, its 95 % interval (bootstrap over episodes) and
+        whether it holds; `verdict`: yes where all hold, no where none does, else in part.
+    """
+    own, other, observations = (shares[name] / uniform[name] for name in shares)
     differences = {
         "uniform attention": own - 1,
         "other predictions do": own - other,
         "past observations": own - observations,
     }
-    draws = np.random.default_rng(seed).integers(len(weights), size=(resamples, len(weights)))
+    _, members, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    draws = np.random.default_rng(seed).integers(len(sizes), size=(resamples, len(sizes)))
     comparisons = {}
     for name, difference in differences.items():
-        low, high = np.percentile(difference[draws].mean(axis=1), (2.5, 97.5))
+        sums = np.bincount(members, difference)
+        low, high = np.percentile(sums[draws].sum(axis=1) / sizes[draws].sum(axis=1), (2.5, 97.5))
         holds = "yes" if low > 0 else "no" if high < 0 else "not told apart"
         comparisons[name] = {
             "difference": float(difference.mean()),
@@ -190,7 +199,7 @@ def past_actions(weights: Tensor, patterns: Patterns, seed: int, resamples: int)
                 "uniform": uniform[name],
                 "times_uniform": float(shares[name].mean()) / uniform[name],
             }
-            for name in asked
+            for name in shares
         },
         "more_than": comparisons,
         "verdict": "yes" if all(held) else "in part" if any(held) else "no",
@@ -212,13 +221,13 @@ def analyze_attention(
     T = window * layout.transition_dim - 1  # as in training, the last value token predicts nothing
     patterns = Patterns(layout, T, gpt.settings.reach)
     maps = torch.zeros(gpt.settings.n_layer, gpt.settings.n_head, T, T, dtype=torch.float64)
-    means = []
+    shares: list[dict[str, Tensor]] = []
     batches = windows.split(settings.batch_size)
     for rows in progress_bar(batches, desc="attention", unit="batch", leave=False):
         tokens = data.tokens[rows].flatten(1)[:, :T].long()
         weights = attention_weights(gpt, tokens.to(gpt.head.device)).cpu().double()
         maps += weights.sum(0) / len(windows)
-        means.append(weights.mean((1, 2)))
+        shares.append(of_the_past(weights.mean((1, 2)), patterns))
     on_actions = patterns.past(TokenKind.ACTION, (TokenKind.ACTION,))
     heads = [
         {
@@ -230,7 +239,10 @@ def analyze_attention(
         for layer, layer_maps in enumerate(maps)
         for head, weights in enumerate(layer_maps)
     ]
-    actions = past_actions(torch.cat(means), patterns, settings.seed, settings.resamples)
+    every = {name: torch.cat([each[name] for each in shares]).numpy() for name in shares[0]}
+    uniform = {name: float(each) for name, each in of_the_past(patterns.uniform, patterns).items()}
+    groups = np.searchsorted(data.episodes.ends, windows[:, 0].numpy(), side="right")
+    actions = past_actions(every, uniform, groups, settings.seed, settings.resamples)
     write_file(folder / "attention.png", draw_maps(maps.numpy(), patterns.visible.numpy(), heads, layout))
     log.info("%d windows of %s\n%s\n%s", len(windows), data.id, format_heads(heads), format_actions(actions))
     return {"settings": asdict(settings), "windows": len(windows), "heads": heads, "past_actions": actions}
@@ -240,15 +252,16 @@ def draw_windows(data: AnalysedData, window: int, most: int, seed: int) -> Tenso
     """(B, W) rows of whole windows, without repetition; all where there are not more than `most`.
 
     Raises:
-        UserError: fewer than two.
+        UserError: fewer than two episodes that have any.
     """
+    long = int((data.episodes.lengths >= window).sum())
+    require(long >= 2, "dataset", f"of at least 2 episodes of {window} transitions or more", long)
     firsts = np.concatenate(
         [
             np.arange(start, end - window + 1)
             for start, end in zip(data.episodes.starts, data.episodes.ends, strict=True)
         ]
     )
-    require(len(firsts) >= 2, "dataset", f"of at least 2 whole windows of {window} transitions", len(firsts))
     chosen = np.random.default_rng(seed).permutation(firsts)[:most]
     return torch.from_numpy(np.sort(chosen))[:, None] + torch.arange(window)
 

@@ -249,6 +249,8 @@ def log_density(points: Tensor, true: Tensor) -> Tensor:
 def score(forecast: Forecast, task: Task, hidden: Tensor) -> dict[str, Tensor]:
     """(E, H) `error` and `log_likelihood`; where dimensions were hidden, errors of those and of the others too.
 
+    Errors are medians over rollouts, of two middle ones the lower.
+
     Args:
         hidden: (E, O) bool, as many of every start.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from trajectory.data.windows import tokenize
 from trajectory.environments import EnvironmentSettings
 from trajectory.errors import require
 from trajectory.model.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,17 @@ def tokens_of(checkpoint: Checkpoint, episodes: Episodes) -> Tensor:
 def training_episodes(checkpoint: Checkpoint) -> Episodes:
     """The episodes that a checkpoint was trained on.
 
+    Where their source gives others today (recorded anew by another version of a simulator, say), a line says so.
+
     Raises:
         UserError: what their source refuses.
     """
     environment = EnvironmentSettings(**checkpoint.hyperparameters["environment"])
-    return locate(asked_of(checkpoint), environment).load()
+    source = locate(asked_of(checkpoint), environment)
+    episodes = source.load()
+    if episodes.content_hash() != checkpoint.hyperparameters["dataset"]["content_hash"]:
+        log.warning("%s is not what the checkpoint was trained on: its content has changed since", source.id)
+    return episodes
 
 
 def asked_of(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -90,4 +99,4 @@ def asked_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def kind_of(environment_id: str) -> str:
     """The name of an environment without module and version: those are not told apart."""
-    return re.sub(r"-v\d+$", "", environment_id.rpartition(":")[2])
+    return re.sub(r"-v\d+$", "", environment_id.rpartition(":")[2]).lower()

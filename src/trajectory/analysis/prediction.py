@@ -71,6 +71,8 @@ class PredictionSettings:
     def __post_init__(self) -> None:
         for key in ("horizon", "starts", "samples", "particles"):
             require(getattr(self, key) >= 1, f"analysis.{key}", "at least 1", getattr(self, key))
+        enough = self.particles >= self.samples
+        require(enough, "analysis.particles", f"at least analysis.samples={self.samples}", self.particles)
         require(self.seed >= 0, "analysis.seed", "at least 0", self.seed)
         share = self.masked_share
         require(0 < share < 1, "analysis.masked_share", "above 0 and below 1", share)
@@ -167,14 +169,14 @@ def make_task(checkpoint: Checkpoint, data: AnalysedData, settings: PredictionSe
 
 
 def choose_hidden(task: Task, settings: PredictionSettings) -> Tensor:
-    """(E, O) bool: as many dimensions of every start, at random."""
+    """(E, O) bool: as many dimensions of every start, at random; at least one."""
     dimensions = len(task.std)
     ranks = torch.rand(len(task.rows), dimensions, generator=task.generator()).argsort(dim=1)
-    return ranks < min(round(settings.masked_share * dimensions), dimensions - 1)
+    return ranks < min(max(1, round(settings.masked_share * dimensions)), dimensions - 1)
 
 
 def checkpoint_of(path: str | None, other: Checkpoint) -> Checkpoint | None:
-    """The checkpoint at `path`, if one is asked for, of the same dimensions as the other."""
+    """The checkpoint at `path`, if one is asked for, of the same data as the other."""
     if path is None:
         return None
     checkpoint = load_checkpoint(path, other.gpt.head.device)
@@ -184,6 +186,9 @@ def checkpoint_of(path: str | None, other: Checkpoint) -> Checkpoint | None:
     rule = "a checkpoint of the same observations and actions as the other's"
     require(checkpoint.gpt.layout == other.gpt.layout, key, rule, path)
     require(checkpoint.gpt.settings.goal is None, key, "of a model without goals", path)
+    here, there = (each.hyperparameters["dataset"] for each in (checkpoint, other))
+    rule = f"of a model of the same data as the checkpoint's, {there['id']}"
+    require(here["content_hash"] == there["content_hash"], key, rule, f"{path} of {here['id']}")
     window = checkpoint.gpt.settings.window
     require(
         window >= 2, key, "a checkpoint with model.window of at least 2, to predict anything", f"{path} of {window}"

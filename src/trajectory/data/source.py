@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,9 @@ def _d4rl(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
     limit = env.spec.max_episode_steps
     env.close()
     options = {"path": path, "max_episode_steps": limit}
-    return Source(path.stem, "d4rl", "as D4RL recorded it", environment, [path], load_d4rl, options)
+    named = re.match("(hopper|halfcheetah|walker2d|ant)[-_]", path.stem)  # as D4RL names its files
+    recorded_in = named[1] if named else None
+    return Source(path.stem, "d4rl", "as D4RL recorded it", environment, [path], load_d4rl, options, recorded_in)
 
 
 def _stored(kind: str, dataset_id: str, environment: EnvironmentSettings) -> Source:

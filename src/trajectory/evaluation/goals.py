@@ -38,14 +38,17 @@ def describe_goal(episode: EpisodeResult) -> dict[str, Any]:
 
 
 def summarize_goals(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The shares of episodes that reached their goals at all, and within `ENOUGH` times the shortest way.
+    """The shares of episodes that reached their goals at all, and within `ENOUGH` times the shortest way or one step.
 
     Args:
         episodes: as `describe_goal` gives them.
     """
     reached = [episode["reached"] for episode in episodes]
     known = all(episode["shortest_path"] is not None for episode in episodes)
-    direct = [e["reached"] and known and e["path_length"] <= ENOUGH * e["shortest_path"] for e in episodes]
+    direct = [
+        e["reached"] and known and (e["length"] == 1 or e["path_length"] <= ENOUGH * e["shortest_path"])
+        for e in episodes
+    ]
     return {"reached_share": float(np.mean(reached)), "direct_share": float(np.mean(direct)) if known else None}
 
 

@@ -100,14 +100,10 @@ def _draw_return(axes: Any, recording: Recording) -> None:
 
 
 def _draw_promises(axes: Any, recording: Recording, *, terminated: bool) -> None:
-    """What every plan promised, in rewards and the return-to-go behind them, against what was then received.
-
-    What comes after a time limit is what training supposes (`data/returns.py`).
-    """
-    rewards, discount = np.array(recording.rewards), recording.discount
+    """What every plan promised, in rewards and the return-to-go behind them, against what was then received."""
+    discount = recording.discount
     assert discount is not None
-    after = return_to_go(rewards, np.array([len(rewards)]), np.array([terminated]), discount)
-    axes.plot(rewards + discount * after, color=EXECUTED, linewidth=1, label="received")
+    axes.plot(received(recording, terminated=terminated), color=EXECUTED, linewidth=1, label="received")
     promised = []
     for plan in recording.plans.values():
         weights = discount ** np.arange(len(plan.rewards) + 1)
@@ -116,3 +112,16 @@ def _draw_promises(axes: Any, recording: Recording, *, terminated: bool) -> None
     axes.plot(list(recording.plans), promised, ".", color=FORESEEN, markersize=4, label="promised by the plan")
     axes.set(xlabel="step", ylabel=f"return to come, discount {discount:g}")
     axes.legend(frameon=False, fontsize=8)
+
+
+def received(recording: Recording, *, terminated: bool) -> np.ndarray:
+    """(T,) discounted return from every step on.
+
+    What a termination costs, and what comes after a time limit, is what training supposes (`data/returns.py`): plans
+    know nothing else.
+    """
+    rewards, discount = np.array(recording.rewards), recording.discount
+    assert discount is not None
+    if terminated and recording.terminal_reward is not None:
+        rewards[-1] = recording.terminal_reward
+    return rewards + discount * return_to_go(rewards, np.array([len(rewards)]), np.array([terminated]), discount)

@@ -32,20 +32,21 @@ def summarize_rollouts(rollouts: Rollouts, reference: Mapping[str, float] | None
     returns = [episode.episode_return for episode in rollouts.episodes]
     mean = float(np.mean(returns))
     goals = [{} if episode.goal is None else describe_goal(episode) for episode in rollouts.episodes]
+    episodes = [
+        {
+            "seed": episode.seed,
+            "return": episode.episode_return,
+            "length": episode.length,
+            "normalized_score": normalized_score(episode.episode_return, reference),
+            "terminated": episode.terminated,
+            "truncated": episode.truncated,
+            **goal,
+        }
+        for episode, goal in zip(rollouts.episodes, goals, strict=True)
+    ]
     return {
-        "episodes": [
-            {
-                "seed": episode.seed,
-                "return": episode.episode_return,
-                "length": episode.length,
-                "normalized_score": normalized_score(episode.episode_return, reference),
-                "terminated": episode.terminated,
-                "truncated": episode.truncated,
-                **goal,
-            }
-            for episode, goal in zip(rollouts.episodes, goals, strict=True)
-        ],
-        **(summarize_goals(goals) if all(goals) else {}),
+        "episodes": episodes,
+        **(summarize_goals(episodes) if all(goals) else {}),
         "return_mean": mean,
         "return_std": float(np.std(returns)),
         "normalized_score_mean": normalized_score(mean, reference),

@@ -35,6 +35,7 @@ class PlanningAgent(Agent, Protocol):
     """An agent that can tell what it foresees; others just act."""
 
     discount: float
+    terminal_reward: float | None
 
     def plan(
         self, observation: np.ndarray, previous_reward: float | None = None, *, environment: int = 0, best: int = 1
@@ -50,6 +51,7 @@ class Recording:
         rewards: of every step.
         plans: what the agent foresaw, by the step before which it did.
         discount: of the agent's plans; None for one that does not plan.
+        terminal_reward: that plans foresee where an episode terminates, whatever is received; None for that.
         due: the step before which the agent is asked for its next plan.
     """
 
@@ -57,6 +59,7 @@ class Recording:
     rewards: list[float] = field(default_factory=list)
     plans: dict[int, PlannedTrajectory] = field(default_factory=dict)
     discount: float | None = None
+    terminal_reward: float | None = None
     due: int = 0
 
     def before_step(self, env: Any, agent: Agent, observation: np.ndarray, reward: float, every: int | None) -> None:
@@ -66,7 +69,7 @@ class Recording:
         step = len(self.states)
         self.states.append(simulator_state(env))
         if step == self.due and isinstance(agent, PlanningAgent):
-            self.discount = agent.discount
+            self.discount, self.terminal_reward = agent.discount, agent.terminal_reward
             (self.plans[step],) = agent.plan(observation, reward, environment=0)
             self.due += every or len(self.plans[step].rewards)
 
@@ -172,7 +175,7 @@ def run_episodes(
                 result.truncated = truncated or (not result.terminated and result.length >= limit)
                 if result.goal is not None:
                     result.path.append(info["achieved_goal"])
-                    result.reached = bool(info["success"])
+                    result.reached = info["success"]
                 bar.update()
                 if result.terminated or result.truncated or result.reached:
                     active.remove(i)

@@ -78,7 +78,8 @@ def write_video(
 
     Args:
         foreseen: beginning with step 0; the last state of a plan stays until the next one. Empty for the episode alone.
-        dt: seconds of a step; frames are skipped so that the video plays in real time.
+        dt: seconds of a step; the video plays in real time.
+        fps: about as many frames a second, by leaving out steps; fewer where steps are longer.
 
     Raises:
         NotDrawn: why there is no video, and what to install.
@@ -100,10 +101,10 @@ def write_video(
             caption = caption or Caption(len(sides), sides[0].shape[1])
             yield np.concatenate([caption.render(texts), np.concatenate(sides, axis=1)])
 
-    write_frames(path, pictures(), fps=fps)
+    write_frames(path, pictures(), fps=1 / (stride * dt))
 
 
-def write_frames(path: Path, pictures: Iterable[np.ndarray], *, fps: int) -> None:
+def write_frames(path: Path, pictures: Iterable[np.ndarray], *, fps: float) -> None:
     """Write (height, width, 3) uint8 frames as an MP4, whole or not at all.
 
     Raises:

@@ -56,9 +56,18 @@ class TrajectoryAgent:
 
     Args:
         discount: of the objective where the planner's settings leave it to the tokeniser's.
+        terminal_reward: that training put in the place of an episode's last one, where it terminated: what plans
+            foresee holds it too.
     """
 
-    def __init__(self, gpt: GPT, discretizer: Discretizer, planner: PlannerSettings, discount: float) -> None:
+    def __init__(
+        self,
+        gpt: GPT,
+        discretizer: Discretizer,
+        planner: PlannerSettings,
+        discount: float,
+        terminal_reward: float | None = None,
+    ) -> None:
         planner.check_window(gpt.settings.window)
         planner.check_device(gpt.head.device.type)
         self.gpt = gpt
@@ -66,6 +75,7 @@ class TrajectoryAgent:
         self.discretizer = discretizer
         self.settings = planner
         self.discount = discount if planner.discount is None else planner.discount
+        self.terminal_reward = terminal_reward
         self.captured: CapturedSearch | None = None  # on GPUs
         self.pace: Pace | None = None  # of plans on this machine, measured where a deadline is set
         self.history = []
@@ -86,8 +96,8 @@ class TrajectoryAgent:
         """
         checkpoint = load_checkpoint(path, device)
         changed = merge(checkpoint.hyperparameters["planner"], planner or {})
-        discount = checkpoint.hyperparameters["tokenizer"]["discount"]
-        return cls(checkpoint.gpt, checkpoint.discretizer, settings(PlannerSettings, changed, "planner"), discount)
+        told = (checkpoint.hyperparameters["tokenizer"][key] for key in ("discount", "terminal_reward"))
+        return cls(checkpoint.gpt, checkpoint.discretizer, settings(PlannerSettings, changed, "planner"), *told)
 
     def reset(
         self, environments: int = 1, seeds: Sequence[int] | None = None, goals: np.ndarray | Sequence | None = None
@@ -118,7 +128,10 @@ class TrajectoryAgent:
             return torch.empty(environments, 0, dtype=torch.int64, device=self.gpt.head.device)
         require(goals is not None, "goal", f"given, {len(dimensions)} numbers, for a model that was trained with", None)
         assert goals is not None
-        return goal_tokens(self.discretizer, dimensions, np.asarray(goals)).expand(environments, -1)
+        tokens = goal_tokens(self.discretizer, dimensions, np.asarray(goals))
+        rule = f"one for all of the {environments} environments or one for each"
+        require(len(tokens) in (1, environments), "goals", rule, len(tokens))
+        return tokens.expand(environments, -1)
 
     def act(
         self,
