@@ -20,11 +20,13 @@ from trajectory.analysis.held_out import analysed_data
 from trajectory.analysis.prediction import PredictionSettings, predict
 from trajectory.config import TrainerSettings, check_complete, given, one_line_errors, settings
 from trajectory.errors import require
-from trajectory.evaluation.loggers import LoggerSettings, check_logger, close_analysis, make_loggers
+from trajectory.evaluation.loggers import LoggerSettings, check_logger, close_analysis, forget_curves, make_loggers
 from trajectory.evaluation.results import provenance, write_results
 from trajectory.files import write_file
 from trajectory.hardware import device_for, set_threads
+from trajectory.locks import claimed
 from trajectory.model.checkpoint import load_checkpoint
+from trajectory.resume import LAST
 
 log = logging.getLogger("analyze")
 
@@ -53,6 +55,8 @@ def analyze(config: DictConfig, folder: Path) -> None:
     data = analysed_data(checkpoint, given(config.dataset))
     if not data.held_out:
         log.warning("the checkpoint was trained on these episodes; give another dataset=... to hold some out")
+    require(not (folder / LAST).exists(), "hydra.run.dir", "a folder other than a training's", str(folder))
+    forget_curves(folder)
     write_file(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     results = run(checkpoint, data, chosen, folder)
     facts = {"checkpoint": str(config.checkpoint), "dataset": data.id, "held_out": data.held_out}
@@ -67,7 +71,7 @@ def analyze(config: DictConfig, folder: Path) -> None:
 @hydra.main(config_path="../conf", config_name="analyze", version_base="1.3")
 def main(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with one_line_errors(folder, debug=config.debug):
+    with one_line_errors(folder, debug=config.debug), claimed(folder):
         analyze(config, folder)
 
 

@@ -19,13 +19,15 @@ from trajectory.config import EvaluationSettings, TrainerSettings, given, one_li
 from trajectory.data.goals import goal_tokens
 from trajectory.environments import EnvironmentSettings, check_goal, check_layout, make_environment
 from trajectory.errors import require
-from trajectory.evaluation.loggers import LoggerSettings, check_logger, close_loggers, make_loggers
+from trajectory.evaluation.loggers import LoggerSettings, check_logger, close_loggers, forget_curves, make_loggers
 from trajectory.evaluation.report import evaluate_and_report
 from trajectory.files import write_file
 from trajectory.hardware import device_for, set_threads
+from trajectory.locks import claimed
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.planning.agent import TrajectoryAgent, merge
 from trajectory.planning.settings import PlannerSettings
+from trajectory.resume import LAST
 
 
 def evaluate(config: DictConfig, folder: Path) -> float:
@@ -60,6 +62,8 @@ def evaluate(config: DictConfig, folder: Path) -> float:
     told = (trained["tokenizer"][key] for key in ("discount", "terminal_reward"))
     agent = TrajectoryAgent(checkpoint.gpt, checkpoint.discretizer, planner, *told)
     set_threads(trainer.threads)
+    require(not (folder / LAST).exists(), "hydra.run.dir", "a folder other than a training's", str(folder))
+    forget_curves(folder)
     resolved = {**given(config), "planner": asdict(planner), "env": asdict(environment)}
     write_file(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
 
@@ -92,7 +96,7 @@ def evaluate(config: DictConfig, folder: Path) -> float:
 @hydra.main(config_path="../conf", config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> float:
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with one_line_errors(folder, debug=config.debug):
+    with one_line_errors(folder, debug=config.debug), claimed(folder):
         return evaluate(config, folder)
 
 

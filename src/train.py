@@ -55,7 +55,14 @@ from trajectory.distributed import (
 from trajectory.environments import EnvironmentSettings, check_goal, make_environment
 from trajectory.errors import require
 from trajectory.evaluation.callback import PlanningEvaluation
-from trajectory.evaluation.loggers import LoggerSettings, check_logger, close_loggers, log_picture, make_loggers
+from trajectory.evaluation.loggers import (
+    LoggerSettings,
+    check_logger,
+    close_loggers,
+    forget_curves,
+    log_picture,
+    make_loggers,
+)
 from trajectory.evaluation.report import evaluate_and_report, report_pruned
 from trajectory.evaluation.rollout import Agent
 from trajectory.files import write_file
@@ -133,6 +140,8 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
         log.info("there is no checkpoint to go on from: beginning anew in %s", folder)
     if not checkpoint and rank() == 0:
         write_file(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        if not config.resume:
+            forget_curves(folder)
 
     # rounding depends on the number of threads
     auto = trainer_settings.threads == "auto" and checkpoint
@@ -226,9 +235,7 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
         guard = FiniteGradients(
             skip=trainer_settings.skip_nonfinite, every_n_steps=every if device.type == "cuda" else 1
         )
-        last = LastCheckpoint(folder / LAST, trainer_settings.checkpoint_every_n_steps, interruption)
-        # the strategy that shares out the weights writes files of its own
-        files = [CheckpointFiles()] if trainer_settings.strategy != "fsdp" else []
+        last = LastCheckpoint(folder / LAST, trainer_settings.checkpoint_every_n_steps, interruption, checkpoint)
         trainer = pl.Trainer(
             max_steps=trainer_settings.max_steps,
             max_epochs=-1,
@@ -242,7 +249,7 @@ def _train(config: DictConfig, folder: Path, ranks: ExitStack) -> float:
             logger=loggers,
             # the checkpoint comes last, with all that was done until then
             callbacks=[guard, speed, TrainingProgress(every), metrics, planning, last],
-            plugins=[cluster, *files],
+            plugins=[cluster, CheckpointFiles()],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,

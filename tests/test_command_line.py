@@ -19,7 +19,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from command_line import ROOT, TINY, Refusal, compose_config, run_main
+from command_line import ROOT, TINY, Refusal, compose_config, run_main, run_main_here
 from evaluate import evaluate
 from example_data import HOPPER, save
 from offline_run import points, records
@@ -509,6 +509,33 @@ def altered(trained: Run, path: Path, change: Callable[[dict[str, Any]], object]
 
 def test_checkpoint_must_be_given(refusal: Refusal) -> None:
     assert refusal("evaluate") == "error: Missing mandatory value: checkpoint"
+
+
+def test_a_folder_used_again_holds_the_curves_of_its_last_run_alone(tmp_path: Path) -> None:
+    ends = []
+    for seed in (0, 1):
+        command = (*TINY, "baseline=cloning", "baseline.steps=50", f"seed={seed}", "hydra.run.dir=run")
+        process = run_main_here("train", *command, folder=tmp_path)
+        assert process.returncode == 0, process.stderr
+        run = Run(process, tmp_path / "run")
+        mean = run.results["return_mean"]
+        assert [row["final/return_mean"] for row in run.metrics if "final/return_mean" in row] == [pytest.approx(mean)]
+        assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
+        ends.append(mean)
+    assert ends[0] != ends[1]
+
+
+@pytest.mark.parametrize(
+    ("main", "override"), [("evaluate", "evaluation.episodes=1"), ("analyze", "analysis=attention")]
+)
+def test_what_looks_at_a_run_does_not_write_over_it(trained: Run, main: str, override: str) -> None:
+    before = {path: path.read_bytes() for path in trained.folder.glob("*") if path.is_file()}
+    options = (f"checkpoint={trained.folder / 'last.ckpt'}", override, f"hydra.run.dir={trained.folder}")
+    process = run_main_here(main, *options, folder=trained.folder.parent)
+    assert process.returncode == 1
+    assert f"error: hydra.run.dir must be a folder other than a training's, got '{trained.folder}'" in process.stderr
+    changed = [path for path, content in before.items() if path.read_bytes() != content and path.suffix != ".log"]
+    assert changed == []
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])

@@ -26,6 +26,7 @@ from trajectory.evaluation.loggers import (
     close_loggers,
     log_picture,
     make_loggers,
+    read_metrics,
 )
 from trajectory.evaluation.video import write_frames
 
@@ -291,3 +292,11 @@ def test_tensorboard_that_is_not_installed_is_one_line(refusal: Refusal, monkeyp
 def test_an_unknown_logger_is_one_line(refusal: Refusal) -> None:
     line = refusal("train", "logger.name=nosuch")
     assert line == "error: logger.name must be wandb, tensorboard or csv, got 'nosuch'"
+
+
+def test_what_a_power_cut_leaves_of_a_row_is_no_row(folder: Path) -> None:
+    path = folder / "metrics.csv"
+    path.write_text("loss,step\n0.5,10\n0.4,20\n" + "\0" * 40 + "\n" + "\0" * 7)
+    assert read_metrics(path) == [{"loss": "0.5", "step": "10"}, {"loss": "0.4", "step": "20"}]
+    assert MetricsFile(path).new({"loss": 0.3}, 20) == {}
+    assert MetricsFile(path).new({"loss": 0.3}, 30) == {"loss": 0.3}

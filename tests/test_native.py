@@ -126,6 +126,21 @@ def test_it_is_compiled_once(folder: Path) -> None:
     assert len(list(folder.iterdir())) == 2
 
 
+@pytest.mark.parametrize("content", [b"", b"\x7fELF"])
+def test_a_damaged_library_is_compiled_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    expected = logits(NativeGPT(make()), 3)
+    (made,) = folder.iterdir()
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "other"))
+    damaged = tmp_path / "other" / "native" / made.name
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(content)
+    library.compiled.cache_clear()
+    assert torch.equal(logits(NativeGPT(make()), 3), expected)
+    assert damaged.stat().st_size > 1_000
+
+
 def test_a_cache_folder_that_cannot_be_written_does_without(folder: Path) -> None:
     folder.parent.parent.mkdir(exist_ok=True)
     folder.parent.write_text("a file")

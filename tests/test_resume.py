@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from command_line import compose_config
+from command_line import TINY, compose_config, run_main_here
 from toy_world import TOY_ENVIRONMENT, fit, toy_data, toy_module
 from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
 from trajectory.errors import UserError
@@ -344,6 +345,56 @@ def test_the_newest_unfinished_run_of_the_same_settings_is_continued(tmp_path: P
         with pytest.raises(UserError, match=r"hydra\.run\.dir must be a folder that no other process works in"):
             claimed(cut_short).__enter__()
     assert chosen() == "2"
+
+
+def test_a_folder_that_another_process_works_in_is_left_alone(tmp_path: Path) -> None:
+    """From its very start, when there is nothing in it yet that could be told from what the second run wrote."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    commands = {
+        "train": TINY,
+        "evaluate": ("checkpoint=last.ckpt",),
+        "analyze": ("analysis=attention", "checkpoint=last.ckpt"),
+    }
+    with claimed(folder):
+        for main, overrides in commands.items():
+            process = run_main_here(main, *overrides, f"hydra.run.dir={folder}", folder=tmp_path)
+            assert process.returncode == 1
+            (line,) = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+            assert line == f"error: hydra.run.dir must be a folder that no other process works in, got {folder}"
+            assert folder.is_dir()
+
+
+def test_the_checkpoint_that_a_run_goes_on_from_is_kept_until_there_is_a_later_one(
+    data: TrajectoryDataModule, straight: tuple[Path, PlanningEvaluation], tmp_path: Path
+) -> None:
+    last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    shutil.copy(straight[0] / "2.ckpt", previous)
+    last.write_bytes(b"damaged")
+
+    class Watch(pl.Callback):
+        def __init__(self) -> None:
+            self.steps: list[tuple[int, int]] = []
+
+        def on_train_batch_start(
+            self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+        ) -> None:
+            if trainer.global_step > 2:
+                self.steps.append((read_checkpoint(last)["global_step"], read_checkpoint(previous)["global_step"]))
+
+    watch = Watch()
+    train(data, LastCheckpoint(last, 1, continued=previous), watch, checkpoint=previous)
+    assert watch.steps == [(step, step - 1) for step in range(3, STEPS)]
+
+
+def test_the_best_of_another_metric_is_told_from_what_was_evaluated() -> None:
+    planning = evaluation()
+    planning.metric = "normalized_score_mean"
+    means = ((1800.0, 55.0), (1900.0, 58.0), (900.0, 28.0))
+    planning.load_state_dict({"history": [{"return_mean": r, "normalized_score_mean": s} for r, s in means]})
+    assert planning.best == 58.0
+    planning.load_state_dict({"history": []})
+    assert planning.best is None
 
 
 def test_what_is_continued_must_have_the_same_settings(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trajectory.errors import UserError, first_line, require
+from trajectory.errors import FolderTaken, UserError, first_line, require
 
 Settings = TypeVar("Settings")
 
@@ -165,7 +165,8 @@ def _without_missing(values: dict[str, Any]) -> dict[str, Any]:
 def one_line_errors(folder: Path, *, debug: bool) -> Generator[None]:
     """Turn a user's error into one line and exit code 1; remove what the run wrote unless that holds a checkpoint.
 
-    In a folder that held more than Hydra's own files before the run, all that was there stays.
+    In a folder that held more than Hydra's own files before the run, all that was there stays; in one that another
+    process works in, all.
     """
     earlier = {path for path in folder.glob("*") if path.name != ".hydra" and path.suffix != ".log"}
     try:
@@ -177,7 +178,7 @@ def one_line_errors(folder: Path, *, debug: bool) -> Generator[None]:
         if debug:
             traceback.print_exc()
         print(f"error: {first_line(error)}", file=sys.stderr)
-        if not any(folder.glob("**/*.ckpt")):
+        if not isinstance(error, FolderTaken) and not any(folder.glob("**/*.ckpt")):
             logging.shutdown()
             own = {path for path in folder.glob("*") if path.name != ".hydra" and path.suffix != ".log"} - earlier
             for path in own if earlier else {folder}:

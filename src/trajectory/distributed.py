@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -125,7 +126,9 @@ def all_ranks(devices: int, device: torch.device, run: Callable[[], object]) -> 
             _starter.send(READY)
         if device.type == "cuda":
             torch.cuda.set_device(local_rank())
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank(), world_size=world_size())
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        # ranks whose episodes end early wait for those that still plan; `_watch` sees those that are gone
+        dist.init_process_group(backend, timeout=timedelta(days=7), world_size=world_size(), rank=rank())
         threading.Thread(target=_watch, args=(others, over), daemon=True).start()
         yield
         dist.barrier()

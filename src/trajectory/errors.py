@@ -7,6 +7,10 @@ class UserError(ValueError):
     """Something the user can put right; its message names the key, the rule and the value."""
 
 
+class FolderTaken(UserError):
+    """Another process works in the run folder, in which nothing may be touched."""
+
+
 def require(condition: bool, key: str, rule: str, value: object) -> None:
     """Raise a `UserError` that names `key`, `rule` and `value` unless `condition` holds."""
     if not condition:

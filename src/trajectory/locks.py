@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from trajectory.errors import UserError
+from trajectory.errors import FolderTaken
 
 try:
     import fcntl
@@ -53,19 +54,25 @@ def exclusive(path: Path, doing: str) -> Generator[None]:
 
 
 @contextmanager
-def claimed(folder: Path) -> Generator[None]:
+def claimed(folder: Path, patience_s: float = 1.0) -> Generator[None]:
     """Keep other processes out of a run folder.
 
+    Args:
+        patience_s: seconds to try for: others may have just asked whether it is in use.
+
     Raises:
-        UserError: another process works there.
+        FolderTaken: another process works there.
     """
     if fcntl is None:
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        if not _lock(descriptor, wait=False):
-            raise UserError(f"hydra.run.dir must be a folder that no other process works in, got {folder}")
+        until = time.monotonic() + patience_s
+        while not _lock(descriptor, wait=False):
+            if time.monotonic() >= until:
+                raise FolderTaken(f"hydra.run.dir must be a folder that no other process works in, got {folder}")
+            time.sleep(0.05)
         yield
     finally:
         os.close(descriptor)
@@ -74,9 +81,9 @@ def claimed(folder: Path) -> Generator[None]:
 def in_use(folder: Path) -> bool:
     """Whether another process works in a run folder."""
     try:
-        with claimed(folder):
+        with claimed(folder, patience_s=0.0):
             return False
-    except UserError:
+    except FolderTaken:
         return True
 
 

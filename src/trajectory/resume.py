@@ -41,7 +41,7 @@ def run_folder(parent: str, new: str, *, _root_: DictConfig) -> str:
         for folder in folders:
             # whatever others left there, and whatever is wrong with this config, is not said here
             with suppress(Exception):
-                if not finished(folder) and not in_use(folder) and not differences(folder, asked):
+                if not finished(folder) and not differences(folder, asked) and not in_use(folder):
                     return str(folder)
     return f"{parent}/{new}"
 

@@ -64,10 +64,11 @@ class PlanningEvaluation(pl.Callback):
         self.history: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "history": self.history}
+        return {"history": self.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.history = state_dict["best"], state_dict["history"]
+        self.history = state_dict["history"]
+        self.best = max((entry[self.metric] for entry in self.history), default=None)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make up for an evaluation that was broken off."""

@@ -94,6 +94,8 @@ class MetricsFile(Logger):
         if row.keys() <= set(self.columns):
             with one_line_for_disk_errors(self.path), self.path.open("a", newline="") as file:
                 file.write(_csv(self.columns, [row], header=False))
+                file.flush()
+                os.fsync(file.fileno())  # before the checkpoint that counts on it
         else:
             rows = [*read_metrics(self.path), row]
             self.columns = sorted({name for row in rows for name in row})
@@ -101,11 +103,12 @@ class MetricsFile(Logger):
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows of a `metrics.csv` without their empty cells; without a last one that is cut off."""
+    """The rows of a `metrics.csv` without their empty cells; without what a power cut has left of others."""
     if not path.is_file():
         return []
     whole = path.read_text().rpartition("\n")[0]
-    return [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(whole.splitlines())]
+    rows = [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(whole.splitlines())]
+    return [row for row in rows if row.get("step", "").isdigit()]
 
 
 def _csv(columns: list[str], rows: list[dict[str, str]], *, header: bool) -> str:
@@ -227,6 +230,13 @@ def make_loggers(
             if path.resolve() != present:
                 shutil.rmtree(path)
     return [file, logger]
+
+
+def forget_curves(folder: Path) -> None:
+    """Remove what loggers left of another run in its folder, before a new one that does not go on with it."""
+    (folder / "metrics.csv").unlink(missing_ok=True)
+    for name in ("wandb", "tensorboard"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _group(folder: Path) -> str:

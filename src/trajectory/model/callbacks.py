@@ -192,8 +192,11 @@ class LastCheckpoint(pl.Callback):
     the number of CPU threads, on which rounding depends, and the seconds since the training began.
     """
 
-    def __init__(self, path: Path, every_n_steps: int, interruption: Interruption | None = None) -> None:
+    def __init__(
+        self, path: Path, every_n_steps: int, interruption: Interruption | None = None, continued: Path | None = None
+    ) -> None:
         self.path = path
+        self.known = continued or path
         self.every_n_steps = every_n_steps
         self.interruption = interruption or Interruption()
         self.resumed: dict[str, Any] = {}
@@ -259,9 +262,11 @@ class LastCheckpoint(pl.Callback):
         trainer.save_checkpoint(next_path)
         if trainer.is_global_zero:
             with one_line_for_disk_errors(self.path):
-                if self.path.exists():
-                    _keep(self.path, self.path.with_name(PREVIOUS))
+                previous = self.path.with_name(PREVIOUS)
+                if self.known.exists() and self.known != previous:
+                    _keep(self.known, previous)
                 rename(next_path, self.path)
+                self.known = self.path
 
 
 def _keep(path: Path, name: Path) -> None:

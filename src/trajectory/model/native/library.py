@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -44,22 +45,23 @@ def compiled(source: str, dtype: torch.dtype, **definitions: int) -> ctypes.CDLL
         flags.append("-DDOUBLE")
     text = (FOLDER / source).read_text() + (FOLDER / "vectors.h").read_text()
     key = hashlib.sha256(repr((text, compiler, flags, _processor())).encode()).hexdigest()[:16]
+    path = cache_path() / "native" / f"{key}.so"
+    with suppress(OSError):  # not there yet, or damaged
+        return ctypes.CDLL(str(path))
     with tempfile.TemporaryDirectory(prefix="native-") as temporary:
-        path = cache_path() / "native" / f"{key}.so"
-        if not path.exists():
-            made = Path(temporary) / path.name
-            command = [*compiler, *flags, str(FOLDER / source), "-o", str(made), "-lm"]
-            result = subprocess.run(command, capture_output=True, text=True, check=False)
-            if result.returncode != 0:
-                errors = [line for line in result.stderr.splitlines() if "error" in line]
-                raise OSError(f"{' '.join(compiler)} cannot compile it: {(errors or ['it failed'])[0]}")
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                moved = path.with_suffix(f".{os.getpid()}")
-                shutil.copyfile(made, moved)
-                moved.replace(path)
-            except OSError:  # the cache is a convenience
-                path = made
+        made = Path(temporary) / path.name
+        command = [*compiler, *flags, str(FOLDER / source), "-o", str(made), "-lm"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            errors = [line for line in result.stderr.splitlines() if "error" in line]
+            raise OSError(f"{' '.join(compiler)} cannot compile it: {(errors or ['it failed'])[0]}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            moved = path.with_suffix(f".{os.getpid()}")
+            shutil.copyfile(made, moved)
+            moved.replace(path)
+        except OSError:  # the cache is a convenience
+            path = made
         return ctypes.CDLL(str(path))
 
 
