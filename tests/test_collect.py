@@ -33,6 +33,8 @@ from trajectory.data.store import in_store, load_episodes
 SOURCES = ("builtin", "minari", "d4rl", "own")
 RANDOM = ("dataset.quality=random", "dataset.steps=6000")
 RANDOM_ID = "trajectory/hopper/random-steps6000-v0"
+MANY = ("dataset.quality=random", "dataset.steps=24000")  # that writing them takes seconds
+MANY_ID = "trajectory/hopper/random-steps24000-v0"
 PATIENCE = 120.0  # seconds, before a process that shows nothing is given up
 
 
@@ -108,20 +110,20 @@ class TestSuddenEnd:
         store = tmp_path / "store"
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(store))
         for number, left in ((signal.SIGINT, 0), (signal.SIGKILL, 2)):
-            with start_main("collect", *RANDOM, folder=tmp_path) as process:
+            with start_main("collect", *MANY, folder=tmp_path) as process:
                 wait_for(process, lambda: any(path.stat().st_size for path in store.rglob("main_data.hdf5")))
                 process.send_signal(number)
                 process.communicate(timeout=PATIENCE)
             assert process.returncode != 0
-            assert not in_store(RANDOM_ID)
+            assert not in_store(MANY_ID)
             assert list(minari.list_local_datasets()) == []
             assert len(list(store.iterdir())) == left
-        process = run_main("collect", *RANDOM, folder=tmp_path)
+        process = run_main("collect", *MANY, folder=tmp_path)
         assert process.returncode == 0, process.stderr
-        assert list(minari.list_local_datasets()) == [RANDOM_ID]
-        episodes = load_episodes(RANDOM_ID)
+        assert list(minari.list_local_datasets()) == [MANY_ID]
+        episodes = load_episodes(MANY_ID)
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "another"))
-        assert same_episodes(episodes, load_episodes(ensure_builtin(HOPPER, "random", steps=6_000, seed=0)))
+        assert same_episodes(episodes, load_episodes(ensure_builtin(HOPPER, "random", steps=24_000, seed=0)))
 
     def test_two_at_once_both_succeed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         store = tmp_path / "store"
