@@ -179,11 +179,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_command_leaves_numbers_and_a_picture(checkpoint: Path) -> None:
     place = checkpoint.parents[1]
-    options = ("dataset.steps=1000", "analysis.windows=6", "analysis.batch_size=4", "hydra.run.dir=maps")
+    options = ("dataset.steps=1000", "analysis.windows=6", "analysis.batch_size=4")
     command = ("analysis=attention", f"checkpoint={checkpoint}", "trainer.threads=1", *options)
     process = run_main("analyze", *command, folder=place)
     assert process.returncode == 0, process.stderr
-    results = json.loads((place / "maps" / "results.json").read_text())
+    (folder,) = (place / "outputs" / "analyze" / "attention").iterdir()
+    results = json.loads((folder / "results.json").read_text())
     assert results["held_out"] is True
     assert results["windows"] == 6
     assert [(head["layer"], head["head"]) for head in results["heads"]] == [(1, head) for head in (1, 2, 3, 4)]
@@ -193,8 +194,8 @@ def test_the_command_leaves_numbers_and_a_picture(checkpoint: Path) -> None:
     assert previous["share"] == pytest.approx(previous["uniform"], rel=0.2)
     assert results["past_actions"]["verdict"] in ("yes", "in part", "no")
     assert f"do actions look at past actions? {results['past_actions']['verdict']}" in process.stdout
-    assert "attention/attention" in names(place / "maps")
-    height, width = matplotlib.image.imread(place / "maps" / "attention.png").shape[:2]
+    assert "attention/attention" in names(folder)
+    height, width = matplotlib.image.imread(folder / "attention.png").shape[:2]
     assert width > 1_500
     assert height > 400
 
