@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -123,6 +125,17 @@ def test_every_main_has_a_script_and_resolves_as_it_stands(main: str) -> None:
     config = compose_config(main, *NEEDED.get(main, ()))
     OmegaConf.resolve(config)
     assert config.debug is False
+
+
+@pytest.mark.parametrize("main", MAINS)
+def test_every_main_names_its_run_folder_by_what_it_has(main: str) -> None:
+    """Hydra's own values are there when a process begins, all others must be keys of the config."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(main, list(NEEDED.get(main, ())), return_hydra_config=True)
+    folder = OmegaConf.to_container(config.hydra.run)["dir"]  # ty: ignore
+    keys = [key for key in re.findall(r"\$\{([\w.]+)\}", folder) if not key.startswith("hydra.")]
+    assert all(OmegaConf.select(config, key) is not None for key in keys), folder
+    assert "outputs/" in folder
 
 
 @pytest.mark.parametrize("key", SECTIONS)
