@@ -27,7 +27,6 @@ from trajectory.locks import claimed
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.planning.agent import TrajectoryAgent, merge
 from trajectory.planning.settings import PlannerSettings
-from trajectory.resume import LAST
 
 
 def evaluate(config: DictConfig, folder: Path) -> float:
@@ -62,7 +61,6 @@ def evaluate(config: DictConfig, folder: Path) -> float:
     told = (trained["tokenizer"][key] for key in ("discount", "terminal_reward"))
     agent = TrajectoryAgent(checkpoint.gpt, checkpoint.discretizer, planner, *told)
     set_threads(trainer.threads)
-    require(not (folder / LAST).exists(), "hydra.run.dir", "a folder other than a training's", str(folder))
     forget_curves(folder)
     resolved = {**given(config), "planner": asdict(planner), "env": asdict(environment)}
     write_file(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))

@@ -137,7 +137,9 @@ def test_the_verdict_on_past_actions_follows_the_weights(patterns: Patterns) -> 
     on_observations = spread(patterns.past(TokenKind.OBSERVATION, [TokenKind.ACTION]), patterns)
     noise = torch.rand(16, 1, 1, generator=torch.Generator().manual_seed(0)).double() / 10
 
-    def verdict(weights: Tensor, groups: np.ndarray = np.arange(16)) -> dict[str, Any]:  # noqa: B008
+    apart, together = np.arange(16), np.arange(16) // 4
+
+    def verdict(weights: Tensor, groups: np.ndarray = apart) -> dict[str, Any]:
         found = of_the_past((1 - noise) * weights + noise * patterns.uniform, patterns)
         shares = {name: each.numpy() for name, each in found.items()}
         uniform = {name: float(each) for name, each in of_the_past(patterns.uniform, patterns).items()}
@@ -153,8 +155,7 @@ def test_the_verdict_on_past_actions_follows_the_weights(patterns: Patterns) -> 
     # windows of one episode are alike, and tell no more than one of them does
     noise = noise[:4].repeat_interleave(4, dim=0)
     (low, high), (lower, higher) = (
-        verdict(on_actions, groups)["more_than"]["uniform attention"]["interval"]
-        for groups in (np.arange(16), np.arange(16) // 4)
+        verdict(on_actions, groups)["more_than"]["uniform attention"]["interval"] for groups in (apart, together)
     )
     assert higher - lower > 1.3 * (high - low)
     # actions look at past actions more than uniform attention would, but all others do far more

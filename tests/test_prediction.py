@@ -118,8 +118,11 @@ def test_pictures_video_ensemble_and_table_are_left(analysed: subprocess.Complet
     assert len(rows) == len(MODELS | REFERENCES | OWN) + len(MODELS | REFERENCES)
 
 
-OTHERS = {"WINDOW_1": ("model", "window", 1), "WALKER": ("environment", "id", "Walker2d-v5")}
-OTHERS["OTHER_DATA"] = ("dataset", "content_hash", "0")
+OTHERS = {
+    "WINDOW_1": ("model", "window", 1),
+    "WALKER": ("environment", "id", "Walker2d-v5"),
+    "OTHER_DATA": ("dataset", "content_hash", "0"),
+}
 
 
 def other_checkpoint(checkpoint: Path, name: str, folder: Path) -> Path:

@@ -111,6 +111,17 @@ class Patterns:
             "own_dimension": earlier & (self.keys[:, None] == self.keys),
         }
 
+    @cached_property
+    def of_the_past(self) -> dict[str, Tensor]:
+        """What is looked at in earlier transitions, and by predictions of what."""
+        action = (TokenKind.ACTION,)
+        others = set(TokenKind) - set(action)
+        return {
+            "actions_on_past_actions": self.past(TokenKind.ACTION, action),
+            "others_on_past_actions": self.past(TokenKind.ACTION, others),
+            "actions_on_past_observations": self.past(TokenKind.OBSERVATION, action),
+        }
+
     def past(self, kind: TokenKind, predicted: Collection[TokenKind]) -> Tensor:
         """Tokens of a kind in earlier transitions, for queries that predict one of these."""
         asked = torch.from_numpy(np.isin(self.kinds, list(predicted)))[self.predicted]
@@ -145,14 +156,7 @@ def _beside_uniform(weights: Tensor, pattern: Tensor, patterns: Patterns) -> dic
 
 def of_the_past(weights: Tensor, patterns: Patterns) -> dict[str, Tensor]:
     """(..., T, T) weights -> (...) shares that past actions and observations get, by who looks at them."""
-    action = (TokenKind.ACTION,)
-    others = set(TokenKind) - set(action)
-    asked = {
-        "actions_on_past_actions": patterns.past(TokenKind.ACTION, action),
-        "others_on_past_actions": patterns.past(TokenKind.ACTION, others),
-        "actions_on_past_observations": patterns.past(TokenKind.OBSERVATION, action),
-    }
-    return {name: share(weights, pattern) for name, pattern in asked.items()}
+    return {name: share(weights, pattern) for name, pattern in patterns.of_the_past.items()}
 
 
 def past_actions(
@@ -228,7 +232,7 @@ def analyze_attention(
         weights = attention_weights(gpt, tokens.to(gpt.head.device)).cpu().double()
         maps += weights.sum(0) / len(windows)
         shares.append(of_the_past(weights.mean((1, 2)), patterns))
-    on_actions = patterns.past(TokenKind.ACTION, (TokenKind.ACTION,))
+    on_actions = patterns.of_the_past["actions_on_past_actions"]
     heads = [
         {
             "layer": layer + 1,
