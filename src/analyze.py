@@ -26,6 +26,7 @@ from trajectory.files import write_file
 from trajectory.hardware import device_for, set_threads
 from trajectory.locks import claimed
 from trajectory.model.checkpoint import load_checkpoint
+from trajectory.resume import check_no_training
 
 log = logging.getLogger("analyze")
 
@@ -54,6 +55,7 @@ def analyze(config: DictConfig, folder: Path) -> None:
     data = analysed_data(checkpoint, given(config.dataset))
     if not data.held_out:
         log.warning("the checkpoint was trained on these episodes; give another dataset=... to hold some out")
+    check_no_training(folder)
     forget_curves(folder)
     write_file(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     results = run(checkpoint, data, chosen, folder)

@@ -27,6 +27,7 @@ from trajectory.locks import claimed
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.planning.agent import TrajectoryAgent, merge
 from trajectory.planning.settings import PlannerSettings
+from trajectory.resume import check_no_training
 
 
 def evaluate(config: DictConfig, folder: Path) -> float:
@@ -61,6 +62,7 @@ def evaluate(config: DictConfig, folder: Path) -> float:
     told = (trained["tokenizer"][key] for key in ("discount", "terminal_reward"))
     agent = TrajectoryAgent(checkpoint.gpt, checkpoint.discretizer, planner, *told)
     set_threads(trainer.threads)
+    check_no_training(folder)
     forget_curves(folder)
     resolved = {**given(config), "planner": asdict(planner), "env": asdict(environment)}
     write_file(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))

@@ -67,6 +67,18 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for part in below for key, value in part.items()}
 
 
+def check_no_training(folder: Path) -> None:
+    """Keep evaluations and analyses, which replace what was there before, out of the folders of trainings.
+
+    Raises:
+        UserError: a training has worked there, of a Transformer or of a baseline.
+    """
+    path = folder / "config.yaml"
+    # of the configs that runs leave, only a training's says how to make tokens
+    training = path.is_file() and any(line.startswith("tokenizer:") for line in path.read_text().splitlines())
+    require(not training, "hydra.run.dir", "a folder other than a training's", str(folder))
+
+
 def finished(folder: Path) -> dict[str, Any] | None:
     """The results of a run that came to its end; None for one that did not, or that Ctrl-C cut short."""
     path = folder / "results.json"

@@ -27,7 +27,6 @@ from trajectory.errors import require
 from trajectory.evaluation.lineage import log_lineage, run_name
 from trajectory.evaluation.results import metrics_of
 from trajectory.files import one_line_for_disk_errors, write_file
-from trajectory.resume import LAST
 
 GIF_FRAMES = 100
 STEP = "trainer/global_step"  # Lightning's name of the axis that all curves share
@@ -234,12 +233,7 @@ def make_loggers(
 
 
 def forget_curves(folder: Path) -> None:
-    """Remove what loggers left of another run in its folder, before a new one that does not go on with it.
-
-    Raises:
-        UserError: the folder holds a training that can go on.
-    """
-    require(not (folder / LAST).exists(), "hydra.run.dir", "a folder other than a training's", str(folder))
+    """Remove what loggers left of another run in its folder, before a new one that does not go on with it."""
     (folder / "metrics.csv").unlink(missing_ok=True)
     for name in ("wandb", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
