@@ -110,6 +110,15 @@ def cloned(trained: Run, place: Path) -> Run:
     return finished(run_main("train", *TINY, "baseline=cloning", "baseline.steps=50", folder=place), place)
 
 
+@pytest.fixture(scope="module")
+def brought(trained: Run, place: Path) -> Run:
+    """A folder that holds nothing but the checkpoint of another."""
+    folder = place / "brought"
+    folder.mkdir()
+    (folder / "last.ckpt").write_bytes((trained.folder / "last.ckpt").read_bytes())
+    return Run(trained.process, folder)
+
+
 @pytest.fixture(autouse=True)
 def _restore_torch() -> Iterator[None]:
     """The mains set threads and seeds for a whole process; here there are other tests."""
@@ -525,7 +534,7 @@ def test_a_folder_used_again_holds_the_curves_of_its_last_run_alone(tmp_path: Pa
     assert ends[0] != ends[1]
 
 
-@pytest.mark.parametrize("of", ["trained", "cloned"])
+@pytest.mark.parametrize("of", ["trained", "cloned", "brought"])
 @pytest.mark.parametrize(
     ("main", "override"), [("evaluate", "evaluation.episodes=1"), ("analyze", "analysis=attention")]
 )

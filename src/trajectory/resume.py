@@ -71,11 +71,12 @@ def check_no_training(folder: Path) -> None:
     """Keep evaluations and analyses, which replace what was there before, out of the folders of trainings.
 
     Raises:
-        UserError: a training has worked there, of a Transformer or of a baseline.
+        UserError: a training has worked there, of a Transformer or of a baseline, or its checkpoint was brought there.
     """
     path = folder / "config.yaml"
     # of the configs that runs leave, only a training's says how to make tokens
     training = path.is_file() and any(line.startswith("tokenizer:") for line in path.read_text().splitlines())
+    training = training or (folder / LAST).exists()
     require(not training, "hydra.run.dir", "a folder other than a training's", str(folder))
 
 
