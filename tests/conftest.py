@@ -13,8 +13,9 @@ import torch
 from command_line import compose_config
 from example_data import contents
 from trajectory.config import one_line_errors
-from trajectory.data.cache import CACHE_VARIABLE
-from trajectory.model.gpt import GPT, GPTSettings
+from trajectory.files import CACHE_VARIABLE
+from trajectory.model.gpt import GPT
+from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
 
 

@@ -17,7 +17,7 @@ from trajectory.behaviour.record import RecordedEpisode
 from trajectory.data.builtin import POLICIES
 from trajectory.data.episodes import Episodes
 from trajectory.data.store import save_episodes
-from trajectory.environments import EnvironmentSettings
+from trajectory.environments.settings import EnvironmentSettings
 
 HOPPER = EnvironmentSettings("hopper", "Hopper-v5", reference={"random": -20.272305, "expert": 3234.3})
 PENDULUM = EnvironmentSettings("pendulum", "Pendulum-v1")

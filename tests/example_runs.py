@@ -12,8 +12,8 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from command_line import compose_config
+from trajectory.evaluation.episodes import EpisodeResult, Rollouts
 from trajectory.evaluation.results import summarize_rollouts
-from trajectory.evaluation.rollout import EpisodeResult, Rollouts
 
 HOPPER = {"random": -20.272305, "expert": 3234.3}
 MEDIUM = "trajectory/hopper/medium-v0"

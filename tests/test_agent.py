@@ -15,7 +15,7 @@ from test_beam_search import BINS, DISCOUNT, LAYOUT, Model, make_model
 from trajectory import TrajectoryAgent
 from trajectory.errors import UserError
 from trajectory.model.module import TrajectoryModule
-from trajectory.model.optimization import OptimizerSettings
+from trajectory.model.settings import OptimizerSettings
 from trajectory.planning.beam_search import beam_search, draws_needed
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 

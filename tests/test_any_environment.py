@@ -14,7 +14,8 @@ from command_line import TINY, Refusal, run_main
 from example_data import MAZE
 from trajectory import TrajectoryAgent
 from trajectory.data.store import load_episodes, metadata_of
-from trajectory.environments import EnvironmentSettings, make_environment
+from trajectory.environments.make import make_environment
+from trajectory.environments.settings import EnvironmentSettings
 
 QUICK = (*TINY, "logger=csv", "evaluation.video=false", "dataset.quality=random", "evaluation.every_n_steps=null")
 KEYS = ["observation", "desired_goal"]

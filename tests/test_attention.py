@@ -17,16 +17,9 @@ from torch import Tensor
 from command_line import TINY, Refusal, compose_config, run_main
 from example_data import flat_columns, made_up_episodes, save, write_d4rl
 from offline_run import names
-from trajectory.analysis.attention import (
-    AttentionSettings,
-    Patterns,
-    attention_weights,
-    describe_head,
-    of_the_past,
-    past_actions,
-    share,
-)
-from trajectory.environments import EnvironmentSettings
+from trajectory.analysis.attention import Patterns, attention_weights, describe_head, of_the_past, past_actions, share
+from trajectory.analysis.settings import AttentionSettings
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.model.gpt import GPT
 from trajectory.model.operations import split, visible
 from trajectory.transition import TokenKind, TransitionLayout

@@ -14,7 +14,8 @@ import torch
 from command_line import ROOT, compose_config
 from trajectory.baselines.cloning import best_rows
 from trajectory.baselines.networks import Perceptrons, Transitions
-from trajectory.baselines.training import TRAINED, baseline_settings, train_baseline
+from trajectory.baselines.settings import baseline_settings
+from trajectory.baselines.training import TRAINED, train_baseline
 from trajectory.data.episodes import Episodes
 from trajectory.errors import UserError
 

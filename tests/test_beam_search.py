@@ -15,8 +15,9 @@ from torch import Tensor
 from test_sampling import slow_sample
 from trajectory.data.discretizer import Discretizer
 from trajectory.model.decoder import Decoder
-from trajectory.model.gpt import GPT, GPTSettings
+from trajectory.model.gpt import GPT
 from trajectory.model.native.decoder import NativeGPT
+from trajectory.model.settings import GPTSettings
 from trajectory.planning.beam_search import Plan, beam_search, draws_needed
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 from trajectory.transition import TransitionLayout

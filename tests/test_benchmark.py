@@ -15,21 +15,15 @@ from matplotlib.image import imread
 from torch.utils.flop_counter import FlopCounterMode
 
 from command_line import Refusal, run_main
-from trajectory.benchmarks.data import (
-    FITTING_LIMIT,
-    TIME_LIMIT,
-    TRAINING_LIMIT,
-    DataBenchmarkSettings,
-    measure,
-    write_synthetic,
-)
-from trajectory.benchmarks.planning import Case, PlanningBenchmarkSettings
+from trajectory.benchmarks.data import FITTING_LIMIT, TIME_LIMIT, TRAINING_LIMIT, measure, write_synthetic
 from trajectory.benchmarks.planning import measure as measure_decision
+from trajectory.benchmarks.settings import Case, DataBenchmarkSettings, PlanningBenchmarkSettings
 from trajectory.benchmarks.usage import PROCESS, Usage
 from trajectory.data.d4rl import load_d4rl
 from trajectory.errors import UserError
-from trajectory.model.gpt import GPT, GPTSettings
+from trajectory.model.gpt import GPT
 from trajectory.model.loss import token_losses
+from trajectory.model.settings import GPTSettings
 from trajectory.model.throughput import training_flops
 from trajectory.transition import TransitionLayout
 

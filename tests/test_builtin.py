@@ -19,7 +19,7 @@ from trajectory.config import settings
 from trajectory.data import builtin
 from trajectory.data.builtin import MIXTURES, builtin_id, describe, ensure_builtin, policy_files, qualities
 from trajectory.data.store import load_episodes, metadata_of
-from trajectory.environments import EnvironmentSettings
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError
 
 

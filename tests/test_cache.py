@@ -19,12 +19,14 @@ import torch
 
 from synthetic_data import Reader, random_episodes, source_of, write_episodes
 from trajectory.data import cache
-from trajectory.data.cache import CACHE_VARIABLE, TokenizedData, cache_key, cache_path, load_tokens, save_tokens
-from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
+from trajectory.data.cache import TokenizedData, cache_key, load_tokens, save_tokens
+from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.episodes import Episodes
+from trajectory.data.settings import TokenizerSettings
 from trajectory.data.source import Source
 from trajectory.errors import UserError
+from trajectory.files import CACHE_VARIABLE, cache_path
 
 FILES = ("tokens.npy", "episodes.npz", "summary.json", "card.png", "sha256.json")
 

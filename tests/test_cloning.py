@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from trajectory.baselines.cloning import CloningSettings, train_cloning
+from trajectory.baselines.cloning import train_cloning
+from trajectory.baselines.settings import CloningSettings
 from trajectory.data.episodes import Episodes
 from trajectory.errors import UserError
 

@@ -11,16 +11,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from trajectory.baselines.cloning import CloningSettings
-from trajectory.config import EvaluationSettings, TrainerSettings, one_line_errors
+from trajectory.baselines.settings import CloningSettings
 from trajectory.config import given as given_values
+from trajectory.config import one_line_errors
 from trajectory.config import settings as make_settings
-from trajectory.data.datamodule import TokenizerSettings
+from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
-from trajectory.evaluation.loggers import LoggerSettings
-from trajectory.model.gpt import GPTSettings
-from trajectory.model.optimization import OptimizerSettings
+from trajectory.evaluation.settings import EvaluationSettings, LoggerSettings
+from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
+from trajectory.training.settings import TrainerSettings
 
 SECTIONS: dict[str, Any] = {
     "trainer": TrainerSettings,

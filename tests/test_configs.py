@@ -14,18 +14,16 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from command_line import CONF, compose_config
-from trajectory.baselines.cloning import CloningSettings
-from trajectory.baselines.training import baseline_settings
-from trajectory.behaviour.recipe import RecipeSettings
-from trajectory.config import EvaluationSettings, TrainerSettings, settings
+from trajectory.baselines.settings import CloningSettings, baseline_settings
+from trajectory.behaviour.settings import RecipeSettings
+from trajectory.config import settings
 from trajectory.data.builtin import DEFAULT_SEED, DEFAULT_STEPS
-from trajectory.data.datamodule import TokenizerSettings
-from trajectory.data.goals import HindsightSettings
-from trajectory.environments import EnvironmentSettings
-from trajectory.evaluation.loggers import LoggerSettings
-from trajectory.model.gpt import GPTSettings
-from trajectory.model.optimization import OptimizerSettings
+from trajectory.data.settings import HindsightSettings, TokenizerSettings
+from trajectory.environments.settings import EnvironmentSettings
+from trajectory.evaluation.settings import EvaluationSettings, LoggerSettings
+from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
+from trajectory.training.settings import TrainerSettings
 
 MAINS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "wandb_sweep")
 SECTIONS = {

@@ -14,12 +14,13 @@ import torch
 from matplotlib.image import imread
 
 from synthetic_data import Reader, random_episodes, source_of, write_episodes
-from trajectory.data.cache import CACHE_VARIABLE
-from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
+from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.episodes import Episodes
 from trajectory.data.returns import return_to_go, shape_rewards
+from trajectory.data.settings import TokenizerSettings
 from trajectory.data.windows import ShuffledBatches
 from trajectory.errors import UserError
+from trajectory.files import CACHE_VARIABLE
 from trajectory.transition import TransitionLayout
 
 LENGTHS, TERMINATED = [40, 1, 30, 90], [True, False, True, False]

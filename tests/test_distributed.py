@@ -21,8 +21,9 @@ from test_configs import section
 from trajectory.config import settings
 from trajectory.data.windows import ShuffledBatches
 from trajectory.locks import exclusive
-from trajectory.model.gpt import GPT, GPTSettings
+from trajectory.model.gpt import GPT
 from trajectory.model.loss import token_losses, weighted_loss
+from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
 
 # one periodic episode: more ranks than episodes

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from toy_world import TOY
-from trajectory.environments import EnvironmentSettings, make_environment
+from trajectory.environments.make import make_environment
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.evaluation.drawing import NotDrawn, qpos_of
 
 MAZE = EnvironmentSettings("maze", "gymnasium_robotics:PointMaze_UMaze-v3", observation_keys=["observation"])

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trajectory.baselines.ensemble import Ensemble, EnsembleSettings, _pairs, train_ensemble
+from trajectory.baselines.ensemble import Ensemble, _pairs, train_ensemble
+from trajectory.baselines.settings import EnsembleSettings
 from trajectory.data.episodes import Episodes
 from trajectory.errors import UserError
 

@@ -12,14 +12,8 @@ from gymnasium.spaces import Box, Dict, Discrete
 from command_line import CONF, compose_config
 from example_data import HOPPER, MAZE, PENDULUM
 from trajectory.config import settings
-from trajectory.environments import (
-    EnvironmentSettings,
-    check_layout,
-    flatten,
-    make_environment,
-    make_raw_environment,
-    observation_keys,
-)
+from trajectory.environments.make import check_layout, flatten, make_environment, make_raw_environment, observation_keys
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError
 from trajectory.transition import TransitionLayout
 

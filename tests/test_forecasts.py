@@ -17,7 +17,8 @@ from trajectory.analysis.forecasts import (
     score,
     with_bands,
 )
-from trajectory.baselines.ensemble import Ensemble, EnsembleSettings
+from trajectory.baselines.ensemble import Ensemble
+from trajectory.baselines.settings import EnsembleSettings
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.episodes import Episodes
 from trajectory.transition import TransitionLayout

@@ -20,23 +20,26 @@ from hypothesis import strategies as st
 from test_beam_search import DISCOUNT, LAYOUT, Model, make_model
 from test_windows import STOP, numbered_windows
 from toy_world import fit, toy_module
-from trajectory.baselines.cloning import CloningSettings, train_cloning
+from trajectory.baselines.cloning import train_cloning
+from trajectory.baselines.settings import CloningSettings
 from trajectory.behaviour.record import RecordedEpisode
-from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
+from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.discretizer import Discretizer
-from trajectory.data.goals import HindsightSettings, HindsightWindows, goal_tokens, later_rows
+from trajectory.data.goals import HindsightWindows, goal_tokens, later_rows
+from trajectory.data.settings import HindsightSettings, TokenizerSettings
 from trajectory.data.source import locate
 from trajectory.data.store import STORE_VARIABLE, save_episodes
 from trajectory.data.windows import ShuffledBatches, hashed
-from trajectory.environments import EnvironmentSettings, check_goal, make_environment
+from trajectory.environments.make import check_goal, make_environment
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError
+from trajectory.evaluation.episodes import Agent, Rollouts
 from trajectory.evaluation.goals import draw_paths, summarize_goals
 from trajectory.evaluation.results import format_table, summarize_rollouts
-from trajectory.evaluation.rollout import Agent, Rollouts, run_episodes
-from trajectory.model.gpt import GPTSettings
+from trajectory.evaluation.rollout import run_episodes
 from trajectory.model.loss import token_losses
 from trajectory.model.module import TrajectoryModule
-from trajectory.model.optimization import OptimizerSettings
+from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.agent import TrajectoryAgent
 from trajectory.planning.beam_search import beam_search, draws_needed
 from trajectory.planning.settings import PlannerSettings, SamplingSettings

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from trajectory.errors import UserError
 from trajectory.model.decoder import Decoder
-from trajectory.model.gpt import GPT, GPTSettings
+from trajectory.model.gpt import GPT
 from trajectory.model.native.decoder import NativeGPT
+from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
 
 BLOCK_SIZE = 14  # of the small model: three transitions of two observation tokens, action, reward and value, less one

@@ -18,16 +18,9 @@ import pytest
 from command_line import Refusal
 from offline_run import names, points, records
 from trajectory.errors import UserError
-from trajectory.evaluation.loggers import (
-    LoggerSettings,
-    MetricsFile,
-    WandbMetrics,
-    close_analysis,
-    close_loggers,
-    log_picture,
-    make_loggers,
-    read_metrics,
-)
+from trajectory.evaluation.curves import MetricsFile, read_metrics
+from trajectory.evaluation.loggers import WandbMetrics, close_analysis, close_loggers, log_picture, make_loggers
+from trajectory.evaluation.settings import LoggerSettings
 from trajectory.evaluation.video import write_frames
 
 RESULTS: dict[str, Any] = {

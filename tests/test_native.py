@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from trajectory.data.cache import CACHE_VARIABLE
+from trajectory.files import CACHE_VARIABLE
 from trajectory.hardware import torch_threads
 from trajectory.model.decoder import Decoder, decoder_for
-from trajectory.model.gpt import GPT, GPTSettings
+from trajectory.model.gpt import GPT
 from trajectory.model.native import decoder, library
 from trajectory.model.native.decoder import NativeGPT
+from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
 
 HOPPER = TransitionLayout(11, 3)

@@ -10,12 +10,13 @@ import pytorch_lightning as pl
 import torch
 
 from toy_world import fit, toy_data, toy_module
-from trajectory.data.datamodule import TokenizerSettings
+from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
 from trajectory.model.callbacks import LastCheckpoint
 from trajectory.model.checkpoint import load_checkpoint
-from trajectory.model.gpt import GPT, GPTSettings
-from trajectory.model.optimization import OptimizerSettings, learning_rate_ratio, make_optimizer
+from trajectory.model.gpt import GPT
+from trajectory.model.optimization import learning_rate_ratio, make_optimizer
+from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
 
 PUBLISHED = OptimizerSettings()

@@ -30,7 +30,7 @@ from example_data import (
 from trajectory import create_dataset
 from trajectory.data.own import ensure_own, read_episode
 from trajectory.data.store import in_store, load_episodes, metadata_of
-from trajectory.environments import EnvironmentSettings
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError
 
 ID = "me/pendulum/swings-v0"

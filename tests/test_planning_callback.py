@@ -19,12 +19,13 @@ from pytorch_lightning.loggers import CSVLogger
 
 from toy_world import STEPS, TOY, TOY_ENVIRONMENT, fit, toy_data, toy_module
 from trajectory import TrajectoryAgent
-from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
-from trajectory.environments import EnvironmentSettings
+from trajectory.data.datamodule import TrajectoryDataModule
+from trajectory.data.settings import TokenizerSettings
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.evaluation.callback import PlanningEvaluation
 from trajectory.evaluation.rollout import run_episodes
-from trajectory.model.gpt import GPTSettings
 from trajectory.model.module import TrajectoryModule
+from trajectory.model.settings import GPTSettings
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 
 PLANNER = PlannerSettings(beam_width=2, horizon=2, context=1, action=SamplingSettings(top_p=0.9))

@@ -19,9 +19,9 @@ from analyze import analyze
 from command_line import TINY, compose_config, run_main
 from example_data import made_up_episodes, save
 from offline_run import names
-from trajectory.analysis.prediction import PredictionSettings
+from trajectory.analysis.settings import PredictionSettings
 from trajectory.config import one_line_errors
-from trajectory.environments import EnvironmentSettings
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.model.checkpoint import read_checkpoint, write_checkpoint
 
 WALKER = EnvironmentSettings("walker2d", "Walker2d-v5")

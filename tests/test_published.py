@@ -19,7 +19,7 @@ from example_data import HOPPER, contents, made_up_episodes, save
 from hub import serve_hub
 from trajectory.data.published import _check_network, ensure_published
 from trajectory.data.store import load_episodes
-from trajectory.environments import EnvironmentSettings
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError
 
 ID = "mujoco/hopper/medium-v0"

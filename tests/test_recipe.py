@@ -12,7 +12,8 @@ import pytest
 
 from example_data import HOPPER
 from trajectory.behaviour.policy import GaussianPolicy
-from trajectory.behaviour.recipe import RecipeSettings, _export, choose, evaluate_policy, train_behaviour
+from trajectory.behaviour.recipe import _export, choose, evaluate_policy, train_behaviour
+from trajectory.behaviour.settings import RecipeSettings
 from trajectory.errors import UserError
 
 SMALL: dict[str, Any] = {

@@ -10,7 +10,7 @@ import pytest
 from example_data import HOPPER, MAZE, PENDULUM, SHIPPED, shipped
 from trajectory.behaviour.policy import GaussianPolicy
 from trajectory.behaviour.record import RecordedEpisode, record_episodes
-from trajectory.environments import EnvironmentSettings
+from trajectory.environments.settings import EnvironmentSettings
 
 
 def length(episodes: list[RecordedEpisode]) -> int:

@@ -16,8 +16,9 @@ from example_runs import MEDIUM, dataset, write_clip, write_evaluation, write_tr
 from report import report
 from trajectory.reporting.page import choose_videos
 from trajectory.reporting.published import of_tasks, published_scores, task_of
-from trajectory.reporting.rows import Group, ReportSettings, group_runs
+from trajectory.reporting.rows import Group, group_runs
 from trajectory.reporting.runs import Run, collect
+from trajectory.reporting.settings import ReportSettings
 from trajectory.reporting.tables import Cell, Table, escape_latex, escape_markdown, score_table, to_latex, to_markdown
 
 QUICK = ReportSettings(resamples=100)

@@ -16,6 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from trajectory.evaluation import results as module
+from trajectory.evaluation.episodes import EpisodeResult, Rollouts
 from trajectory.evaluation.results import (
     format_table,
     git_commit,
@@ -24,7 +25,6 @@ from trajectory.evaluation.results import (
     summarize_rollouts,
     write_results,
 )
-from trajectory.evaluation.rollout import EpisodeResult, Rollouts
 
 HOPPER = {"random": -20.272305, "expert": 3234.3}
 EPISODES = [

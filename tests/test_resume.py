@@ -16,17 +16,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from command_line import TINY, compose_config, run_main_here
 from toy_world import TOY_ENVIRONMENT, fit, toy_data, toy_module
-from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
+from trajectory.data.datamodule import TrajectoryDataModule
+from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
 from trajectory.evaluation.callback import PlanningEvaluation
-from trajectory.evaluation.rollout import EpisodeResult
+from trajectory.evaluation.episodes import EpisodeResult
 from trajectory.interruption import Interruption
 from trajectory.locks import claimed
 from trajectory.model.callbacks import FiniteGradients, LastCheckpoint
 from trajectory.model.checkpoint import read_checkpoint
-from trajectory.model.gpt import GPTSettings
 from trajectory.model.module import TrajectoryModule
-from trajectory.model.optimization import OptimizerSettings
+from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
 from trajectory.resume import checkpoint_to_continue, finished, run_folder
 

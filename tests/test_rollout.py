@@ -14,8 +14,9 @@ from gymnasium.spaces import Box
 from example_data import HOPPER
 from test_beam_search import DISCOUNT, make_model
 from toy_world import STEPS, TOY_ENVIRONMENT
-from trajectory.environments import EnvironmentSettings
-from trajectory.evaluation.rollout import EpisodeResult, Rollouts, run_episodes
+from trajectory.environments.settings import EnvironmentSettings
+from trajectory.evaluation.episodes import EpisodeResult, Rollouts
+from trajectory.evaluation.rollout import run_episodes
 from trajectory.planning.agent import TrajectoryAgent
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 from trajectory.transition import TransitionLayout

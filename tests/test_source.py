@@ -28,11 +28,10 @@ from example_data import (
 from trajectory import create_dataset
 from trajectory.behaviour.record import RecordedEpisode, record_episodes
 from trajectory.data.cache import cache_key
-from trajectory.data.datamodule import summarize
 from trajectory.data.episodes import Episodes
-from trajectory.data.source import locate
+from trajectory.data.source import locate, summarize
 from trajectory.data.store import in_store
-from trajectory.environments import EnvironmentSettings
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError
 
 OWN = {"source": "own", "id": "me/own-v0", "behaviour": "a hand", "author": "me"}

@@ -21,7 +21,6 @@ from minari.namespace import list_local_namespaces
 from example_data import ABOUT, HOPPER, MAZE, PENDULUM, contents, made_up_episodes, save
 from trajectory.data import store as module
 from trajectory.data.store import (
-    HIDDEN,
     check_id,
     hidden_store,
     in_store,
@@ -30,8 +29,9 @@ from trajectory.data.store import (
     only_writer,
     save_episodes,
 )
-from trajectory.environments import EnvironmentSettings
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError
+from trajectory.files import HIDDEN
 
 PARTS = {"achieved_goal": 2, "desired_goal": 2, "observation": 4}
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from toy_world import STEPS, TOY_ENVIRONMENT, fit, toy_data, toy_module
-from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
+from trajectory.data.datamodule import TrajectoryDataModule
+from trajectory.data.settings import TokenizerSettings
 from trajectory.evaluation.rollout import run_episodes
-from trajectory.model.gpt import GPTSettings
 from trajectory.model.module import TrajectoryModule
-from trajectory.model.optimization import OptimizerSettings
+from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.agent import TrajectoryAgent
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 

@@ -21,9 +21,10 @@ from example_data import made_up_episodes, write_npz
 from synthetic_data import Reader, random_episodes, source_of, write_episodes
 from trajectory import TrajectoryAgent
 from trajectory.config import given
-from trajectory.data.cache import CACHE_VARIABLE
-from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
+from trajectory.data.datamodule import TrajectoryDataModule
+from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
+from trajectory.files import CACHE_VARIABLE
 from trajectory.model.checkpoint import write_checkpoint
 
 

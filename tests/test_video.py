@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from toy_world import TOY_ENVIRONMENT
-from trajectory.evaluation.drawing import choose_gl
+from trajectory.environments.make import choose_gl
+from trajectory.evaluation.episodes import Recording
 from trajectory.evaluation.picture import COLUMNS, received, strips
-from trajectory.evaluation.rollout import Recording
 from trajectory.evaluation.video import CAPTION, draw_episode, write_video
-from trajectory.planning.agent import PlannedTrajectory
+from trajectory.planning.trajectory import PlannedTrajectory
 
 SIZE, STEPS, HORIZON = 96, 21, 6
 # twenty-one steps of Hopper, at every sixth of which a plan foresees five still steps ("still") or what came ("true")

@@ -13,14 +13,14 @@ import pytorch_lightning as pl
 from gymnasium.spaces import Box
 
 from trajectory.behaviour.record import RecordedEpisode
-from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
+from trajectory.data.datamodule import TrajectoryDataModule
+from trajectory.data.settings import TokenizerSettings
 from trajectory.data.source import locate
 from trajectory.data.store import STORE_VARIABLE, save_episodes
-from trajectory.environments import EnvironmentSettings
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.model.callbacks import CheckpointFiles
-from trajectory.model.gpt import GPTSettings
 from trajectory.model.module import TrajectoryModule
-from trajectory.model.optimization import OptimizerSettings
+from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
 
 TOY = "ToyWorld-v0"

@@ -17,7 +17,6 @@ from datetime import timedelta
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -25,47 +24,14 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from trajectory.errors import UserError, first_line, require
+from trajectory.errors import UserError, first_line
+from trajectory.ranks import local_rank, rank, world_size
 
 READY = ""  # what a rank tells the one that started it once nothing is left that could be refused
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
 NOTICE_S = 10.0  # within which a broken connection shows; NCCL may wait for ever
 
 _starter: Connection | None = None  # of the rank that started this process
-
-
-def by_srun() -> bool:
-    """Whether srun started several processes, this one among them."""
-    return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
-
-
-def rank() -> int:
-    """This process's number among all; 0 is the one that writes and talks."""
-    if dist.is_initialized():
-        return dist.get_rank()
-    return int(os.environ.get("RANK") or (os.environ["SLURM_PROCID"] if by_srun() else 0))
-
-
-def local_rank() -> int:
-    """This process's number among those of its machine."""
-    return int(os.environ.get("LOCAL_RANK") or (os.environ["SLURM_LOCALID"] if by_srun() else 0))
-
-
-def world_size() -> int:
-    """The number of processes that are there."""
-    if dist.is_initialized():
-        return dist.get_world_size()
-    return int(os.environ.get("WORLD_SIZE") or (os.environ["SLURM_STEP_NUM_TASKS"] if by_srun() else 1))
-
-
-def check_processes(devices: int, num_nodes: int) -> None:
-    """Raise a `UserError` unless that many processes are there or can be started."""
-    there = world_size()
-    if there > 1:
-        rule = f"{there}, the number of processes that torchrun or srun started"
-        require(devices * num_nodes == there, "trainer.devices times trainer.num_nodes", rule, devices * num_nodes)
-    else:
-        require(num_nodes == 1, "trainer.num_nodes", "1 unless torchrun or srun starts the processes", num_nodes)
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:
@@ -89,17 +55,6 @@ def from_all_ranks(value: Any) -> list[Any]:
     values = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
-
-
-@contextmanager
-def quiet_unless_first() -> Generator[None]:
-    """Hydra makes no run folder and no log for other ranks than the first: theirs is thrown away."""
-    if rank() == 0:
-        yield
-        return
-    with TemporaryDirectory() as folder:
-        sys.argv += [f"hydra.run.dir={folder}", "hydra.output_subdir=null", "hydra/job_logging=disabled"]
-        yield
 
 
 @contextmanager

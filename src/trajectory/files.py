@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trajectory.errors import UserError
+
+CACHE_VARIABLE = "TRAJECTORY_CACHE"
+HIDDEN = ".writing-"  # how the names of folders begin that are being written
+STALE_S = 24 * 3600.0  # writing takes minutes
 
 
 @contextmanager
@@ -56,3 +62,18 @@ def rename(old: Path, new: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def cache_path() -> Path:
+    """The folder of all entries: TRAJECTORY_CACHE, else trajectory-transformer in the user's cache folder."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(chosen) if chosen else home / "trajectory-transformer"
+
+
+def remove_stale(folder: Path, prefix: str) -> None:
+    """Remove what processes that were killed while writing left in `folder` more than a day ago."""
+    for path in folder.glob(f"{prefix}*"):
+        with suppress(OSError):  # another process may be at it too
+            if time.time() - path.stat().st_mtime > STALE_S:
+                shutil.rmtree(path, ignore_errors=True)

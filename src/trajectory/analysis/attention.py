@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from trajectory.analysis.attention_map import draw_maps
 from trajectory.analysis.held_out import AnalysedData
+from trajectory.analysis.settings import AttentionSettings
 from trajectory.errors import require
 from trajectory.files import write_file
 from trajectory.model.checkpoint import Checkpoint
@@ -34,25 +35,6 @@ from trajectory.progress import progress_bar
 from trajectory.transition import TokenKind, TransitionLayout
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class AttentionSettings:
-    """`conf/analysis/attention.yaml` explains the keys."""
-
-    windows: int = 512
-    batch_size: int = 32
-    seed: int = 0
-    excess: float = 0.25
-    resamples: int = 1_000
-
-    def __post_init__(self) -> None:
-        rule = "at least 2, which an interval needs"
-        require(self.windows >= 2, "analysis.windows", rule, self.windows)
-        for key in ("batch_size", "resamples"):
-            require(getattr(self, key) >= 1, f"analysis.{key}", "at least 1", getattr(self, key))
-        require(self.seed >= 0, "analysis.seed", "at least 0", self.seed)
-        require(0 < self.excess < 1, "analysis.excess", "between 0 and 1", self.excess)
 
 
 class RecordingOperations(TorchOperations):

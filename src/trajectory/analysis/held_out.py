@@ -13,7 +13,7 @@ from trajectory.data.episodes import Episodes
 from trajectory.data.returns import return_to_go, shape_rewards
 from trajectory.data.source import locate
 from trajectory.data.windows import tokenize
-from trajectory.environments import EnvironmentSettings
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import require
 from trajectory.model.checkpoint import Checkpoint
 

@@ -15,7 +15,6 @@ import csv
 import io
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -37,8 +36,10 @@ from trajectory.analysis.forecasts import (
 )
 from trajectory.analysis.held_out import AnalysedData, kind_of, tokens_of, training_episodes
 from trajectory.analysis.prediction_figures import draw_curves, draw_rollouts, draw_states
-from trajectory.baselines.ensemble import EnsembleSettings, train_ensemble
-from trajectory.environments import EnvironmentSettings, make_environment
+from trajectory.analysis.settings import PredictionSettings
+from trajectory.baselines.ensemble import train_ensemble
+from trajectory.environments.make import make_environment
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import require
 from trajectory.evaluation.drawing import NotDrawn
 from trajectory.evaluation.video import write_frames
@@ -51,32 +52,6 @@ log = logging.getLogger(__name__)
 FPS = 20  # steps a second that the video shows, several times slower than they are
 TOLD = (1, 3, 10, 30, 100)  # steps that the table and results.json tell of
 Curves = dict[str, dict[str, dict[str, dict[str, np.ndarray]]]]  # by what is seen, model, score and statistic
-
-
-@dataclass(frozen=True)
-class PredictionSettings:
-    """What is predicted from where; `conf/analysis/prediction.yaml` explains the keys."""
-
-    horizon: int = 100
-    starts: int = 40
-    samples: int = 40
-    particles: int = 400
-    context: int | None = None
-    masked_share: float = 0.5
-    single_step_checkpoint: str | None = None
-    video: bool = True
-    seed: int = 0
-    ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
-
-    def __post_init__(self) -> None:
-        for key in ("horizon", "starts", "samples", "particles"):
-            require(getattr(self, key) >= 1, f"analysis.{key}", "at least 1", getattr(self, key))
-        enough = self.particles >= self.samples
-        require(enough, "analysis.particles", f"at least analysis.samples={self.samples}", self.particles)
-        require(self.seed >= 0, "analysis.seed", "at least 0", self.seed)
-        share = self.masked_share
-        require(0 < share < 1, "analysis.masked_share", "above 0 and below 1", share)
-        self.ensemble.check("analysis.ensemble")
 
 
 def predict(checkpoint: Checkpoint, data: AnalysedData, settings: PredictionSettings, folder: Path) -> dict[str, Any]:

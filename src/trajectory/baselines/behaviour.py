@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from trajectory.behaviour.controllers import CONTROLLERS, Controller
-from trajectory.environments import EnvironmentSettings, make_raw_environment
+from trajectory.environments.make import make_raw_environment
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import require
-
-
-@dataclass(frozen=True)
-class BehaviourSettings:
-    """It has nothing to set."""
-
-    name: str = "behaviour"
 
 
 class BehaviourAgent:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -12,28 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trajectory.baselines.networks import Normal, PolicyAgent
+from trajectory.baselines.settings import CloningSettings
 from trajectory.data.episodes import Episodes
-from trajectory.data.goals import HindsightSettings, later_rows
-from trajectory.errors import require
+from trajectory.data.goals import later_rows
+from trajectory.data.settings import HindsightSettings
 from trajectory.progress import progress_bar
-
-
-@dataclass(frozen=True)
-class CloningSettings:
-    """An MLP trained with Adam on the mean squared error of actions; `conf/baseline/cloning.yaml` explains the keys."""
-
-    name: str = "cloning"
-    hidden: tuple[int, ...] = (256, 256)
-    steps: int = 20_000
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    best_share: float = 1.0
-
-    def __post_init__(self) -> None:
-        require(self.name == "cloning", "baseline.name", "cloning", self.name)
-        for key in ("steps", "batch_size"):
-            require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
-        require(0 < self.best_share <= 1, "baseline.best_share", "above 0 and at most 1", self.best_share)
 
 
 class _Policy(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,38 +12,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from trajectory.baselines.networks import Normal
+from trajectory.baselines.settings import DecisionTransformerSettings
 from trajectory.data.episodes import Episodes
-from trajectory.errors import require
 from trajectory.files import write_file
 from trajectory.progress import progress_bar
 
 STEPS = 3  # tokens of a transition: return-to-go, observation, action
-
-
-@dataclass(frozen=True)
-class DecisionTransformerSettings:
-    """As published, but for width and steps; `conf/baseline/dt.yaml` explains the keys."""
-
-    name: str = "dt"
-    n_layer: int = 3
-    n_head: int = 1
-    n_embd: int = 64
-    window: int = 20
-    dropout: float = 0.1
-    steps: int = 5_000
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    warmup_fraction: float = 0.1
-    gradient_clip: float = 0.25
-    target_return: float | None = None
-
-    def __post_init__(self) -> None:
-        require(self.name == "dt", "baseline.name", "dt", self.name)
-        for key in ("n_layer", "n_head", "n_embd", "window", "steps", "batch_size"):
-            require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
-        require(self.n_embd % self.n_head == 0, "baseline.n_embd", f"a multiple of n_head={self.n_head}", self.n_embd)
-        require(0 <= self.dropout < 1, "baseline.dropout", "at least 0 and below 1", self.dropout)
 
 
 class DecisionTransformer(nn.Module):

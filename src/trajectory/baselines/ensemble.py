@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from trajectory.baselines.settings import EnsembleSettings
 from trajectory.data.episodes import Episodes
 from trajectory.errors import require
 from trajectory.files import write_file
@@ -28,29 +29,6 @@ BOUNDS = (-10.0, 0.5)  # of log-variances in units of the changes' variance, at 
 BOUNDS_WEIGHT = 0.01  # of their distance in the loss, as published
 LEAST_GAIN = 0.01  # nats per dimension that a member must gain for patience to begin anew
 BLOCK = 1 << 13  # held-out rows at a time
-
-
-@dataclass  # not frozen: OmegaConf could not merge a config into it where it is nested
-class EnsembleSettings:
-    """How the ensemble is built and trained; `conf/analysis/prediction.yaml` explains the keys."""
-
-    members: int = 5
-    hidden: tuple[int, ...] = (200, 200, 200)
-    epochs: int = 30
-    patience: int = 3
-    held_out: float = 0.1
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    weight_decay: float = 5e-5
-
-    def check(self, key: str) -> None:
-        """Raise a `UserError` naming the key below `key` whose value is out of range."""
-        for name in ("members", "epochs", "patience", "batch_size"):
-            require(getattr(self, name) >= 1, f"{key}.{name}", "at least 1", getattr(self, name))
-        require(min(self.hidden, default=1) >= 1, f"{key}.hidden", "sizes of at least 1", list(self.hidden))
-        require(0 < self.held_out < 1, f"{key}.held_out", "above 0 and below 1", self.held_out)
-        require(self.learning_rate > 0, f"{key}.learning_rate", "above 0", self.learning_rate)
-        require(self.weight_decay >= 0, f"{key}.weight_decay", "at least 0", self.weight_decay)
 
 
 class Ensemble(nn.Module):

@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trajectory.baselines.networks import Normal, Perceptrons, PolicyAgent, Transitions, follow
+from trajectory.baselines.settings import IQLSettings
 from trajectory.data.episodes import Episodes
-from trajectory.errors import require
 from trajectory.progress import progress_bar
 
 MOST_WEIGHT = 100.0  # of a transition, as published
-
-
-@dataclass(frozen=True)
-class IQLSettings:
-    """As published for locomotion, but for the steps (1,000,000); `conf/baseline/iql.yaml` explains the keys."""
-
-    name: str = "iql"
-    hidden: tuple[int, ...] = (256, 256)
-    steps: int = 100_000
-    batch_size: int = 256
-    learning_rate: float = 3e-4
-    discount: float = 0.99
-    expectile: float = 0.7
-    temperature: float = 3.0
-    target_rate: float = 5e-3
-
-    def __post_init__(self) -> None:
-        require(self.name == "iql", "baseline.name", "iql", self.name)
-        for key in ("steps", "batch_size"):
-            require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
-        for key in ("expectile", "discount", "target_rate"):
-            require(0 < getattr(self, key) <= 1, f"baseline.{key}", "above 0 and at most 1", getattr(self, key))
 
 
 class _Policy(nn.Module):

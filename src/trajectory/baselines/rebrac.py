@@ -3,43 +3,15 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trajectory.baselines.networks import Normal, Perceptrons, PolicyAgent, Transitions, follow
+from trajectory.baselines.settings import ReBRACSettings
 from trajectory.data.episodes import Episodes
-from trajectory.errors import require
 from trajectory.progress import progress_bar
-
-
-@dataclass(frozen=True)
-class ReBRACSettings:
-    """As published for Hopper medium, but for steps and batch; `conf/baseline/rebrac.yaml` explains the keys."""
-
-    name: str = "rebrac"
-    hidden: tuple[int, ...] = (256, 256, 256)
-    steps: int = 100_000
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    discount: float = 0.99
-    actor_penalty: float = 0.01
-    critic_penalty: float = 0.001
-    noise: float = 0.2
-    most_noise: float = 0.5
-    actor_every: int = 2
-    target_rate: float = 5e-3
-
-    def __post_init__(self) -> None:
-        require(self.name == "rebrac", "baseline.name", "rebrac", self.name)
-        for key in ("steps", "batch_size", "actor_every"):
-            require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
-        for key in ("actor_penalty", "critic_penalty", "noise", "most_noise"):
-            require(getattr(self, key) >= 0, f"baseline.{key}", "at least 0", getattr(self, key))
-        for key in ("discount", "target_rate"):
-            require(0 < getattr(self, key) <= 1, f"baseline.{key}", "above 0 and at most 1", getattr(self, key))
 
 
 class _Policy(nn.Module):

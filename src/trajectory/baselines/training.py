@@ -1,21 +1,19 @@
-"""The baselines by name: their settings, and how they are trained."""
+"""The baselines by name, and how they are trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from trajectory.baselines.behaviour import BehaviourSettings
-from trajectory.baselines.cloning import CloningSettings, train_cloning
-from trajectory.baselines.decision_transformer import DecisionTransformerSettings, train_decision_transformer
-from trajectory.baselines.iql import IQLSettings, train_iql
-from trajectory.baselines.rebrac import ReBRACSettings, train_rebrac
-from trajectory.config import settings
+from trajectory.baselines.cloning import train_cloning
+from trajectory.baselines.decision_transformer import train_decision_transformer
+from trajectory.baselines.iql import train_iql
+from trajectory.baselines.rebrac import train_rebrac
 from trajectory.data.episodes import Episodes
-from trajectory.data.goals import HindsightSettings
+from trajectory.data.settings import HindsightSettings
 from trajectory.errors import require
 
 
@@ -36,24 +34,12 @@ class TrainedAgent(Protocol):
     def save(self, path: Path) -> None: ...
 
 
-TRAINED: dict[str, tuple[type, Callable[..., TrainedAgent]]] = {
-    "cloning": (CloningSettings, train_cloning),
-    "dt": (DecisionTransformerSettings, train_decision_transformer),
-    "iql": (IQLSettings, train_iql),
-    "rebrac": (ReBRACSettings, train_rebrac),
+TRAINED: dict[str, Callable[..., TrainedAgent]] = {
+    "cloning": train_cloning,
+    "dt": train_decision_transformer,
+    "iql": train_iql,
+    "rebrac": train_rebrac,
 }
-
-
-def baseline_settings(config: Mapping[str, Any]) -> Any:
-    """The settings dataclass of the baseline that a config names.
-
-    Raises:
-        UserError: an unknown name, or a value that its settings refuse.
-    """
-    kinds = {"behaviour": BehaviourSettings, **{name: kind for name, (kind, _) in TRAINED.items()}}
-    name: Any = config.get("name")
-    require(name in kinds, "baseline.name", f"one of {', '.join(kinds)}", name)
-    return settings(kinds[name], dict(config), "baseline")
 
 
 def train_baseline(
@@ -71,7 +57,7 @@ def train_baseline(
     Raises:
         UserError: goals for another one.
     """
-    _, train = TRAINED[baseline.name]
+    train = TRAINED[baseline.name]
     if goal is None:
         return train(episodes, baseline, seed)
     require(baseline.name == "cloning", "baseline", "cloning or behaviour in an environment with goals", baseline.name)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,29 +15,9 @@ import gymnasium
 import numpy as np
 
 from trajectory.behaviour.policy import GaussianPolicy
-from trajectory.errors import require
+from trajectory.behaviour.settings import RecipeSettings
 
 MEDIUM_RATIO = 0.42  # of the expert's return: the middle of "a third to a half"
-
-
-@dataclass(frozen=True)
-class RecipeSettings:
-    """How the policies of one environment are trained; `conf/behaviour/` explains the keys."""
-
-    algorithm: str
-    steps: int
-    snapshot_steps: int
-    replay_policies: int
-    evaluation_episodes: int
-    environments: int
-    seed: int
-    hidden: list[int]
-    arguments: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        require(self.algorithm in ("TRPO", "SAC"), "behaviour.algorithm", "TRPO or SAC", self.algorithm)
-        for key in ("steps", "snapshot_steps", "replay_policies", "evaluation_episodes", "environments"):
-            require(getattr(self, key) >= 1, f"behaviour.{key}", "at least 1", getattr(self, key))
 
 
 def train_behaviour(env_id: str, env_kwargs: dict[str, Any], folder: Path, settings: RecipeSettings) -> dict[str, Any]:

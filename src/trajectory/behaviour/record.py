@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from trajectory.behaviour.controllers import Controller
 from trajectory.behaviour.policy import GaussianPolicy
-from trajectory.environments import EnvironmentSettings, flatten, make_raw_environment
+from trajectory.environments.make import flatten, make_raw_environment
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.progress import progress_bar
 
 # acts in an environment, without memory or, made for every episode anew, with one; None uniformly at random

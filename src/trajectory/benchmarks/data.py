@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import chain, islice, repeat
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,15 +20,16 @@ import h5py
 import numpy as np
 import torch
 
+from trajectory.benchmarks.settings import DataBenchmarkSettings
 from trajectory.benchmarks.table import Columns, measure_all
 from trajectory.benchmarks.usage import Usage
-from trajectory.data import datamodule
-from trajectory.data.cache import CACHE_VARIABLE
-from trajectory.data.datamodule import TokenizerSettings, TrajectoryDataModule
+from trajectory.data import tokenization
+from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.discretizer import Discretizer
+from trajectory.data.settings import TokenizerSettings
 from trajectory.data.source import Source, locate
-from trajectory.environments import EnvironmentSettings
-from trajectory.errors import require
+from trajectory.environments.settings import EnvironmentSettings
+from trajectory.files import CACHE_VARIABLE
 
 HOPPER = EnvironmentSettings("hopper", "Hopper-v5")
 OBSERVATIONS, ACTIONS = 11, 3  # of Hopper
@@ -37,35 +38,19 @@ CHUNK = 1 << 16  # rows drawn at a time
 
 # what a start calls, measured where it is called
 STAGES: dict[str, tuple[Any, str]] = {
-    "hash": (datamodule, "cache_key"),
+    "hash": (tokenization, "cache_key"),
     "load": (Source, "load"),
-    "summary": (datamodule, "summarize"),
-    "return_to_go": (datamodule, "return_to_go"),
+    "summary": (tokenization, "summarize"),
+    "return_to_go": (tokenization, "return_to_go"),
     "fit": (Discretizer, "fit"),
-    "tokenize": (datamodule, "tokenize"),
-    "card": (datamodule, "draw_card"),
-    "save": (datamodule, "save_tokens"),
+    "tokenize": (tokenization, "tokenize"),
+    "card": (tokenization, "draw_card"),
+    "save": (tokenization, "save_tokens"),
 }
 
 # what the data room is held to
 FITTING_LIMIT = 2.5  # peak until training starts, of the bytes of observations, actions and rewards as float32
 TRAINING_LIMIT = 1.2  # peak from then on, of the bytes of the tokens
-
-
-@dataclass(frozen=True)
-class DataBenchmarkSettings:
-    """What is measured; `conf/benchmark.yaml` explains the keys."""
-
-    sizes: list[int] = field(default_factory=lambda: [100_000, 1_000_000, 10_000_000])
-    batches: int = 500
-    batch_size: int = 256
-    window: int = 10
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require(len(self.sizes) > 0 and min(self.sizes) >= 1, "data.sizes", "numbers of at least 1", self.sizes)
-        for key in ("batches", "batch_size", "window"):
-            require(getattr(self, key) >= 1, f"data.{key}", "at least 1", getattr(self, key))
 
 
 def benchmark_data(settings: DataBenchmarkSettings) -> list[dict[str, Any]]:

@@ -7,28 +7,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trajectory.benchmarks.settings import LaptopBenchmarkSettings
 from trajectory.benchmarks.table import Columns, measure_all
-from trajectory.errors import UserError, require
+from trajectory.errors import UserError
 from trajectory.model.checkpoint import read_checkpoint
 
 TRAIN = Path(__file__).parents[2] / "train.py"
-
-
-@dataclass(frozen=True)
-class LaptopBenchmarkSettings:
-    """What is measured; `conf/benchmark.yaml` explains the keys."""
-
-    every_n_steps: int = 500
-    episodes: int = 8
-    overrides: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        for key in ("every_n_steps", "episodes"):
-            require(getattr(self, key) >= 1, f"laptop.{key}", "at least 1", getattr(self, key))
 
 
 def benchmark_laptop(settings: LaptopBenchmarkSettings) -> list[dict[str, Any]]:

@@ -5,10 +5,9 @@ Random weights of the published architecture, data of one real environment's wid
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from io import BytesIO
 from time import perf_counter
 from typing import Any
@@ -18,83 +17,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from trajectory.benchmarks.settings import LAYOUTS, DecisionCase, PlanningBenchmarkSettings
 from trajectory.benchmarks.table import Columns, measure_all
 from trajectory.colors import COLORS
 from trajectory.data.discretizer import Discretizer
-from trajectory.errors import require
 from trajectory.hardware import product_flops, torch_threads
 from trajectory.model.cache import TreeCache
 from trajectory.model.decoder import Decoder, decoder_for
-from trajectory.model.gpt import GPT, GPTSettings
+from trajectory.model.gpt import GPT
+from trajectory.model.settings import GPTSettings
 from trajectory.planning.beam_search import beam_search, draws_needed
 from trajectory.planning.settings import PlannerSettings
-from trajectory.transition import TransitionLayout
 
-LAYOUTS = {
-    "hopper": TransitionLayout(11, 3),
-    "halfcheetah": TransitionLayout(17, 6),
-    "walker2d": TransitionLayout(17, 6),
-    "ant": TransitionLayout(27, 8),
-}
 UNCHANGED = ("environment", "context", "environments", "positions", "threads")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One decision to measure."""
-
-    environment: str = "hopper"
-    beam_width: int = 32
-    horizon: int = 5
-    context: int = 5
-    environments: int = 1
-    positions: str = "absolute"
-    threads: int = 1
-
-
-@dataclass(frozen=True)
-class PlanningBenchmarkSettings:
-    """What is measured; `conf/benchmark.yaml` explains the keys."""
-
-    beam_widths: list[int] = field(default_factory=lambda: [8, 32, 128])
-    horizons: list[int] = field(default_factory=lambda: [5, 10, 15])
-    contexts: list[int] = field(default_factory=lambda: [1, 9])
-    environments: list[str] = field(default_factory=lambda: ["walker2d", "ant"])
-    batches: list[int] = field(default_factory=lambda: [8, 32])
-    seconds: float = 2.0
-    reference_seconds: float = 60.0
-    threads: int | None = None
-    narrowed: bool = False
-
-    def __post_init__(self) -> None:
-        for key in ("beam_widths", "horizons", "batches"):
-            values = getattr(self, key)
-            require(min(values, default=1) >= 1, f"planning.{key}", "numbers of at least 1", values)
-        window = GPTSettings().window
-        inside = all(0 <= context < window for context in self.contexts)
-        require(inside, "planning.contexts", f"numbers from 0 to {window - 1}", self.contexts)
-        for name in self.environments:
-            require(name in LAYOUTS, "planning.environments", f"among {', '.join(LAYOUTS)}", name)
-        for key in ("seconds", "reference_seconds"):
-            require(getattr(self, key) >= 0, f"planning.{key}", "at least 0", getattr(self, key))
-        right = self.threads is None or self.threads >= 1
-        require(right, "benchmark.threads", "null or at least 1", self.threads)
-
-    def cases(self) -> list[Case]:
-        """All beam widths and horizons, and from the smallest usual and the largest case on one change at a time."""
-        first = self.threads or 1
-        grid = [Case(beam_width=b, horizon=h, threads=first) for b in self.beam_widths for h in self.horizons]
-        if self.narrowed:
-            return grid
-        usual, largest = Case(threads=first), Case(beam_width=128, horizon=15, threads=first)
-        changes: list[Case] = [replace(usual, context=context) for context in self.contexts]
-        changes += [replace(usual, environment=name) for name in self.environments]
-        changes += [replace(usual, environments=number) for number in self.batches]
-        changes += [replace(case, positions="rotary") for case in (usual, largest)]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if self.threads is None and cores > 1:
-            changes += [replace(case, threads=cores) for case in (usual, largest)]
-        return grid + changes
 
 
 def benchmark_planning(settings: PlanningBenchmarkSettings) -> list[dict[str, Any]]:
@@ -106,7 +41,7 @@ def benchmark_planning(settings: PlanningBenchmarkSettings) -> list[dict[str, An
     return measure_all("planning", settings.cases(), lambda case: measure(case, settings), COLUMNS)
 
 
-def measure(case: Case, settings: PlanningBenchmarkSettings) -> dict[str, Any]:
+def measure(case: DecisionCase, settings: PlanningBenchmarkSettings) -> dict[str, Any]:
     """Median seconds of a decision.
 
     Returns:
@@ -250,7 +185,7 @@ def draw_latency(rows: list[dict[str, Any]]) -> bytes:
     figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    first = Case(threads=rows[0]["threads"])
+    first = DecisionCase(threads=rows[0]["threads"])
     rows = [row for row in rows if all(row[key] == getattr(first, key) for key in UNCHANGED)]
     horizons = sorted({row["horizon"] for row in rows})
     for color, horizon in zip(COLORS * len(horizons), horizons, strict=False):

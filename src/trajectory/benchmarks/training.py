@@ -9,7 +9,7 @@ import logging
 import statistics
 import warnings
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from itertools import chain, islice, repeat
 from multiprocessing import get_context
 from time import perf_counter
@@ -20,69 +20,18 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from trajectory.benchmarks.planning import LAYOUTS
+from trajectory.benchmarks.settings import LAYOUTS, TrainingBenchmarkSettings, TrainingCase
 from trajectory.benchmarks.table import Columns, measure_all
 from trajectory.benchmarks.usage import Usage
 from trajectory.data.windows import ShuffledBatches, TokenWindows
-from trajectory.errors import require
 from trajectory.hardware import keep_memory, product_flops
-from trajectory.model.gpt import GPTSettings
 from trajectory.model.module import TrajectoryModule
-from trajectory.model.optimization import OptimizerSettings
+from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.model.throughput import training_flops
 
 ROWS = 100_000  # of random transitions, in episodes of a thousand
 EPISODE = 1_000
 LOADED = 200  # batches that the loader is timed on
-
-
-@dataclass(frozen=True)
-class Case:
-    """One training to measure; the defaults are the published ones."""
-
-    environment: str = "hopper"
-    width: int = 128
-    layers: int = 4
-    batch: int = 256
-    window: int = 10
-    dropout: float = 0.1
-    threads: int = 1
-
-
-@dataclass(frozen=True)
-class TrainingBenchmarkSettings:
-    """What is measured; `conf/benchmark.yaml` explains the keys."""
-
-    widths: list[int] = field(default_factory=lambda: [64, 256])
-    layers: list[int] = field(default_factory=lambda: [2, 8])
-    batches: list[int] = field(default_factory=lambda: [32, 64])
-    windows: list[int] = field(default_factory=lambda: [5, 20])
-    environments: list[str] = field(default_factory=lambda: ["walker2d", "ant"])
-    steps: int = 5
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("widths", "layers", "batches", "windows"):
-            values = getattr(self, key)
-            require(min(values, default=1) >= 1, f"training.{key}", "numbers of at least 1", values)
-        unit = 2 * GPTSettings().n_head
-        even = all(width % unit == 0 for width in self.widths)
-        require(even, "training.widths", f"multiples of {unit}", self.widths)
-        for name in self.environments:
-            require(name in LAYOUTS, "training.environments", f"among {', '.join(LAYOUTS)}", name)
-        require(self.steps >= 1, "training.steps", "at least 1", self.steps)
-
-    def cases(self) -> list[Case]:
-        """The published architecture, single changes to it, and the laptop experiment's."""
-        usual = Case(threads=self.threads or 1)
-        changes = [
-            *[replace(usual, width=width) for width in self.widths],
-            *[replace(usual, layers=layers) for layers in self.layers],
-            *[replace(usual, batch=batch) for batch in self.batches],
-            *[replace(usual, window=window) for window in self.windows],
-            *[replace(usual, environment=name) for name in self.environments],
-        ]
-        return [usual, *changes, replace(usual, width=64, layers=2, batch=32, dropout=0.0)]
 
 
 def benchmark_training(settings: TrainingBenchmarkSettings) -> list[dict[str, Any]]:
@@ -92,14 +41,14 @@ def benchmark_training(settings: TrainingBenchmarkSettings) -> list[dict[str, An
         One dictionary per case, as `measure` gives them.
     """
 
-    def alone(case: Case) -> dict[str, Any]:
+    def alone(case: TrainingCase) -> dict[str, Any]:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             return process.submit(measure, case, settings.steps).result()
 
     return measure_all("training", settings.cases(), alone, COLUMNS)
 
 
-def measure(case: Case, steps: int) -> dict[str, Any]:
+def measure(case: TrainingCase, steps: int) -> dict[str, Any]:
     """Train for some steps, after two that warm up; for a process of its own.
 
     Returns:

@@ -14,7 +14,8 @@ from trajectory.behaviour.controllers import CONTROLLERS, IDS
 from trajectory.behaviour.policy import GaussianPolicy
 from trajectory.behaviour.record import Behaviour, record_episodes
 from trajectory.data.store import in_store, only_writer, save_episodes
-from trajectory.environments import EnvironmentSettings, make_environment
+from trajectory.environments.make import make_environment
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import require
 
 POLICIES = Path(__file__).parent.parent / "behaviour" / "policies"
@@ -51,18 +52,15 @@ def qualities(environment: str) -> list[str]:
     return ["random", *mixtures, *CONTROLLERS.get(environment, {})]
 
 
-def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: Any, seed: Any) -> str:
+def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: int, seed: int) -> str:
     """The id of a built-in dataset, recorded now if the local store does not have it.
 
     Raises:
-        UserError: an unknown quality, an environment other than the one its policies were trained in, or a number of
-            steps or seed that is not a whole number in range.
+        UserError: an unknown quality, or an environment other than the one its policies were trained in.
     """
     name = environment.name
     known = qualities(name)
     require(quality in known, "dataset.quality", f"one of {', '.join(known)} for env={name}", quality)
-    require(isinstance(steps, int) and steps >= 1, "dataset.steps", "a whole number of at least 1", steps)
-    require(isinstance(seed, int) and seed >= 0, "dataset.seed", "a whole number of at least 0", seed)
     make_environment(environment).close()
     shipped = sorted((POLICIES / name).glob("*.safetensors"))
     for policy in map(GaussianPolicy.load, shipped[:1]):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Generator, Sequence
@@ -25,11 +24,10 @@ import torch
 from torch import Tensor
 
 from trajectory.data.discretizer import Discretizer
-from trajectory.data.store import HIDDEN, remove_stale
 from trajectory.errors import UserError
+from trajectory.files import HIDDEN, cache_path, remove_stale
 from trajectory.locks import exclusive
 
-CACHE_VARIABLE = "TRAJECTORY_CACHE"
 HASHES = "sha256.json"  # of the other files of an entry
 
 log = logging.getLogger(__name__)
@@ -53,13 +51,6 @@ class TokenizedData:
     discretizer: Discretizer
     summary: dict[str, Any]
     card: bytes
-
-
-def cache_path() -> Path:
-    """The folder of all entries: TRAJECTORY_CACHE, else trajectory-transformer in the user's cache folder."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(chosen) if chosen else home / "trajectory-transformer"
 
 
 def cache_key(files: Sequence[Path], settings: dict[str, Any]) -> str:

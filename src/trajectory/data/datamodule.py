@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from trajectory.data.cache import TokenizedData, cache_key, load_tokens, save_tokens, token_lock
-from trajectory.data.card import draw_card
-from trajectory.data.discretizer import Discretizer
-from trajectory.data.episodes import Episodes
-from trajectory.data.goals import HindsightSettings, HindsightWindows
-from trajectory.data.returns import return_to_go, shape_rewards
+from trajectory.data.goals import HindsightWindows
+from trajectory.data.settings import HindsightSettings, TokenizerSettings
 from trajectory.data.source import Source
-from trajectory.data.windows import ShuffledBatches, TokenWindows, tokenize
-from trajectory.distributed import rank, world_size
+from trajectory.data.tokenization import load_or_tokenize
+from trajectory.data.windows import ShuffledBatches, TokenWindows
 from trajectory.errors import require
-from trajectory.hardware import release_memory
-from trajectory.progress import progress_bar
+from trajectory.ranks import rank, world_size
 from trajectory.transition import TransitionLayout
-
-
-@dataclass(frozen=True)
-class TokenizerSettings:
-    """How numbers become tokens; the defaults are the published ones.
-
-    Args:
-        binning: "quantile" or "uniform".
-        bins: N, tokens per dimension.
-        discount: of the return-to-go.
-        terminal_reward: replaces the reward of the last transition of a terminated episode; None keeps it.
-    """
-
-    binning: str = "quantile"
-    bins: int = 100
-    discount: float = 0.99
-    terminal_reward: float | None = -100.0
-
-    def __post_init__(self) -> None:
-        require(self.binning in ("quantile", "uniform"), "tokenizer.binning", "quantile or uniform", self.binning)
-        require(self.bins >= 2, "tokenizer.bins", "at least 2", self.bins)
-        require(0 <= self.discount < 1, "tokenizer.discount", "at least 0 and below 1", self.discount)
 
 
 class TrajectoryDataModule(pl.LightningDataModule):
@@ -80,15 +50,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         """Load and tokenise, or find the tokens of an earlier start; done once, however often Lightning calls it."""
         if self.windows is not None:
             return
-        key = cache_key(self.source.files, {"source": self.source.about(), "tokenizer": asdict(self.tokenizer)})
-        data = load_tokens(key)
-        if data is None:
-            with token_lock(key, self.source.id):
-                data = load_tokens(key)
-                if data is None:
-                    data = tokenize_source(self.source, self.tokenizer)
-                    release_memory()
-                    save_tokens(key, data)
+        data = load_or_tokenize(self.source, self.tokenizer)
         self.summary = {name: value for name, value in data.summary.items() if name != "layout"}
         self.layout = TransitionLayout(**data.summary["layout"])
         self.discretizer = data.discretizer
@@ -116,38 +78,3 @@ class TrajectoryDataModule(pl.LightningDataModule):
         assert self.windows is not None, "setup has not been called"
         rows = self.batches.rows_of(batch, batch + 1).to(self.windows.ends.device)
         return self.windows.episodes_of(rows).unique().tolist()
-
-
-def tokenize_source(source: Source, settings: TokenizerSettings) -> TokenizedData:
-    """Load a dataset, fit the bins and tokenise, one column at a time: beside the data, a few columns of memory.
-
-    Raises:
-        UserError: what the source refuses.
-    """
-    episodes = source.load()
-    summary = {**summarize(episodes, source), "layout": asdict(episodes.layout)}
-    rewards = shape_rewards(episodes, settings.terminal_reward)
-    values = return_to_go(rewards, episodes.ends, episodes.terminated, settings.discount)
-    columns = [*episodes.observations.T, *episodes.actions.T, rewards, values]
-    progress = progress_bar(columns, desc=f"fitting bins of {source.id}", unit="column", leave=False)
-    discretizer = Discretizer.fit(progress, settings.bins, settings.binning, episodes.layout)
-    tokens = tokenize(episodes, rewards, values, discretizer)
-    card = draw_card(episodes, summary)
-    return TokenizedData(tokens, episodes.ends, episodes.terminated, discretizer, summary, card)
-
-
-def summarize(episodes: Episodes, source: Source) -> dict[str, Any]:
-    """What stands in checkpoints and results about the data; plain numbers and strings."""
-    returns = episodes.returns()
-    return {
-        "id": source.id,
-        "source": source.kind,
-        "behaviour": source.behaviour,
-        "episodes": len(episodes),
-        "steps": len(episodes.rewards),
-        "return_mean": float(returns.mean()),
-        "return_std": float(returns.std()),
-        "return_max": float(returns.max()),
-        "terminated_share": float(episodes.terminated.mean()),
-        "content_hash": episodes.content_hash(),
-    }

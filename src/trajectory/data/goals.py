@@ -7,7 +7,6 @@ and the stop token in all others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,26 +14,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trajectory.data.discretizer import Discretizer
+from trajectory.data.settings import HindsightSettings
 from trajectory.data.windows import ShuffledBatches, TokenWindows, hashed
 from trajectory.errors import require
 
 MARGIN = 0.1  # of the data's range, beyond it, where goals are still taken: its rim is seldom visited
-
-
-@dataclass(frozen=True)
-class HindsightSettings:
-    """Which later observation of its episode is a window's goal.
-
-    Args:
-        mean_steps: behind the window's second observation, in the mean of a geometric distribution, cut off at the
-            episode's end; None is uniform over what is left of the episode.
-    """
-
-    mean_steps: float | None = 20.0
-
-    def __post_init__(self) -> None:
-        mean = self.mean_steps
-        require(mean is None or 0 < mean < float("inf"), "hindsight.mean_steps", "null or above 0 and finite", mean)
 
 
 def later_rows(rows: np.ndarray, ends: np.ndarray, uniforms: np.ndarray, settings: HindsightSettings) -> np.ndarray:

@@ -15,7 +15,8 @@ from gymnasium.spaces import Dict
 from trajectory.behaviour.record import RecordedEpisode
 from trajectory.data.episodes import as_flags, ends_of
 from trajectory.data.store import check_id, in_store, metadata_of, save_episodes
-from trajectory.environments import EnvironmentSettings, make_environment, make_raw_environment
+from trajectory.environments.make import make_environment, make_raw_environment
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, first_line, require
 
 SUFFIXES = (".npz", ".parquet")

@@ -10,7 +10,8 @@ from urllib.request import getproxies, proxy_bypass
 import minari
 
 from trajectory.data.store import check_id, hidden_store, in_store, load_episodes, only_writer, store_path
-from trajectory.environments import EnvironmentSettings, check_layout, make_environment
+from trajectory.environments.make import check_layout, make_environment
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, first_line
 
 HUB = "https://huggingface.co"  # where Minari's published datasets lie, unless HF_ENDPOINT says otherwise

@@ -14,9 +14,11 @@ from trajectory.data.d4rl import load_d4rl
 from trajectory.data.episodes import Episodes
 from trajectory.data.own import ensure_own
 from trajectory.data.published import ensure_published
+from trajectory.data.settings import SOURCES, check_dataset
 from trajectory.data.store import dataset_files, load_episodes, metadata_of
-from trajectory.environments import EnvironmentSettings, check_layout, make_environment
-from trajectory.errors import UserError, require
+from trajectory.environments.make import check_layout, make_environment
+from trajectory.environments.settings import EnvironmentSettings
+from trajectory.errors import require
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,23 @@ class Source:
         return {**source, "environment": environment, **self.options}
 
 
+def summarize(episodes: Episodes, source: Source) -> dict[str, Any]:
+    """What stands in checkpoints and results about the data; plain numbers and strings."""
+    returns = episodes.returns()
+    return {
+        "id": source.id,
+        "source": source.kind,
+        "behaviour": source.behaviour,
+        "episodes": len(episodes),
+        "steps": len(episodes.rewards),
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "return_max": float(returns.max()),
+        "terminated_share": float(episodes.terminated.mean()),
+        "content_hash": episodes.content_hash(),
+    }
+
+
 def locate(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
     """The dataset that a config asks for: recorded, downloaded or imported first where need be.
 
@@ -70,31 +89,29 @@ def locate(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
     Raises:
         UserError: an unknown source, a key that it needs and does not have, or what the source itself refuses.
     """
-    kind: Any = dataset.get("source")
-    known = {"builtin": _builtin, "minari": _minari, "d4rl": _d4rl, "own": _own}
-    require(kind in list(known), "dataset.source", f"one of {', '.join(known)}", kind)
-    return known[kind](dataset, environment)
+    check_dataset(dataset)
+    locators = {"builtin": _builtin, "minari": _minari, "d4rl": _d4rl, "own": _own}
+    return locators[dataset["source"]](dataset, environment)
 
 
 def _builtin(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
-    quality, steps, seed = (dataset.get(key) for key in ("quality", "steps", "seed"))
-    dataset_id = ensure_builtin(environment, quality, steps=steps, seed=seed)
+    dataset_id = ensure_builtin(environment, dataset.get("quality"), steps=dataset["steps"], seed=dataset["seed"])
     return _stored("builtin", dataset_id, environment)
 
 
 def _minari(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
-    ensure_published(_given(dataset, "id"), environment)
+    ensure_published(dataset["id"], environment)
     return _stored("minari", dataset["id"], environment)
 
 
 def _own(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
-    path, dataset_id, behaviour, author = (_given(dataset, key) for key in ("path", "id", "behaviour", "author"))
+    path, dataset_id, behaviour, author = (dataset[key] for key in SOURCES["own"])
     ensure_own(dataset_id, Path(path), environment, behaviour, author)
     return _stored("own", dataset_id, environment)
 
 
 def _d4rl(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
-    path = Path(_given(dataset, "path"))
+    path = Path(dataset["path"])
     require(path.is_file(), "dataset.path", "the path of a D4RL HDF5 file", str(path))
     env = make_environment(environment)
     limit = env.spec.max_episode_steps
@@ -112,10 +129,3 @@ def _stored(kind: str, dataset_id: str, environment: EnvironmentSettings) -> Sou
     recorded_in = json.loads(metadata.get("env_spec") or "{}").get("id")
     files = dataset_files(dataset_id)
     return Source(dataset_id, kind, behaviour, environment, files, load_episodes, options, recorded_in)
-
-
-def _given(dataset: dict[str, Any], key: str) -> str:
-    value = dataset.get(key)
-    if not isinstance(value, str):
-        raise UserError(f"dataset.{key} must be given as text with dataset={dataset['source']}, got {value!r}")
-    return value

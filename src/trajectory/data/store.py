@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import tempfile
-import time
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
@@ -20,14 +19,14 @@ from minari.namespace import create_namespace, list_local_namespaces
 
 from trajectory.behaviour.record import RecordedEpisode
 from trajectory.data.episodes import Episodes, allocate, as_flags, check_finite
-from trajectory.environments import EnvironmentSettings, check_box, flatten, make_raw_environment, observation_keys
+from trajectory.environments.make import check_box, flatten, make_raw_environment, observation_keys
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, first_line, require
+from trajectory.files import HIDDEN, remove_stale
 from trajectory.locks import exclusive
 
 STORE_VARIABLE = "MINARI_DATASETS_PATH"
 ID = r"(?!\w/[^/]*$)([\w-]+/)*[\w-]+-v\d+"
-HIDDEN = ".writing-"  # how the names of folders begin that are being written
-STALE_S = 24 * 3600.0  # writing takes minutes
 ID_RULE = "NAMESPACE/NAME-vN or NAME-vN of letters, digits, - and _ with two or more to a NAMESPACE"
 EPISODE_OVERHEAD = 1 << 15  # bytes; what HDF5 needs of an episode beside its numbers was measured to be below
 
@@ -228,11 +227,3 @@ def _writable() -> Generator[Path]:
         raise UserError(
             f"{STORE_VARIABLE} must be a folder that can be written, with room on its disk, got {store}: {error}"
         ) from error
-
-
-def remove_stale(folder: Path, prefix: str) -> None:
-    """Remove what processes that were killed while writing left in `folder` more than a day ago."""
-    for path in folder.glob(f"{prefix}*"):
-        with suppress(OSError):  # another process may be at it too
-            if time.time() - path.stat().st_mtime > STALE_S:
-                shutil.rmtree(path, ignore_errors=True)

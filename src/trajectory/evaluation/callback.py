@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from trajectory.distributed import from_all_ranks
-from trajectory.environments import EnvironmentSettings
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.evaluation.results import metrics_of, summarize_rollouts
 from trajectory.evaluation.rollout import BrokenOff, run_on_all_ranks
 from trajectory.interruption import Interruption

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes.util
-import os
-import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib import import_module
@@ -23,17 +20,6 @@ Draw = Callable[[np.ndarray], np.ndarray]  # (nq,) positions -> (size, size, 3) 
 
 class NotDrawn(Exception):
     """Nothing can be drawn; one line says why, and what to install where that would help."""
-
-
-def choose_gl() -> None:
-    """Set MUJOCO_GL to an offscreen library that is there; must run before MuJoCo is first imported."""
-    if "MUJOCO_GL" in os.environ or not sys.platform.startswith("linux"):
-        return
-    for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
-        if ctypes.util.find_library(library):
-            os.environ["MUJOCO_GL"] = name
-            return
-    os.environ["MUJOCO_GL"] = "disable"
 
 
 @contextmanager

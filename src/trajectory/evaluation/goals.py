@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
 from trajectory.colors import BLUE, GREEN, ORANGE
-from trajectory.evaluation.rollout import EpisodeResult
+from trajectory.evaluation.episodes import EpisodeResult
 
 ENOUGH = 2.0  # times the shortest way, that still count as a direct one
 PATHS = 9  # on a picture

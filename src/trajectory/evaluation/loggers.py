@@ -1,18 +1,15 @@
-"""Lightning loggers: a CSV file always, Weights & Biases (offline unless asked) or TensorBoard beside it.
+"""Where a run's curves, pictures and tables go: a CSV file, and Weights & Biases (offline by default) or TensorBoard.
 
-A run that is continued repeats the steps since its checkpoint, and logs no point of theirs a second time.
+A run that is continued repeats the steps since its checkpoint, and logs no point of theirs a second time. Nothing here
+needs Lightning: `trajectory.training.loggers` hands what it logs on.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.util import find_spec
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -20,147 +17,115 @@ from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
-from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
 
-from trajectory.errors import require
+from trajectory.evaluation.curves import STEP, MetricsFile, read_metrics
 from trajectory.evaluation.lineage import log_lineage, run_name
 from trajectory.evaluation.results import metrics_of
-from trajectory.files import one_line_for_disk_errors, write_file
+from trajectory.evaluation.settings import LoggerSettings, check_logger
 
 GIF_FRAMES = 100
-STEP = "trainer/global_step"  # Lightning's name of the axis that all curves share
 
 
-@dataclass(frozen=True)
-class LoggerSettings:
-    """`conf/logger/` explains the keys."""
+class Dashboard(ABC):
+    """Shows what is new to a run's `metrics.csv`, and pictures and tables beside it."""
 
-    name: str = "wandb"
-    mode: str = "offline"
-    project: str = "trajectory-transformer"
-    group: str | None = None
-    tags: list[str] | None = None
-    checkpoints: bool = True
+    def __init__(self, file: MetricsFile) -> None:
+        self.file = file
 
-    def __post_init__(self) -> None:
-        require(self.name in ("wandb", "tensorboard", "csv"), "logger.name", "wandb, tensorboard or csv", self.name)
-        require(self.mode in ("offline", "online", "disabled"), "logger.mode", "offline, online or disabled", self.mode)
-
-
-def has_account() -> bool:
-    """Whether there is a Weights & Biases key; never asks for one."""
-    import wandb
-
-    return bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False)
-
-
-def check_logger(settings: LoggerSettings) -> None:
-    """Raise a `UserError` for `logger.mode=online` without a key, or TensorBoard where it is not installed."""
-    if settings.name == "wandb" and settings.mode == "online":
-        rule = "offline unless WANDB_API_KEY is set or `wandb login` was run"
-        require(has_account(), "logger.mode", rule, settings.mode)
-    rule = "wandb or csv unless installed by pip install -e '.[tensorboard]'"
-    require(settings.name != "tensorboard" or bool(find_spec("tensorboard")), "logger.name", rule, settings.name)
-
-
-class MetricsFile(Logger):
-    """`metrics.csv`: a row per point, in the file before the training goes on."""
-
-    name = None
-    version = None
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-        self.columns: list[str] = []
-        self.last = {name: int(row["step"]) for row in read_metrics(path) for name in row}  # step of each metric
-
-    def new(self, metrics: Mapping[str, Any], step: int) -> dict[str, Any]:
-        """Those of `metrics` that the run which this one continues has not logged."""
-        return {name: value for name, value in metrics.items() if step > self.last.get(name, -1)}
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """They are in `config.yaml`."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Append a row; with a new metric, and at first, write the file anew."""
-        assert step is not None
-        new = self.new(metrics, step)
-        if not new:
-            return
-        row = {**{name: str(value) for name, value in new.items()}, "step": str(step)}
-        if row.keys() <= set(self.columns):
-            with one_line_for_disk_errors(self.path), self.path.open("a", newline="") as file:
-                file.write(_csv(self.columns, [row], header=False))
-                file.flush()
-                os.fsync(file.fileno())  # before the checkpoint that counts on it
-        else:
-            rows = [*read_metrics(self.path), row]
-            self.columns = sorted({name for row in rows for name in row})
-            write_file(self.path, _csv(self.columns, rows, header=True))
-
-
-def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows of a `metrics.csv` without their empty cells; without what a power cut has left of others."""
-    if not path.is_file():
-        return []
-    whole = path.read_text().rpartition("\n")[0]
-    rows = [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(whole.splitlines())]
-    return [row for row in rows if row.get("step", "").isdigit()]
-
-
-def _csv(columns: list[str], rows: list[dict[str, str]], *, header: bool) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-class NewPoints(Logger):
-    """Put before a logger's class: sends on what is new to `metrics.csv`."""
-
-    file: MetricsFile
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        assert step is not None
+    def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Send on what the run that this one continues has not logged."""
         new = self.file.new(metrics, step)
         if new:
-            super().log_metrics(new, step)
+            self.send(new, step)
 
     def repeat_file(self) -> None:
         """Send all that is in the file already."""
         for row in read_metrics(self.file.path):
             numbers = {name: float(value) for name, value in row.items()}
-            super().log_metrics(numbers, int(numbers.pop("step")))
+            self.send(numbers, int(numbers.pop("step")))
+
+    @abstractmethod
+    def send(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Show a point of every curve."""
+
+    @abstractmethod
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        """Show a PNG or an MP4."""
+
+    @abstractmethod
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Show rows of the same columns."""
+
+    @abstractmethod
+    def log_results(self, kind: str, results: Mapping[str, Any]) -> None:
+        """Keep an analysis's numbers."""
+
+    @abstractmethod
+    def finish(self, folder: Path, dataset: dict[str, Any] | None, checkpoint: str | None) -> None:
+        """Write the rest, and what the run was made of."""
 
 
-class WandbMetrics(NewPoints, WandbLogger):
+RunLogger = MetricsFile | Dashboard
+
+
+class WandbDashboard(Dashboard):
     """Weights & Biases.
 
     Args:
-        checkpoints: whether `close_loggers` makes artifacts of them.
+        run: of `wandb.init`.
+        checkpoints: whether artifacts are made of them at the end.
     """
 
     def __init__(self, run: Any, file: MetricsFile, *, checkpoints: bool = True) -> None:
-        super().__init__(experiment=run)
-        self.file = file
+        super().__init__(file)
+        self.run = run
         self.checkpoints = checkpoints
 
+    def send(self, metrics: Mapping[str, Any], step: int) -> None:
+        self.run.log({**metrics, STEP: step})
 
-class TensorBoardMetrics(NewPoints, TensorBoardLogger):
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        import wandb
+
+        shown = wandb.Image(str(path)) if path.suffix == ".png" else wandb.Video(str(path), format="mp4")
+        self.run.log({name: shown, STEP: step})
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        import wandb
+
+        table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+        self.run.log({name: table, STEP: step})
+
+    def log_results(self, kind: str, results: Mapping[str, Any]) -> None:
+        self.run.summary[kind] = results
+
+    def finish(self, folder: Path, dataset: dict[str, Any] | None, checkpoint: str | None) -> None:
+        chosen = Path(checkpoint) if checkpoint and self.checkpoints else None
+        log_lineage(self.run, folder, dataset, chosen)
+        self.run.finish()
+
+
+class TensorBoardDashboard(Dashboard):
     """TensorBoard's event file in the folder `tensorboard` of a run."""
 
     def __init__(self, folder: Path, file: MetricsFile) -> None:
-        super().__init__(folder, name="tensorboard", version="")
-        self.file = file
+        from torch.utils.tensorboard import SummaryWriter
 
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The config is shown as a text."""
+        super().__init__(file)
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def send(self, metrics: Mapping[str, Any], step: int) -> None:
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, step)
+
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        """Videos become moving GIFs."""
+        import imageio.v2 as imageio
+
+        if path.suffix == ".png":
+            self.writer.add_image(name, imageio.imread(path), step, dataformats="HWC")
+        else:
+            self.add_gif(name, as_gif(path), step)
 
     def add_gif(self, name: str, gif: bytes, step: int) -> None:
         """Show a GIF among the images, where it moves."""
@@ -169,12 +134,23 @@ class TensorBoardMetrics(NewPoints, TensorBoardLogger):
         width, height = (int.from_bytes(gif[at : at + 2], "little") for at in (6, 8))
         image = proto.Summary.Image(encoded_image_string=gif, width=width, height=height, colorspace=3)
         summary = proto.Summary(value=[proto.Summary.Value(tag=name, image=image)])
-        self.experiment._get_file_writer().add_summary(summary, step)  # there is no public way to a GIF
+        self.writer._get_file_writer().add_summary(summary, step)  # there is no public way to a GIF
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        columns: list[Any] = list(rows[0])
+        lines = [columns, ["---"] * len(columns), *([str(value) for value in row.values()] for row in rows)]
+        self.writer.add_text(name, "\n".join(f"| {' | '.join(line)} |" for line in lines), step)
+
+    def log_results(self, kind: str, results: Mapping[str, Any]) -> None:
+        """They are in `results.json`."""
+
+    def finish(self, folder: Path, dataset: dict[str, Any] | None, checkpoint: str | None) -> None:
+        self.writer.close()
 
 
 def make_loggers(
     settings: LoggerSettings, folder: Path, config: dict[str, Any], *, job: str = "train", trained: Path | None = None
-) -> list[Logger]:
+) -> list[RunLogger]:
     """The run's loggers, writing below `folder`; never asks for an account.
 
     A run that was killed has lost what Weights & Biases, offline, and TensorBoard had not on the disk yet. So what the
@@ -192,10 +168,10 @@ def make_loggers(
     file = MetricsFile(folder / "metrics.csv")
     if settings.name == "tensorboard":
         earlier = list((folder / "tensorboard").glob("events.*"))
-        board = TensorBoardMetrics(folder, file)
+        board = TensorBoardDashboard(folder, file)
         board.repeat_file()
-        board.experiment.add_text("config", f"```\n{OmegaConf.to_yaml(OmegaConf.create(config))}\n```")
-        board.experiment.flush()
+        board.writer.add_text("config", f"```\n{OmegaConf.to_yaml(OmegaConf.create(config))}\n```")
+        board.writer.flush()
         for path in earlier:
             path.unlink()
         return [file, board]
@@ -222,7 +198,7 @@ def make_loggers(
     )
     run.define_metric(STEP)
     run.define_metric("*", step_metric=STEP, step_sync=True)
-    logger = WandbMetrics(run, file, checkpoints=settings.checkpoints)
+    logger = WandbDashboard(run, file, checkpoints=settings.checkpoints)
     if settings.mode == "offline":
         logger.repeat_file()
         present = Path(run.dir).resolve().parent
@@ -246,21 +222,10 @@ def _group(folder: Path) -> str:
     return named or run_name(folder)
 
 
-def log_picture(loggers: list[Logger], name: str, path: Path, step: int = 0) -> None:
-    """Show a PNG or an MP4 on the dashboard; TensorBoard gets videos as moving GIFs."""
-    for logger in loggers:
-        if isinstance(logger, WandbMetrics):
-            import wandb
-
-            shown = wandb.Image(str(path)) if path.suffix == ".png" else wandb.Video(str(path), format="mp4")
-            logger.experiment.log({name: shown, STEP: step})
-        elif isinstance(logger, TensorBoardMetrics):
-            import imageio.v2 as imageio
-
-            if path.suffix == ".png":
-                logger.experiment.add_image(name, imageio.imread(path), step, dataformats="HWC")
-            else:
-                logger.add_gif(name, as_gif(path), step)
+def log_picture(loggers: Sequence[RunLogger], name: str, path: Path, step: int = 0) -> None:
+    """Show a PNG or an MP4 on the dashboards."""
+    for board in _dashboards(loggers):
+        board.log_picture(name, path, step)
 
 
 def as_gif(video: Path) -> bytes:
@@ -274,58 +239,40 @@ def as_gif(video: Path) -> bytes:
     return gif.getvalue()
 
 
-def log_table(loggers: list[Logger], name: str, rows: list[dict[str, Any]], step: int = 0) -> None:
-    """Show rows of the same columns as a table."""
-    columns: list[Any] = list(rows[0])
-    for logger in loggers:
-        if isinstance(logger, WandbMetrics):
-            import wandb
-
-            table = wandb.Table(columns=columns, data=[list(row.values()) for row in rows])
-            logger.experiment.log({name: table, STEP: step})
-        elif isinstance(logger, TensorBoardMetrics):
-            lines = [columns, ["---"] * len(columns), *([str(value) for value in row.values()] for row in rows)]
-            logger.experiment.add_text(name, "\n".join(f"| {' | '.join(line)} |" for line in lines), step)
-
-
-def close_loggers(loggers: list[Logger], results: dict[str, Any], folder: Path) -> None:
+def close_loggers(loggers: Sequence[RunLogger], results: dict[str, Any], folder: Path) -> None:
     """Log the final episodes, what there is of video and pictures of them and the checkpoints; finish every logger.
 
     The file comes last: what it has not, a repeated evaluation logs again.
     """
     step = results.get("steps", 0)
     for logger in reversed(loggers):
-        logger.log_metrics(metrics_of("final", results, results.get("dataset", {})), step=step)
-        log_table([logger], "final/episodes", results["episodes"], step)
-        for name in ("rollout.png", "goals.png", "episode.mp4"):
-            if (folder / name).exists():
-                log_picture([logger], f"final/{_shown(folder / name)}", folder / name, step)
-        _finish(logger, results.get("dataset"), results.get("checkpoint"), folder)
+        logger.log_metrics(metrics_of("final", results, results.get("dataset", {})), step)
+        for board in _dashboards([logger]):
+            board.log_table("final/episodes", results["episodes"], step)
+            for name in ("rollout.png", "goals.png", "episode.mp4"):
+                if (folder / name).exists():
+                    board.log_picture(f"final/{_shown(folder / name)}", folder / name, step)
+            board.finish(folder, results.get("dataset"), results.get("checkpoint"))
 
 
 def close_analysis(
-    loggers: list[Logger], kind: str, results: dict[str, Any], dataset: dict[str, Any], folder: Path
+    loggers: Sequence[RunLogger], kind: str, results: dict[str, Any], dataset: dict[str, Any], folder: Path
 ) -> None:
     """Log an analysis's numbers, pictures and videos, under its `kind`; finish every logger.
 
     Args:
         dataset: that the checkpoint was trained on.
     """
-    for logger in loggers:
-        if isinstance(logger, WandbMetrics):
-            logger.experiment.summary[kind] = results
+    for board in _dashboards(loggers):
+        board.log_results(kind, results)
         for path in sorted([*folder.glob("*.png"), *folder.glob("*.mp4")]):
-            log_picture([logger], f"{kind}/{_shown(path)}", path)
-        _finish(logger, dataset, results["checkpoint"], folder)
+            board.log_picture(f"{kind}/{_shown(path)}", path, 0)
+        board.finish(folder, dataset, results["checkpoint"])
+
+
+def _dashboards(loggers: Sequence[RunLogger]) -> list[Dashboard]:
+    return [logger for logger in loggers if isinstance(logger, Dashboard)]
 
 
 def _shown(path: Path) -> str:
     return "video" if path.suffix == ".mp4" else path.stem
-
-
-def _finish(logger: Logger, dataset: dict[str, Any] | None, checkpoint: str | None, folder: Path) -> None:
-    if isinstance(logger, WandbMetrics):
-        chosen = Path(checkpoint) if checkpoint and logger.checkpoints else None
-        log_lineage(logger.experiment, folder, dataset, chosen)
-        logger.experiment.finish()
-    logger.finalize("success")

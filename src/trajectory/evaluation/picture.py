@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from trajectory.colors import BLUE, ORANGE
 from trajectory.data.returns import return_to_go
 from trajectory.evaluation.drawing import Draw
-from trajectory.evaluation.rollout import Recording
+from trajectory.evaluation.episodes import Recording
 
 EXECUTED, FORESEEN = BLUE, ORANGE
 COLUMNS = 6  # frames of a row

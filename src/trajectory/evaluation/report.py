@@ -8,13 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trajectory.distributed import rank
-from trajectory.environments import EnvironmentSettings, make_environment
+from trajectory.environments.make import make_environment
+from trajectory.environments.settings import EnvironmentSettings
+from trajectory.evaluation.episodes import Agent
 from trajectory.evaluation.goals import draw_paths
 from trajectory.evaluation.results import format_table, provenance, summarize_rollouts, write_results
-from trajectory.evaluation.rollout import Agent, run_on_all_ranks
+from trajectory.evaluation.rollout import run_on_all_ranks
 from trajectory.evaluation.video import draw_episode
 from trajectory.files import write_file
+from trajectory.ranks import rank
 
 log = logging.getLogger(__name__)
 

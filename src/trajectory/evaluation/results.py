@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from trajectory.evaluation.episodes import Rollouts
 from trajectory.evaluation.goals import describe_goal, goal_rows, summarize_goals
-from trajectory.evaluation.rollout import Rollouts
 from trajectory.files import write_file
 
 PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "gymnasium", "minari", "mujoco", "numpy")

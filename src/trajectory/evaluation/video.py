@@ -11,11 +11,12 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from trajectory.environments import EnvironmentSettings, make_environment
+from trajectory.environments.make import make_environment
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import first_line
 from trajectory.evaluation.drawing import Draw, NotDrawn, frames, qpos_of, seconds_per_step
+from trajectory.evaluation.episodes import Recording
 from trajectory.evaluation.picture import draw_picture
-from trajectory.evaluation.rollout import Recording
 from trajectory.files import write_file
 from trajectory.progress import progress_bar
 

@@ -18,12 +18,13 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch.distributed.tensor import DTensor
 
 from trajectory.data.datamodule import TrajectoryDataModule
-from trajectory.distributed import from_all_ranks, rank, sum_over_ranks
+from trajectory.distributed import from_all_ranks, sum_over_ranks
 from trajectory.errors import UserError
 from trajectory.files import one_line_for_disk_errors, rename
 from trajectory.interruption import Interruption
 from trajectory.model.checkpoint import PREVIOUS, read_checkpoint, write_checkpoint
 from trajectory.progress import progress_bar
+from trajectory.ranks import rank
 
 ASK_EVERY = 20  # steps, after which several ranks ask each other whether one was interrupted
 

@@ -15,7 +15,8 @@ import torch
 from trajectory.data.discretizer import Discretizer
 from trajectory.errors import UserError, first_line
 from trajectory.files import check_file, write_file
-from trajectory.model.gpt import GPT, GPTSettings
+from trajectory.model.gpt import GPT
+from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
 
 PREVIOUS = "previous.ckpt"  # the one before the last, in the same folder

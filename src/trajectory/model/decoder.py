@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from trajectory.model.cache import TreeCache
-from trajectory.model.compiled import CompiledGPT
-from trajectory.model.gpt import GPT, GPTSettings
+from trajectory.model.gpt import GPT
 from trajectory.model.native.decoder import NativeGPT
+from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ def decoder_for(gpt: GPT, precision: str = "float32") -> Decoder:
         precision: `float32`, or `bfloat16` on GPUs.
     """
     if gpt.head.device.type != "cpu":
+        from trajectory.model.compiled import CompiledGPT  # and torch's compiler, two seconds that CPUs do without
+
         return CompiledGPT(gpt, torch.bfloat16 if precision == "bfloat16" else None)
     try:
         return NativeGPT(gpt)

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,93 +30,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trajectory.errors import require
 from trajectory.model.cache import TreeCache
 from trajectory.model.native.operations import native_operations
 from trajectory.model.operations import Operations, TorchOperations, split
+from trajectory.model.settings import INIT_STD, GPTSettings
 from trajectory.transition import TransitionLayout
 
 TORCH = TorchOperations()
-INIT_STD = 0.02  # of weights
 ROTARY_BASE = 100.0  # the slowest angle turns a hundredth of a radian a transition: sequences are dozens of them
-
-
-@dataclass(frozen=True)
-class GPTSettings:
-    """Architecture; the defaults are the published ones, but for the positions.
-
-    Args:
-        window: transitions that training sees at once, and that absolute positions reach.
-        positions: `rotary`, or `absolute` as published.
-        attention_window: transitions that rotary attention reaches, the token's own included; None is `window`.
-        bins: N, tokens per dimension; one more, the stop token, follows a termination.
-        goal: the observation dimensions that a goal in front of every window gives; None for a model without goals.
-        value_residual: True keeps the published leak (see the module's docstring).
-        init_smoothness: bins over which neighbouring bins begin with similar embeddings; 0 begins with independent
-            ones, as published. Bins are ordered, and a model that need not learn so from data learns faster.
-        init_scale: standard deviation of the initial embeddings of tokens; a larger one keeps them smooth for longer.
-        activation_checkpointing: keep only what enters a block while training, and compute the rest again backwards.
-
-    Raises:
-        UserError: a value out of its range.
-    """
-
-    n_layer: int = 4
-    n_head: int = 4
-    n_embd: int = 128
-    window: int = 10
-    positions: str = "rotary"
-    attention_window: int | None = None
-    bins: int = 100
-    goal: list[int] | None = None
-    embedding_dropout: float = 0.1
-    residual_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    value_residual: bool = False
-    init_smoothness: float = 0.0
-    init_scale: float = INIT_STD
-    activation_checkpointing: bool = False
-
-    def __post_init__(self) -> None:
-        for key in ("n_layer", "n_head", "n_embd", "window", "bins"):
-            value = getattr(self, key)
-            require(isinstance(value, int) and value >= 1, f"model.{key}", "a whole number of at least 1", value)
-        require(self.n_embd % self.n_head == 0, "model.n_embd", f"a multiple of n_head={self.n_head}", self.n_embd)
-        known = self.positions in ("absolute", "rotary")
-        require(known, "model.positions", "absolute or rotary", self.positions)
-        reach = self.attention_window
-        if reach is not None:
-            rule = f"a whole number from 1 to window={self.window}, with positions=rotary and without goals"
-            right = isinstance(reach, int) and 1 <= reach <= self.window and self.rotary and self.goal is None
-            require(right, "model.attention_window", rule, reach)
-        even = not self.rotary or self.n_embd // self.n_head % 2 == 0
-        require(even, "model.n_embd", f"an even multiple of n_head={self.n_head} with rotary positions", self.n_embd)
-        smoothness = self.init_smoothness
-        require(smoothness >= 0, "model.init_smoothness", "at least 0", smoothness)
-        require(0 < self.init_scale < math.inf, "model.init_scale", "above 0 and finite", self.init_scale)
-        for key in ("embedding_dropout", "residual_dropout", "attention_dropout"):
-            value = getattr(self, key)
-            require(isinstance(value, int | float) and 0 <= value < 1, f"model.{key}", "at least 0 and below 1", value)
-
-    @property
-    def rotary(self) -> bool:
-        """Whether positions are rotary."""
-        return self.positions == "rotary"
-
-    @property
-    def lead(self) -> int:
-        """Transitions in front of a window: the goal."""
-        return 0 if self.goal is None else 1
-
-    @property
-    def reach(self) -> int:
-        """Transitions that a token may attend to, its own and the goal included."""
-        return self.lead + (self.attention_window or self.window)
-
-    @property
-    def slides(self) -> bool:
-        """Whether a window that is full must be cropped and encoded anew before it can go on."""
-        return not self.rotary or self.goal is not None
 
 
 Attend = Callable[[Tensor], Tensor]  # (B, T, 3 C) queries, keys and values -> (B, T, C) what each query gathers

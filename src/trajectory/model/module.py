@@ -17,7 +17,8 @@ from trajectory.distributed import mean_over_ranks
 from trajectory.model.checkpoint import build
 from trajectory.model.gpt import GPT
 from trajectory.model.loss import losses_by_kind, token_losses, weighted_loss
-from trajectory.model.optimization import OptimizerSettings, learning_rate_ratio, make_optimizer
+from trajectory.model.optimization import learning_rate_ratio, make_optimizer
+from trajectory.model.settings import OptimizerSettings
 from trajectory.transition import TokenKind
 
 

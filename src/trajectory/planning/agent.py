@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trajectory.config import settings
+from trajectory.config import merge, settings
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.goals import goal_tokens
 from trajectory.errors import require
@@ -23,29 +22,7 @@ from trajectory.planning.beam_search import Plan, beam_search, draws_needed
 from trajectory.planning.capture import CapturedSearch
 from trajectory.planning.deadline import Pace
 from trajectory.planning.settings import PlannerSettings
-
-
-@dataclass(frozen=True)
-class PlannedTrajectory:
-    """A trajectory that a plan foresees, decoded; H transitions, fewer where it foresees the episode's end.
-
-    Args:
-        observations: (H, observation_dim), the present one first.
-        actions: (H, action_dim).
-        rewards: (H,).
-        values: (H,) returns-to-go after each transition, discounted.
-        terminated: whether the episode ends after them.
-        objective: what the planner chose it by.
-        log_probability: nats per token, in the mean.
-    """
-
-    observations: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    values: np.ndarray
-    terminated: bool
-    objective: float
-    log_probability: float
+from trajectory.planning.trajectory import PlannedTrajectory
 
 
 class TrajectoryAgent:
@@ -299,12 +276,3 @@ class TrajectoryAgent:
         if self.pace is None:
             self.pace = Pace.measure(self.decoder, self.discretizer, settings)
         return self.pace.plan(plan, uniforms, settings, deadline / batches / 1_000)
-
-
-def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` laid over it, nested dictionaries key by key."""
-    merged = dict(base)
-    for key, value in changes.items():
-        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if nested else value
-    return merged

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from trajectory.config import settings
 from trajectory.errors import UserError, require
 from trajectory.transition import TokenKind
 
@@ -128,6 +130,17 @@ class PlannerSettings:
     def sampling(self, kind: TokenKind) -> SamplingSettings:
         """The sampling of a kind of token."""
         return self.reward if kind is TokenKind.VALUE else getattr(self, kind.value)
+
+
+def check_partial(values: dict[str, Any]) -> None:
+    """Raise a `UserError` for planner settings that no checkpoint's other settings could make right.
+
+    Args:
+        values: those that are given; a checkpoint has the others.
+    """
+    interval: Any = values.get("replan_interval")
+    roomy = {"horizon": max(interval, PlannerSettings.horizon)} if _whole(interval) else {}
+    settings(PlannerSettings, {**roomy, **values}, "planner")
 
 
 def _whole(value: object) -> bool:

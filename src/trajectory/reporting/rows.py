@@ -10,27 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from trajectory.errors import UserError, require
+from trajectory.errors import UserError
 from trajectory.evaluation.results import normalized_score
 from trajectory.reporting.runs import TRANSFORMER, Run
+from trajectory.reporting.settings import ReportSettings
 from trajectory.reporting.statistics import Summary, summarize
 
 THRESHOLDS = 101  # of a performance profile
 MOST_SHOWN = 3  # of the settings that tell rows apart
-
-
-@dataclass(frozen=True)
-class ReportSettings:
-    """`conf/report.yaml` explains the keys."""
-
-    resamples: int = 2_000
-    seed: int = 0
-    video_mb: float = 30
-
-    def __post_init__(self) -> None:
-        require(self.resamples >= 100, "report.resamples", "at least 100", self.resamples)
-        require(self.seed >= 0, "report.seed", "at least 0", self.seed)
-        require(self.video_mb >= 0, "report.video_mb", "at least 0", self.video_mb)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from trajectory.errors import UserError, first_line, require
-from trajectory.evaluation.loggers import read_metrics
+from trajectory.evaluation.curves import read_metrics
 from trajectory.evaluation.results import normalized_score
 from trajectory.locks import in_use
 from trajectory.resume import FREE, flat

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from trajectory.data.cache import cache_path
+from trajectory.files import cache_path
 
 FOLDER = Path(__file__).parent
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-shared", "-fPIC")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import logging
-import math
+import os
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Space
 
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, first_line, require
 from trajectory.transition import TransitionLayout
 
@@ -20,39 +22,15 @@ GOAL_KEYS = ("desired_goal", "achieved_goal")
 logging.getLogger("OpenGL").setLevel(logging.WARNING)  # loading an environment with a renderer tells of missing extras
 
 
-@dataclass(frozen=True)
-class EnvironmentSettings:
-    """Which environment, as `conf/env/` has it.
-
-    Args:
-        name: the short name that built-in datasets and run folders go by.
-        id: a registered Gymnasium id with Box actions and Box or Dict observations, `module:Name-v0` importing first.
-        kwargs: passed to `gymnasium.make`.
-        observation_keys: for Dict observations, the parts that make up the observation, in this order; None takes all
-            of them in the space's own order.
-        goal: for goal environments (`observation`, `achieved_goal`, `desired_goal`), the dimensions of the observation
-            that a goal gives, in the order of `desired_goal`; None for an environment without goals.
-        reference: `random` and `expert` returns that normalised scores are relative to; None for none.
-    """
-
-    name: str
-    id: str
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    observation_keys: list[str] | None = None
-    goal: list[int] | None = None
-    reference: dict[str, float] | None = None
-
-    def __post_init__(self) -> None:
-        reference = self.reference
-        goal = self.goal
-        distinct = goal is None or (len(goal) > 0 and min(goal) >= 0 and len(set(goal)) == len(goal))
-        require(distinct, "env.goal", "null or dimensions of the observation, each once", goal)
-        require(
-            reference is None or (set(reference) == {"random", "expert"} and reference["random"] < reference["expert"]),
-            "env.reference",
-            "null or a random return below an expert one",
-            reference,
-        )
+def choose_gl() -> None:
+    """Set MUJOCO_GL to an offscreen library that is there; must run before MuJoCo is first imported."""
+    if "MUJOCO_GL" in os.environ or not sys.platform.startswith("linux"):
+        return
+    for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
+        if ctypes.util.find_library(library):
+            os.environ["MUJOCO_GL"] = name
+            return
+    os.environ["MUJOCO_GL"] = "disable"
 
 
 def make_raw_environment(settings: EnvironmentSettings) -> Any:
@@ -61,6 +39,7 @@ def make_raw_environment(settings: EnvironmentSettings) -> Any:
     Raises:
         UserError: an unknown id, or arguments it does not take.
     """
+    choose_gl()
     try:
         return gymnasium.make(settings.id, **settings.kwargs)
     except (gymnasium.error.Error, ImportError) as error:
@@ -159,14 +138,12 @@ def check_goal(goal: Sequence[float] | None, settings: EnvironmentSettings, owne
     Args:
         owner: names what knows no goals in messages.
     """
+    settings.check_goal(goal, owner)
     if settings.goal is None:
-        require(goal is None, "evaluation.goal", f"null with {owner}, which was made without goals", goal)
         return
     env = make_environment(settings)
     env.reset(seed=0)
     if goal is not None:
-        right = len(goal) == len(settings.goal) and all(map(math.isfinite, goal))
-        require(right, "evaluation.goal", f"of {len(settings.goal)} finite numbers", list(goal))
         set_goal(env, goal)
     env.step(env.action_space.sample())
     env.close()

@@ -1,0 +1,53 @@
+"""What can be set about each analysis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trajectory.baselines.settings import EnsembleSettings
+from trajectory.errors import require
+
+
+@dataclass(frozen=True)
+class AttentionSettings:
+    """`conf/analysis/attention.yaml` explains the keys."""
+
+    windows: int = 512
+    batch_size: int = 32
+    seed: int = 0
+    excess: float = 0.25
+    resamples: int = 1_000
+
+    def __post_init__(self) -> None:
+        rule = "at least 2, which an interval needs"
+        require(self.windows >= 2, "analysis.windows", rule, self.windows)
+        for key in ("batch_size", "resamples"):
+            require(getattr(self, key) >= 1, f"analysis.{key}", "at least 1", getattr(self, key))
+        require(self.seed >= 0, "analysis.seed", "at least 0", self.seed)
+        require(0 < self.excess < 1, "analysis.excess", "between 0 and 1", self.excess)
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """What is predicted from where; `conf/analysis/prediction.yaml` explains the keys."""
+
+    horizon: int = 100
+    starts: int = 40
+    samples: int = 40
+    particles: int = 400
+    context: int | None = None
+    masked_share: float = 0.5
+    single_step_checkpoint: str | None = None
+    video: bool = True
+    seed: int = 0
+    ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
+
+    def __post_init__(self) -> None:
+        for key in ("horizon", "starts", "samples", "particles"):
+            require(getattr(self, key) >= 1, f"analysis.{key}", "at least 1", getattr(self, key))
+        enough = self.particles >= self.samples
+        require(enough, "analysis.particles", f"at least analysis.samples={self.samples}", self.particles)
+        require(self.seed >= 0, "analysis.seed", "at least 0", self.seed)
+        share = self.masked_share
+        require(0 < share < 1, "analysis.masked_share", "above 0 and below 1", share)
+        self.ensemble.check("analysis.ensemble")

@@ -1,0 +1,153 @@
+"""What can be set about each baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trajectory.config import settings
+from trajectory.errors import require
+
+
+@dataclass(frozen=True)
+class BehaviourSettings:
+    """It has nothing to set."""
+
+    name: str = "behaviour"
+
+
+@dataclass(frozen=True)
+class CloningSettings:
+    """An MLP trained with Adam on the mean squared error of actions; `conf/baseline/cloning.yaml` explains the keys."""
+
+    name: str = "cloning"
+    hidden: tuple[int, ...] = (256, 256)
+    steps: int = 20_000
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    best_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.name == "cloning", "baseline.name", "cloning", self.name)
+        for key in ("steps", "batch_size"):
+            require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
+        require(0 < self.best_share <= 1, "baseline.best_share", "above 0 and at most 1", self.best_share)
+
+
+@dataclass(frozen=True)
+class DecisionTransformerSettings:
+    """As published, but for width and steps; `conf/baseline/dt.yaml` explains the keys."""
+
+    name: str = "dt"
+    n_layer: int = 3
+    n_head: int = 1
+    n_embd: int = 64
+    window: int = 20
+    dropout: float = 0.1
+    steps: int = 5_000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup_fraction: float = 0.1
+    gradient_clip: float = 0.25
+    target_return: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.name == "dt", "baseline.name", "dt", self.name)
+        for key in ("n_layer", "n_head", "n_embd", "window", "steps", "batch_size"):
+            require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
+        require(self.n_embd % self.n_head == 0, "baseline.n_embd", f"a multiple of n_head={self.n_head}", self.n_embd)
+        require(0 <= self.dropout < 1, "baseline.dropout", "at least 0 and below 1", self.dropout)
+
+
+@dataclass(frozen=True)
+class IQLSettings:
+    """As published for locomotion, but for the steps (1,000,000); `conf/baseline/iql.yaml` explains the keys."""
+
+    name: str = "iql"
+    hidden: tuple[int, ...] = (256, 256)
+    steps: int = 100_000
+    batch_size: int = 256
+    learning_rate: float = 3e-4
+    discount: float = 0.99
+    expectile: float = 0.7
+    temperature: float = 3.0
+    target_rate: float = 5e-3
+
+    def __post_init__(self) -> None:
+        require(self.name == "iql", "baseline.name", "iql", self.name)
+        for key in ("steps", "batch_size"):
+            require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
+        for key in ("expectile", "discount", "target_rate"):
+            require(0 < getattr(self, key) <= 1, f"baseline.{key}", "above 0 and at most 1", getattr(self, key))
+
+
+@dataclass(frozen=True)
+class ReBRACSettings:
+    """As published for Hopper medium, but for steps and batch; `conf/baseline/rebrac.yaml` explains the keys."""
+
+    name: str = "rebrac"
+    hidden: tuple[int, ...] = (256, 256, 256)
+    steps: int = 100_000
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    discount: float = 0.99
+    actor_penalty: float = 0.01
+    critic_penalty: float = 0.001
+    noise: float = 0.2
+    most_noise: float = 0.5
+    actor_every: int = 2
+    target_rate: float = 5e-3
+
+    def __post_init__(self) -> None:
+        require(self.name == "rebrac", "baseline.name", "rebrac", self.name)
+        for key in ("steps", "batch_size", "actor_every"):
+            require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
+        for key in ("actor_penalty", "critic_penalty", "noise", "most_noise"):
+            require(getattr(self, key) >= 0, f"baseline.{key}", "at least 0", getattr(self, key))
+        for key in ("discount", "target_rate"):
+            require(0 < getattr(self, key) <= 1, f"baseline.{key}", "above 0 and at most 1", getattr(self, key))
+
+
+@dataclass  # not frozen: OmegaConf could not merge a config into it where it is nested
+class EnsembleSettings:
+    """How the ensemble is built and trained; `conf/analysis/prediction.yaml` explains the keys."""
+
+    members: int = 5
+    hidden: tuple[int, ...] = (200, 200, 200)
+    epochs: int = 30
+    patience: int = 3
+    held_out: float = 0.1
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 5e-5
+
+    def check(self, key: str) -> None:
+        """Raise a `UserError` naming the key below `key` whose value is out of range."""
+        for name in ("members", "epochs", "patience", "batch_size"):
+            require(getattr(self, name) >= 1, f"{key}.{name}", "at least 1", getattr(self, name))
+        require(min(self.hidden, default=1) >= 1, f"{key}.hidden", "sizes of at least 1", list(self.hidden))
+        require(0 < self.held_out < 1, f"{key}.held_out", "above 0 and below 1", self.held_out)
+        require(self.learning_rate > 0, f"{key}.learning_rate", "above 0", self.learning_rate)
+        require(self.weight_decay >= 0, f"{key}.weight_decay", "at least 0", self.weight_decay)
+
+
+KINDS: dict[str, type] = {
+    "behaviour": BehaviourSettings,
+    "cloning": CloningSettings,
+    "dt": DecisionTransformerSettings,
+    "iql": IQLSettings,
+    "rebrac": ReBRACSettings,
+}
+
+
+def baseline_settings(config: Mapping[str, Any]) -> Any:
+    """The settings dataclass of the baseline that a config names.
+
+    Raises:
+        UserError: an unknown name, or a value that its settings refuse.
+    """
+    name: Any = config.get("name")
+    require(name in KINDS, "baseline.name", f"one of {', '.join(KINDS)}", name)
+    return settings(KINDS[name], dict(config), "baseline")

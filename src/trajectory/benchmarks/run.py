@@ -1,0 +1,40 @@
+"""Measure what this machine needs for the parts of the framework."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from trajectory.evaluation.results import provenance, write_results
+from trajectory.settings import BenchmarkSettings
+
+
+def benchmark(config: DictConfig, settings: BenchmarkSettings, folder: Path) -> Path:
+    """Run the suites that are asked for, printing tables; each imports what it measures, and planning no Lightning.
+
+    Returns:
+        The path of `benchmark.json` under `folder`, with all that was measured; of planning `latency.png` lies beside
+        it.
+    """
+    results: dict = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}
+    if "planning" in settings.suites:
+        from trajectory.benchmarks.planning import benchmark_planning, draw_latency
+
+        results["decisions"] = benchmark_planning(settings.planning)
+        (folder / "latency.png").write_bytes(draw_latency(results["decisions"]))
+    if "training" in settings.suites:
+        from trajectory.benchmarks.training import benchmark_training
+
+        results["training"] = benchmark_training(settings.training)
+    if "data" in settings.suites:
+        from trajectory.benchmarks.data import benchmark_data
+
+        results["data"] = benchmark_data(settings.data)
+    if "laptop" in settings.suites:
+        from trajectory.benchmarks.laptop import benchmark_laptop
+
+        results["laptop"] = benchmark_laptop(settings.laptop)
+    path = folder.resolve() / "benchmark.json"
+    write_results(path, results)
+    return path

@@ -1,0 +1,153 @@
+"""What each benchmark measures."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+
+from trajectory.errors import require
+from trajectory.model.settings import GPTSettings
+from trajectory.transition import TransitionLayout
+
+LAYOUTS = {
+    "hopper": TransitionLayout(11, 3),
+    "halfcheetah": TransitionLayout(17, 6),
+    "walker2d": TransitionLayout(17, 6),
+    "ant": TransitionLayout(27, 8),
+}
+
+
+@dataclass(frozen=True)
+class DecisionCase:
+    """One decision to measure."""
+
+    environment: str = "hopper"
+    beam_width: int = 32
+    horizon: int = 5
+    context: int = 5
+    environments: int = 1
+    positions: str = "absolute"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class PlanningBenchmarkSettings:
+    """What is measured; `conf/benchmark.yaml` explains the keys."""
+
+    beam_widths: list[int] = field(default_factory=lambda: [8, 32, 128])
+    horizons: list[int] = field(default_factory=lambda: [5, 10, 15])
+    contexts: list[int] = field(default_factory=lambda: [1, 9])
+    environments: list[str] = field(default_factory=lambda: ["walker2d", "ant"])
+    batches: list[int] = field(default_factory=lambda: [8, 32])
+    seconds: float = 2.0
+    reference_seconds: float = 60.0
+    threads: int | None = None
+    narrowed: bool = False
+
+    def __post_init__(self) -> None:
+        for key in ("beam_widths", "horizons", "batches"):
+            values = getattr(self, key)
+            require(min(values, default=1) >= 1, f"planning.{key}", "numbers of at least 1", values)
+        window = GPTSettings().window
+        inside = all(0 <= context < window for context in self.contexts)
+        require(inside, "planning.contexts", f"numbers from 0 to {window - 1}", self.contexts)
+        for name in self.environments:
+            require(name in LAYOUTS, "planning.environments", f"among {', '.join(LAYOUTS)}", name)
+        for key in ("seconds", "reference_seconds"):
+            require(getattr(self, key) >= 0, f"planning.{key}", "at least 0", getattr(self, key))
+        right = self.threads is None or self.threads >= 1
+        require(right, "benchmark.threads", "null or at least 1", self.threads)
+
+    def cases(self) -> list[DecisionCase]:
+        """All beam widths and horizons, and from the smallest usual and the largest case on one change at a time."""
+        first = self.threads or 1
+        grid = [DecisionCase(beam_width=b, horizon=h, threads=first) for b in self.beam_widths for h in self.horizons]
+        if self.narrowed:
+            return grid
+        usual, largest = DecisionCase(threads=first), DecisionCase(beam_width=128, horizon=15, threads=first)
+        changes: list[DecisionCase] = [replace(usual, context=context) for context in self.contexts]
+        changes += [replace(usual, environment=name) for name in self.environments]
+        changes += [replace(usual, environments=number) for number in self.batches]
+        changes += [replace(case, positions="rotary") for case in (usual, largest)]
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if self.threads is None and cores > 1:
+            changes += [replace(case, threads=cores) for case in (usual, largest)]
+        return grid + changes
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """One training to measure; the defaults are the published ones."""
+
+    environment: str = "hopper"
+    width: int = 128
+    layers: int = 4
+    batch: int = 256
+    window: int = 10
+    dropout: float = 0.1
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class TrainingBenchmarkSettings:
+    """What is measured; `conf/benchmark.yaml` explains the keys."""
+
+    widths: list[int] = field(default_factory=lambda: [64, 256])
+    layers: list[int] = field(default_factory=lambda: [2, 8])
+    batches: list[int] = field(default_factory=lambda: [32, 64])
+    windows: list[int] = field(default_factory=lambda: [5, 20])
+    environments: list[str] = field(default_factory=lambda: ["walker2d", "ant"])
+    steps: int = 5
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("widths", "layers", "batches", "windows"):
+            values = getattr(self, key)
+            require(min(values, default=1) >= 1, f"training.{key}", "numbers of at least 1", values)
+        unit = 2 * GPTSettings().n_head
+        even = all(width % unit == 0 for width in self.widths)
+        require(even, "training.widths", f"multiples of {unit}", self.widths)
+        for name in self.environments:
+            require(name in LAYOUTS, "training.environments", f"among {', '.join(LAYOUTS)}", name)
+        require(self.steps >= 1, "training.steps", "at least 1", self.steps)
+
+    def cases(self) -> list[TrainingCase]:
+        """The published architecture, single changes to it, and the laptop experiment's."""
+        usual = TrainingCase(threads=self.threads or 1)
+        changes = [
+            *[replace(usual, width=width) for width in self.widths],
+            *[replace(usual, layers=layers) for layers in self.layers],
+            *[replace(usual, batch=batch) for batch in self.batches],
+            *[replace(usual, window=window) for window in self.windows],
+            *[replace(usual, environment=name) for name in self.environments],
+        ]
+        return [usual, *changes, replace(usual, width=64, layers=2, batch=32, dropout=0.0)]
+
+
+@dataclass(frozen=True)
+class DataBenchmarkSettings:
+    """What is measured; `conf/benchmark.yaml` explains the keys."""
+
+    sizes: list[int] = field(default_factory=lambda: [100_000, 1_000_000, 10_000_000])
+    batches: int = 500
+    batch_size: int = 256
+    window: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(len(self.sizes) > 0 and min(self.sizes) >= 1, "data.sizes", "numbers of at least 1", self.sizes)
+        for key in ("batches", "batch_size", "window"):
+            require(getattr(self, key) >= 1, f"data.{key}", "at least 1", getattr(self, key))
+
+
+@dataclass(frozen=True)
+class LaptopBenchmarkSettings:
+    """What is measured; `conf/benchmark.yaml` explains the keys."""
+
+    every_n_steps: int = 500
+    episodes: int = 8
+    overrides: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for key in ("every_n_steps", "episodes"):
+            require(getattr(self, key) >= 1, f"laptop.{key}", "at least 1", getattr(self, key))

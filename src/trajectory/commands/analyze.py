@@ -1,0 +1,25 @@
+"""`python src/analyze.py analysis=attention checkpoint=outputs/.../last.ckpt`: look into a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from trajectory.commands.folder import CONF, run_folder
+from trajectory.settings import analysis_settings
+
+
+def analyze(config: DictConfig, folder: Path) -> None:
+    """One analysis; `results.json` and its pictures are left under `folder`."""
+    settings = analysis_settings(config)
+    from trajectory.analysis.analyze import analyze
+
+    analyze(config, settings, folder)
+
+
+@hydra.main(config_path=CONF, config_name="analyze", version_base="1.3")
+def main(config: DictConfig) -> None:
+    with run_folder(config, alone=True) as folder:
+        analyze(config, folder)

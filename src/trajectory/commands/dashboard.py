@@ -1,0 +1,29 @@
+"""`python src/dashboard.py logger.project=NAME`: build the workspace of a Weights & Biases project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from trajectory.commands.folder import CONF, run_folder
+from trajectory.config import check_complete, given, settings
+from trajectory.evaluation.settings import LoggerSettings
+from trajectory.reporting.settings import check_dashboard
+
+
+def dashboard(config: DictConfig, folder: Path) -> None:
+    """Leave the workspace under `folder`, and save it as a new view of the project where there is a login."""
+    check_complete(config)
+    logger = settings(LoggerSettings, config.logger, "logger")
+    check_dashboard(given(config)["sections"])
+    from trajectory.reporting.dashboard import dashboard
+
+    dashboard(given(config), logger.project, folder)
+
+
+@hydra.main(config_path=CONF, config_name="dashboard", version_base="1.3")
+def main(config: DictConfig) -> None:
+    with run_folder(config, alone=False) as folder:
+        dashboard(config, folder)

@@ -1,0 +1,25 @@
+"""`python src/evaluate.py checkpoint=outputs/.../last.ckpt planner.beam_width=32`: plan with a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from trajectory.commands.folder import CONF, run_folder
+from trajectory.settings import evaluation_settings
+
+
+def evaluate(config: DictConfig, folder: Path) -> float:
+    """Plan `evaluation.episodes` episodes; returns their `evaluation.optimized_metric`."""
+    settings = evaluation_settings(config)
+    from trajectory.evaluation.evaluate import evaluate
+
+    return evaluate(config, settings, folder)
+
+
+@hydra.main(config_path=CONF, config_name="evaluate", version_base="1.3")
+def main(config: DictConfig) -> float:
+    with run_folder(config, alone=True) as folder:
+        return evaluate(config, folder)

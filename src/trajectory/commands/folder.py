@@ -1,0 +1,27 @@
+"""The folder that a command works in."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from trajectory.config import one_line_errors
+from trajectory.locks import claimed
+
+CONF = str(Path(__file__).parents[3] / "conf")
+
+
+@contextmanager
+def run_folder(config: DictConfig, *, alone: bool) -> Generator[Path]:
+    """Where Hydra put the run; errors of the user end it in one line.
+
+    Args:
+        alone: keep other processes out.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with one_line_errors(folder, debug=config.debug), claimed(folder) if alone else nullcontext():
+        yield folder

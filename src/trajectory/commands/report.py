@@ -1,0 +1,31 @@
+"""`python src/report.py runs=outputs/train`: collect runs into tables, pictures and one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, ListConfig
+
+from trajectory.commands.folder import CONF, run_folder
+from trajectory.config import check_complete, settings
+from trajectory.errors import require
+from trajectory.reporting.settings import ReportSettings
+
+
+def report(config: DictConfig, folder: Path) -> None:
+    """Write the report on `runs` into `folder`; the last line printed is the path of its page."""
+    check_complete(config)
+    chosen = settings(ReportSettings, config.report, "report")
+    require(isinstance(config.force, bool), "force", "true or false", config.force)
+    patterns = list(config.runs) if isinstance(config.runs, ListConfig) else [config.runs]
+    require(bool(patterns) and all(isinstance(one, str) for one in patterns), "runs", "a folder or several", patterns)
+    from trajectory.reporting.report import report
+
+    print(report(patterns, chosen, folder, force=config.force))
+
+
+@hydra.main(config_path=CONF, config_name="report", version_base="1.3")
+def main(config: DictConfig) -> None:
+    with run_folder(config, alone=False) as folder:
+        report(config, folder)

@@ -1,0 +1,38 @@
+"""`python src/train.py env=hopper`: record or load a dataset, train on it, plan with the result."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from trajectory.commands.folder import CONF, run_folder
+from trajectory.ranks import quiet_unless_first
+from trajectory.resume import run_folder as folder_of_run
+from trajectory.settings import training_settings
+
+log = logging.getLogger("train")
+
+OmegaConf.register_new_resolver("run_folder", folder_of_run, replace=True)
+
+
+def train(config: DictConfig, folder: Path) -> float:
+    """One run: everything it leaves is under `folder`; returns `evaluation.optimized_metric` of the final episodes."""
+    settings = training_settings(config)
+    log.info("%s", settings)
+    from trajectory.training.start import train as start  # torch, now that the settings stand
+
+    return start(config, settings, folder)
+
+
+@hydra.main(config_path=CONF, config_name="train", version_base="1.3")
+def compose(config: DictConfig) -> float:
+    with run_folder(config, alone=True) as folder:
+        return train(config, folder)
+
+
+def main() -> None:
+    with quiet_unless_first():
+        compose()

@@ -1,0 +1,36 @@
+"""`python src/train_behaviour.py env=walker2d`: train the policies that the built-in datasets are recorded from."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from trajectory.behaviour.settings import RecipeSettings
+from trajectory.commands.folder import CONF, run_folder
+from trajectory.config import settings
+from trajectory.environments.settings import EnvironmentSettings
+from trajectory.errors import UserError
+
+log = logging.getLogger("train_behaviour")
+
+
+def train_behaviour(config: DictConfig, folder: Path) -> None:
+    """Snapshots, their returns and the policies chosen among them land in `folder`."""
+    recipe = settings(RecipeSettings, config.behaviour, "behaviour")
+    environment = settings(EnvironmentSettings, config.env, "env")
+    from trajectory.behaviour.recipe import train_behaviour
+
+    try:
+        chosen = train_behaviour(environment.id, environment.kwargs, folder, recipe)
+    except ImportError as error:
+        raise UserError(f"{error}: install the optional extra with `pip install -e '.[behaviour]'`") from error
+    log.info("policies to ship in %s: %s", folder / "policies", chosen)
+
+
+@hydra.main(config_path=CONF, config_name="train_behaviour", version_base="1.3")
+def main(config: DictConfig) -> None:
+    with run_folder(config, alone=False) as folder:
+        train_behaviour(config, folder)

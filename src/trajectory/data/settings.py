@@ -1,0 +1,67 @@
+"""How numbers become tokens, and how goals are chosen in hindsight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from trajectory.errors import UserError, require
+
+# sources by `dataset.source`, and the texts that each must be given
+SOURCES: dict[str, tuple[str, ...]] = {
+    "builtin": (),
+    "minari": ("id",),
+    "own": ("path", "id", "behaviour", "author"),
+    "d4rl": ("path",),
+}
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """How numbers become tokens; the defaults are the published ones.
+
+    Args:
+        binning: "quantile" or "uniform".
+        bins: N, tokens per dimension.
+        discount: of the return-to-go.
+        terminal_reward: replaces the reward of the last transition of a terminated episode; None keeps it.
+    """
+
+    binning: str = "quantile"
+    bins: int = 100
+    discount: float = 0.99
+    terminal_reward: float | None = -100.0
+
+    def __post_init__(self) -> None:
+        require(self.binning in ("quantile", "uniform"), "tokenizer.binning", "quantile or uniform", self.binning)
+        require(self.bins >= 2, "tokenizer.bins", "at least 2", self.bins)
+        require(0 <= self.discount < 1, "tokenizer.discount", "at least 0 and below 1", self.discount)
+
+
+@dataclass(frozen=True)
+class HindsightSettings:
+    """Which later observation of its episode is a window's goal.
+
+    Args:
+        mean_steps: behind the window's second observation, in the mean of a geometric distribution, cut off at the
+            episode's end; None is uniform over what is left of the episode.
+    """
+
+    mean_steps: float | None = 20.0
+
+    def __post_init__(self) -> None:
+        mean = self.mean_steps
+        require(mean is None or 0 < mean < float("inf"), "hindsight.mean_steps", "null or above 0 and finite", mean)
+
+
+def check_dataset(dataset: dict[str, Any]) -> None:
+    """Raise a `UserError` for an unknown source, or a key of it that is missing or of the wrong type."""
+    kind: Any = dataset.get("source")
+    require(kind in list(SOURCES), "dataset.source", f"one of {', '.join(SOURCES)}", kind)
+    for key in SOURCES[kind]:
+        if not isinstance(dataset.get(key), str):
+            raise UserError(f"dataset.{key} must be given as text with dataset={kind}, got {dataset.get(key)!r}")
+    for key, least in (("steps", 1), ("seed", 0)) if kind == "builtin" else ():
+        value = dataset.get(key)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        require(whole and value >= least, f"dataset.{key}", f"a whole number of at least {least}", value)

@@ -1,0 +1,51 @@
+"""From a dataset to its tokens, found in the cache or made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from trajectory.data.cache import TokenizedData, cache_key, load_tokens, save_tokens, token_lock
+from trajectory.data.card import draw_card
+from trajectory.data.discretizer import Discretizer
+from trajectory.data.returns import return_to_go, shape_rewards
+from trajectory.data.settings import TokenizerSettings
+from trajectory.data.source import Source, summarize
+from trajectory.data.windows import tokenize
+from trajectory.hardware import release_memory
+from trajectory.progress import progress_bar
+
+
+def load_or_tokenize(source: Source, settings: TokenizerSettings) -> TokenizedData:
+    """The tokens of an earlier start on the same data, or new ones, which are kept for the next.
+
+    Raises:
+        UserError: what the source refuses.
+    """
+    key = cache_key(source.files, {"source": source.about(), "tokenizer": asdict(settings)})
+    data = load_tokens(key)
+    if data is None:
+        with token_lock(key, source.id):
+            data = load_tokens(key)
+            if data is None:
+                data = tokenize_source(source, settings)
+                release_memory()
+                save_tokens(key, data)
+    return data
+
+
+def tokenize_source(source: Source, settings: TokenizerSettings) -> TokenizedData:
+    """Load a dataset, fit the bins and tokenise, one column at a time: beside the data, a few columns of memory.
+
+    Raises:
+        UserError: what the source refuses.
+    """
+    episodes = source.load()
+    summary = {**summarize(episodes, source), "layout": asdict(episodes.layout)}
+    rewards = shape_rewards(episodes, settings.terminal_reward)
+    values = return_to_go(rewards, episodes.ends, episodes.terminated, settings.discount)
+    columns = [*episodes.observations.T, *episodes.actions.T, rewards, values]
+    progress = progress_bar(columns, desc=f"fitting bins of {source.id}", unit="column", leave=False)
+    discretizer = Discretizer.fit(progress, settings.bins, settings.binning, episodes.layout)
+    tokens = tokenize(episodes, rewards, values, discretizer)
+    card = draw_card(episodes, summary)
+    return TokenizedData(tokens, episodes.ends, episodes.terminated, discretizer, summary, card)

@@ -1,0 +1,1 @@
+"""Gymnasium environments: which one, and how it is made."""

@@ -1,0 +1,61 @@
+"""A run's curves: `metrics.csv`, written as they are logged and read by reports."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trajectory.files import one_line_for_disk_errors, write_file
+
+STEP = "trainer/global_step"  # Lightning's name of the axis that all curves share
+
+
+class MetricsFile:
+    """`metrics.csv`: a row per point, in the file before the training goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.columns: list[str] = []
+        self.last = {name: int(row["step"]) for row in read_metrics(path) for name in row}  # step of each metric
+
+    def new(self, metrics: Mapping[str, Any], step: int) -> dict[str, Any]:
+        """Those of `metrics` that the run which this one continues has not logged."""
+        return {name: value for name, value in metrics.items() if step > self.last.get(name, -1)}
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Append a row; with a new metric, and at first, write the file anew."""
+        new = self.new(metrics, step)
+        if not new:
+            return
+        row = {**{name: str(value) for name, value in new.items()}, "step": str(step)}
+        if row.keys() <= set(self.columns):
+            with one_line_for_disk_errors(self.path), self.path.open("a", newline="") as file:
+                file.write(_csv(self.columns, [row], header=False))
+                file.flush()
+                os.fsync(file.fileno())  # before the checkpoint that counts on it
+        else:
+            rows = [*read_metrics(self.path), row]
+            self.columns = sorted({name for row in rows for name in row})
+            write_file(self.path, _csv(self.columns, rows, header=True))
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a `metrics.csv` without their empty cells; without what a power cut has left of others."""
+    if not path.is_file():
+        return []
+    whole = path.read_text().rpartition("\n")[0]
+    rows = [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(whole.splitlines())]
+    return [row for row in rows if row.get("step", "").isdigit()]
+
+
+def _csv(columns: list[str], rows: list[dict[str, str]], *, header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

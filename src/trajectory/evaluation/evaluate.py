@@ -1,0 +1,90 @@
+"""Plan episodes with a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from trajectory.config import given, merge, settings
+from trajectory.data.goals import goal_tokens
+from trajectory.environments.make import check_goal, check_layout, make_environment
+from trajectory.environments.settings import EnvironmentSettings
+from trajectory.errors import require
+from trajectory.evaluation.loggers import close_loggers, forget_curves, make_loggers
+from trajectory.evaluation.report import evaluate_and_report
+from trajectory.files import write_file
+from trajectory.hardware import device_for, set_threads
+from trajectory.model.checkpoint import load_checkpoint
+from trajectory.planning.agent import TrajectoryAgent
+from trajectory.planning.settings import PlannerSettings
+from trajectory.resume import check_no_training
+from trajectory.settings import CheckpointSettings
+
+
+def evaluate(config: DictConfig, chosen: CheckpointSettings, folder: Path) -> float:
+    """Plan `evaluation.episodes` episodes; results, pictures and curves are left under `folder`.
+
+    Returns:
+        Their `evaluation.optimized_metric`.
+
+    Raises:
+        UserError: a checkpoint that cannot be read, or settings that it cannot be planned with.
+    """
+    evaluation, owner = chosen.evaluation, f"checkpoint={chosen.checkpoint}"
+    checkpoint = load_checkpoint(chosen.checkpoint, device_for(chosen.trainer.accelerator))
+    trained = checkpoint.hyperparameters
+    planner = settings(PlannerSettings, merge(trained["planner"], chosen.planner), "planner")
+    environment = _environment(trained["environment"], chosen.environment, owner)
+    metric = evaluation.metric(environment.reference, environment.goal)
+    env = make_environment(environment)
+    check_layout(env, checkpoint.gpt.layout, owner)
+    env.close()
+    check_goal(evaluation.goal, environment, owner)
+    if evaluation.goal is not None and environment.goal is not None:
+        goal = np.array(evaluation.goal)
+        goal_tokens(checkpoint.discretizer, environment.goal, goal, key="evaluation.goal")
+    terms = (trained["tokenizer"][key] for key in ("discount", "terminal_reward"))
+    agent = TrajectoryAgent(checkpoint.gpt, checkpoint.discretizer, planner, *terms)
+    set_threads(chosen.trainer.threads)
+    check_no_training(folder)
+    forget_curves(folder)
+    resolved = {**given(config), "planner": asdict(planner), "env": asdict(environment)}
+    write_file(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
+
+    def log(results: dict[str, Any]) -> None:
+        run = {**resolved, "data": trained["dataset"]}
+        home = chosen.checkpoint.absolute().parent
+        close_loggers(make_loggers(chosen.logger, folder, run, job="evaluate", trained=home), results, folder)
+
+    results = evaluate_and_report(
+        folder,
+        agent,
+        environment,
+        evaluation.seeds,
+        max_steps=evaluation.max_steps,
+        video=evaluation.video,
+        plan_every_n_steps=evaluation.plan_every_n_steps,
+        goal=evaluation.goal,
+        facts={
+            "dataset": trained["dataset"],
+            "planner": asdict(planner),
+            "checkpoint": str(chosen.checkpoint.absolute()),
+            "steps": checkpoint.step,
+        },
+        wall_clock_s={"record": 0.0, "train": 0.0},
+        close=log,
+    )
+    return results[metric]
+
+
+def _environment(trained: dict[str, Any], changes: dict[str, Any], owner: str) -> EnvironmentSettings:
+    """That of the checkpoint, other arguments and reference returns aside."""
+    for key in ("id", "observation_keys", "goal"):
+        rule = f"{trained.get(key)}, with which {owner} was trained"
+        require(changes.get(key, trained.get(key)) == trained.get(key), f"env.{key}", rule, changes.get(key))
+    changed = {key: changes[key] for key in ("kwargs", "reference") if key in changes}
+    return settings(EnvironmentSettings, {**trained, **changed}, "env")

@@ -1,0 +1,127 @@
+"""Architecture and optimiser."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from trajectory.errors import require
+
+INIT_STD = 0.02  # of weights
+
+
+@dataclass(frozen=True)
+class GPTSettings:
+    """Architecture; the defaults are the published ones, but for the positions.
+
+    Args:
+        window: transitions that training sees at once, and that absolute positions reach.
+        positions: `rotary`, or `absolute` as published.
+        attention_window: transitions that rotary attention reaches, the token's own included; None is `window`.
+        bins: N, tokens per dimension; one more, the stop token, follows a termination.
+        goal: the observation dimensions that a goal in front of every window gives; None for a model without goals.
+        value_residual: True keeps the published leak (see the module's docstring).
+        init_smoothness: bins over which neighbouring bins begin with similar embeddings; 0 begins with independent
+            ones, as published. Bins are ordered, and a model that need not learn so from data learns faster.
+        init_scale: standard deviation of the initial embeddings of tokens; a larger one keeps them smooth for longer.
+        activation_checkpointing: keep only what enters a block while training, and compute the rest again backwards.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    n_layer: int = 4
+    n_head: int = 4
+    n_embd: int = 128
+    window: int = 10
+    positions: str = "rotary"
+    attention_window: int | None = None
+    bins: int = 100
+    goal: list[int] | None = None
+    embedding_dropout: float = 0.1
+    residual_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    value_residual: bool = False
+    init_smoothness: float = 0.0
+    init_scale: float = INIT_STD
+    activation_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        for key in ("n_layer", "n_head", "n_embd", "window", "bins"):
+            value = getattr(self, key)
+            require(isinstance(value, int) and value >= 1, f"model.{key}", "a whole number of at least 1", value)
+        require(self.n_embd % self.n_head == 0, "model.n_embd", f"a multiple of n_head={self.n_head}", self.n_embd)
+        known = self.positions in ("absolute", "rotary")
+        require(known, "model.positions", "absolute or rotary", self.positions)
+        reach = self.attention_window
+        if reach is not None:
+            rule = f"a whole number from 1 to window={self.window}, with positions=rotary and without goals"
+            right = isinstance(reach, int) and 1 <= reach <= self.window and self.rotary and self.goal is None
+            require(right, "model.attention_window", rule, reach)
+        even = not self.rotary or self.n_embd // self.n_head % 2 == 0
+        require(even, "model.n_embd", f"an even multiple of n_head={self.n_head} with rotary positions", self.n_embd)
+        smoothness = self.init_smoothness
+        require(smoothness >= 0, "model.init_smoothness", "at least 0", smoothness)
+        require(0 < self.init_scale < math.inf, "model.init_scale", "above 0 and finite", self.init_scale)
+        for key in ("embedding_dropout", "residual_dropout", "attention_dropout"):
+            value = getattr(self, key)
+            require(isinstance(value, int | float) and 0 <= value < 1, f"model.{key}", "at least 0 and below 1", value)
+
+    @property
+    def rotary(self) -> bool:
+        """Whether positions are rotary."""
+        return self.positions == "rotary"
+
+    @property
+    def lead(self) -> int:
+        """Transitions in front of a window: the goal."""
+        return 0 if self.goal is None else 1
+
+    @property
+    def reach(self) -> int:
+        """Transitions that a token may attend to, its own and the goal included."""
+        return self.lead + (self.attention_window or self.window)
+
+    @property
+    def slides(self) -> bool:
+        """Whether a window that is full must be cropped and encoded anew before it can go on."""
+        return not self.rotary or self.goal is not None
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW with linear warm-up and cosine decay; the defaults are the published ones.
+
+    Args:
+        warmup_fraction, decay_fraction: of all steps; the rate is full at the end of the warm-up and has fallen to
+            `final_ratio` of it once `decay_fraction` of the steps are done, where it stays.
+        average_decay: of the exponential moving average of the weights that planning uses; None plans with the weights
+            of the last step, as published.
+    """
+
+    learning_rate: float = 6e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.1
+    warmup_fraction: float = 0.02
+    decay_fraction: float = 0.4
+    final_ratio: float = 0.1
+    action_weight: float = 5.0
+    reward_weight: float = 1.0
+    value_weight: float = 1.0
+    average_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, "model.optimizer.learning_rate", "above 0", self.learning_rate)
+        rule = "two numbers, each at least 0 and below 1"
+        betas = self.betas
+        require(len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "model.optimizer.betas", rule, betas)
+        require(self.weight_decay >= 0, "model.optimizer.weight_decay", "at least 0", self.weight_decay)
+        require(
+            0 <= self.warmup_fraction <= self.decay_fraction <= 1,
+            "model.optimizer.warmup_fraction and decay_fraction",
+            "in this order between 0 and 1",
+            (self.warmup_fraction, self.decay_fraction),
+        )
+        decay = self.average_decay
+        rule = "null, or at least 0 and below 1"
+        require(decay is None or 0 <= decay < 1, "model.optimizer.average_decay", rule, decay)

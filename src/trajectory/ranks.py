@@ -1,0 +1,52 @@
+"""Which of the processes that train one model together this is, as the environment's variables tell."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+
+from trajectory.errors import require
+
+
+def by_srun() -> bool:
+    """Whether srun started several processes, this one among them."""
+    return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+
+
+def rank() -> int:
+    """This process's number among all; 0 is the one that writes and talks."""
+    return int(os.environ.get("RANK") or (os.environ["SLURM_PROCID"] if by_srun() else 0))
+
+
+def local_rank() -> int:
+    """This process's number among those of its machine."""
+    return int(os.environ.get("LOCAL_RANK") or (os.environ["SLURM_LOCALID"] if by_srun() else 0))
+
+
+def world_size() -> int:
+    """The number of processes that are there."""
+    return int(os.environ.get("WORLD_SIZE") or (os.environ["SLURM_STEP_NUM_TASKS"] if by_srun() else 1))
+
+
+def check_processes(devices: int, num_nodes: int) -> None:
+    """Raise a `UserError` unless that many processes are there or can be started."""
+    there = world_size()
+    if there > 1:
+        rule = f"{there}, the number of processes that torchrun or srun started"
+        require(devices * num_nodes == there, "trainer.devices times trainer.num_nodes", rule, devices * num_nodes)
+    else:
+        require(num_nodes == 1, "trainer.num_nodes", "1 unless torchrun or srun starts the processes", num_nodes)
+
+
+@contextmanager
+def quiet_unless_first() -> Generator[None]:
+    """Hydra makes no run folder and no log for other ranks than the first: theirs is thrown away."""
+    if rank() == 0:
+        yield
+        return
+    with TemporaryDirectory() as folder:
+        sys.argv += [f"hydra.run.dir={folder}", "hydra.output_subdir=null", "hydra/job_logging=disabled"]
+        yield

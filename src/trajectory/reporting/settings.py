@@ -1,0 +1,40 @@
+"""What can be set about a report and a dashboard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from trajectory.errors import UserError, require
+
+PANELS = ("lines", "bars", "media", "table")  # kinds of panels of a dashboard
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """`conf/report.yaml` explains the keys."""
+
+    resamples: int = 2_000
+    seed: int = 0
+    video_mb: float = 30
+
+    def __post_init__(self) -> None:
+        require(self.resamples >= 100, "report.resamples", "at least 100", self.resamples)
+        require(self.seed >= 0, "report.seed", "at least 0", self.seed)
+        require(self.video_mb >= 0, "report.video_mb", "at least 0", self.video_mb)
+
+
+def check_dashboard(sections: dict[str, Any]) -> None:
+    """Raise a `UserError` for a panel that is none, or where the extra that builds a workspace is missing.
+
+    Args:
+        sections: as `conf/dashboard.yaml` has them.
+    """
+    rule = f"panels with a title and one of {', '.join(PANELS)}"
+    for name, panels in sections.items():
+        for panel in panels:
+            whole = isinstance(panel, dict) and "title" in panel and len(panel) == 2
+            require(whole and any(kind in panel for kind in PANELS), f"sections.{name}", rule, panel)
+    if not find_spec("wandb_workspaces"):
+        raise UserError("a workspace is built with wandb-workspaces, which pip install -e '.[dashboard]' installs")

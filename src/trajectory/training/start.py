@@ -1,0 +1,81 @@
+"""What a training begins with: an environment, a run to go on from, a device and a dataset. No Lightning yet."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from trajectory.config import given
+from trajectory.data.source import Source, locate
+from trajectory.environments.make import check_goal, make_environment
+from trajectory.evaluation.loggers import forget_curves
+from trajectory.files import write_file
+from trajectory.hardware import check_devices, device_for
+from trajectory.ranks import check_processes, rank, world_size
+from trajectory.resume import checkpoint_to_continue, finished
+from trajectory.settings import TrainingSettings
+
+log = logging.getLogger("train")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Found before the training.
+
+    Args:
+        checkpoint: that the first rank goes on from; None begins anew.
+        results: of a run that is to go on and is finished.
+        source: the dataset; None where the run is finished.
+        seconds: that finding or recording it took.
+    """
+
+    checkpoint: Path | None
+    results: dict[str, Any] | None
+    source: Source | None
+    seconds: float
+
+
+def train(config: DictConfig, settings: TrainingSettings, folder: Path) -> float:
+    """One run: everything it leaves is under `folder`; returns `evaluation.optimized_metric` of the final episodes."""
+    start = prepare(config, settings, folder)
+    if start.results is not None and world_size() == 1:
+        return start.results[settings.metric]
+    from trajectory.training.run import run  # Lightning, now that nothing else can be refused
+
+    return run(config, settings, start, folder)
+
+
+def prepare(config: DictConfig, settings: TrainingSettings, folder: Path) -> Start:
+    """All that a training needs beside its model.
+
+    Raises:
+        UserError: an environment that cannot be made, a run that is not to be continued, devices that are not there,
+            or what the dataset's source refuses.
+    """
+    environment, trainer = settings.environment, settings.trainer
+    make_environment(environment).close()
+    check_goal(settings.evaluation.goal, environment, f"env={environment.name}")
+    check_processes(trainer.devices, trainer.num_nodes)
+    # the first rank finds what to continue, and tells the others once they are connected
+    checkpoint = checkpoint_to_continue(config, folder) if rank() == 0 else None
+    results = finished(folder) if config.resume and rank() == 0 else None
+    if results is not None:
+        log.info("the run of %s is finished: mean return %.1f", folder, results["return_mean"])
+        return Start(checkpoint, results, None, 0.0)
+    if config.resume and not checkpoint:
+        log.info("there is no checkpoint to go on from: beginning anew in %s", folder)
+    if not checkpoint and rank() == 0:
+        write_file(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        if not config.resume:
+            forget_curves(folder)
+    device = device_for(trainer.accelerator)
+    check_devices(device, trainer.devices)
+    settings.planner.check_device(device.type)
+    began = time.perf_counter()
+    source = locate(given(config.dataset), environment)
+    return Start(checkpoint, None, source, time.perf_counter() - began)
