@@ -49,7 +49,7 @@ def refusal(
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
 
     def run(main: str, *overrides: str) -> str:
-        function = getattr(importlib.import_module(main), main)
+        function = getattr(importlib.import_module(f"trajectory.commands.{main}"), main)
         config = compose_config(main, *overrides)
         store.mkdir(exist_ok=True)
         before = contents(tmp_path)

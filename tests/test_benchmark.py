@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from command_line import Refusal, run_main
 from trajectory.benchmarks.data import FITTING_LIMIT, TIME_LIMIT, TRAINING_LIMIT, measure, write_synthetic
 from trajectory.benchmarks.planning import measure as measure_decision
-from trajectory.benchmarks.settings import Case, DataBenchmarkSettings, PlanningBenchmarkSettings
+from trajectory.benchmarks.settings import DataBenchmarkSettings, DecisionCase, PlanningBenchmarkSettings
 from trajectory.benchmarks.usage import PROCESS, Usage
 from trajectory.data.d4rl import load_d4rl
 from trajectory.errors import UserError
@@ -109,7 +109,7 @@ def test_training_flops_are_those_of_the_products() -> None:
 def test_multiply_adds_are_counted_by_hand() -> None:
     """One beam of two candidates, one transition, no context: the sums of a few lines."""
     settings = PlanningBenchmarkSettings(seconds=0, narrowed=True)
-    row = measure_decision(Case(beam_width=1, horizon=1, context=0), settings)
+    row = measure_decision(DecisionCase(beam_width=1, horizon=1, context=0), settings)
     C, layers, logits = 128, 4, 101
     weights = 12 * C * C * layers
     # the observation goes in at once, then three actions and the reward of both candidates one after another
@@ -122,10 +122,10 @@ def test_all_planning_cases() -> None:
     """A grid, then single changes; narrowed, a part of the grid."""
     cases = PlanningBenchmarkSettings(threads=1).cases()
     assert len(cases) == len(set(cases)) == 9 + 2 + 2 + 2 + 2
-    assert Case() in cases
-    assert Case(beam_width=128, horizon=15) in cases
+    assert DecisionCase() in cases
+    assert DecisionCase(beam_width=128, horizon=15) in cases
     narrowed = PlanningBenchmarkSettings(threads=2, beam_widths=[7], narrowed=True).cases()
-    assert narrowed == [Case(beam_width=7, horizon=horizon, threads=2) for horizon in (5, 10, 15)]
+    assert narrowed == [DecisionCase(beam_width=7, horizon=horizon, threads=2) for horizon in (5, 10, 15)]
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,12 @@ import torch
 from omegaconf import OmegaConf
 
 from command_line import ROOT, TINY, Refusal, compose_config, run_main, run_main_here
-from evaluate import evaluate
 from example_data import HOPPER, save
 from offline_run import points, records
-from train import train
 from trajectory import TrajectoryAgent
 from trajectory.behaviour.record import RecordedEpisode
+from trajectory.commands.evaluate import evaluate
+from trajectory.commands.train import train
 from trajectory.data.store import load_episodes
 
 EVALUATION = ("evaluation.episodes=2", "evaluation.max_steps=15", "trainer.threads=1")

@@ -16,8 +16,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from command_line import TINY, Refusal, compose_config, run_main
-from dashboard import dashboard
 from offline_run import names, points, records
+from trajectory.commands.dashboard import dashboard
 
 KEY = "0123456789" * 4
 # what `tests/test_attention.py`, `tests/test_prediction.py` and `tests/test_loggers.py` find in other runs

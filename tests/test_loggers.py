@@ -19,7 +19,7 @@ from command_line import Refusal
 from offline_run import names, points, records
 from trajectory.errors import UserError
 from trajectory.evaluation.curves import MetricsFile, read_metrics
-from trajectory.evaluation.loggers import WandbMetrics, close_analysis, close_loggers, log_picture, make_loggers
+from trajectory.evaluation.loggers import WandbDashboard, close_analysis, close_loggers, log_picture, make_loggers
 from trajectory.evaluation.settings import LoggerSettings
 from trajectory.evaluation.video import write_frames
 
@@ -85,7 +85,7 @@ def test_scores_are_left_out_where_the_environment_has_no_reference(folder: Path
 def test_offline_run_is_complete_without_an_account(folder: Path, capfd: pytest.CaptureFixture) -> None:
     config = {"planner": {"beam_width": 4711}}
     loggers = make_loggers(LoggerSettings(project="some-project"), folder, config)
-    assert [type(logger) for logger in loggers] == [MetricsFile, WandbMetrics]
+    assert [type(logger) for logger in loggers] == [MetricsFile, WandbDashboard]
     for logger in loggers:
         logger.log_metrics({"train/loss": 2.0}, step=1)
     (folder / "episode.mp4").write_bytes(b"film")
@@ -157,8 +157,8 @@ def test_a_continued_offline_run_takes_the_place_of_the_killed_one_under_its_id(
     for logger in first:
         logger.log_metrics({"train/loss": 2.515625}, step=1)
     (killed,) = (folder / "wandb").glob("offline-run-*/*.wandb")
-    assert isinstance(first[1], WandbMetrics)
-    first[1].experiment.finish()
+    assert isinstance(first[1], WandbDashboard)
+    first[1].run.finish()
     (folder / "wandb" / "offline-run-20200101_000000-killed" / "files").mkdir(parents=True)  # at its very start
     time.sleep(1)  # the names of folders tell seconds
     second = make_loggers(LoggerSettings(), folder, {})

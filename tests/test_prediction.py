@@ -15,11 +15,11 @@ from matplotlib.image import imread
 from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
-from analyze import analyze
 from command_line import TINY, compose_config, run_main
 from example_data import made_up_episodes, save
 from offline_run import names
 from trajectory.analysis.settings import PredictionSettings
+from trajectory.commands.analyze import analyze
 from trajectory.config import one_line_errors
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.model.checkpoint import read_checkpoint, write_checkpoint

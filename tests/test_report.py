@@ -13,7 +13,7 @@ import pytest
 
 from command_line import Refusal, compose_config
 from example_runs import MEDIUM, dataset, write_clip, write_evaluation, write_training
-from report import report
+from trajectory.commands.report import report
 from trajectory.reporting.page import choose_videos
 from trajectory.reporting.published import of_tasks, published_scores, task_of
 from trajectory.reporting.rows import Group, group_runs

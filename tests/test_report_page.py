@@ -18,7 +18,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from command_line import TINY, compose_config, run_main_here
 from example_runs import dataset, write_clip, write_evaluation, write_training
-from report import report
+from trajectory.commands.report import report
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

@@ -99,7 +99,7 @@ def test_a_malicious_checkpoint_out_of_an_artifact_is_refused(refusal: Refusal, 
 def test_a_malicious_checkpoint_with_a_checksum_is_refused_by_the_training_that_would_continue_it(
     tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from train import train
+    from trajectory.commands.train import train
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "store"))
     folder = tmp_path / "run"

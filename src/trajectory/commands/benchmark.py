@@ -11,15 +11,15 @@ from trajectory.commands.folder import CONF, run_folder
 from trajectory.settings import benchmark_settings
 
 
-def benchmark(config: DictConfig, folder: Path) -> None:
-    """Run the suites that are asked for; the last line printed is the path of what was measured."""
+def benchmark(config: DictConfig, folder: Path) -> Path:
+    """Run the suites that are asked for; returns the path of what was measured."""
     settings = benchmark_settings(config)
     from trajectory.benchmarks.run import benchmark
 
-    print(benchmark(config, settings, folder))
+    return benchmark(config, settings, folder)
 
 
 @hydra.main(config_path=CONF, config_name="benchmark", version_base="1.3")
 def main(config: DictConfig) -> None:
     with run_folder(config, alone=False) as folder:
-        benchmark(config, folder)
+        print(benchmark(config, folder))

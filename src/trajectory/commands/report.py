@@ -13,8 +13,8 @@ from trajectory.errors import require
 from trajectory.reporting.settings import ReportSettings
 
 
-def report(config: DictConfig, folder: Path) -> None:
-    """Write the report on `runs` into `folder`; the last line printed is the path of its page."""
+def report(config: DictConfig, folder: Path) -> Path:
+    """Write the report on `runs` into `folder`; returns the path of its page."""
     check_complete(config)
     chosen = settings(ReportSettings, config.report, "report")
     require(isinstance(config.force, bool), "force", "true or false", config.force)
@@ -22,10 +22,10 @@ def report(config: DictConfig, folder: Path) -> None:
     require(bool(patterns) and all(isinstance(one, str) for one in patterns), "runs", "a folder or several", patterns)
     from trajectory.reporting.report import report
 
-    print(report(patterns, chosen, folder, force=config.force))
+    return report(patterns, chosen, folder, force=config.force)
 
 
 @hydra.main(config_path=CONF, config_name="report", version_base="1.3")
 def main(config: DictConfig) -> None:
     with run_folder(config, alone=False) as folder:
-        report(config, folder)
+        print(report(config, folder))

@@ -9,10 +9,10 @@ from trajectory.errors import UserError, require
 
 # sources by `dataset.source`, and the texts that each must be given
 SOURCES: dict[str, tuple[str, ...]] = {
-    "builtin": (),
+    "builtin": ("quality",),
     "minari": ("id",),
-    "own": ("path", "id", "behaviour", "author"),
     "d4rl": ("path",),
+    "own": ("path", "id", "behaviour", "author"),
 }
 
 
