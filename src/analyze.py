@@ -1,4 +1,4 @@
-"""Look into a trained model: `python src/analyze.py analysis=attention checkpoint=outputs/.../last.ckpt`."""
+"""Look into a trained model: `python src/analyze.py --help`."""
 
 from trajectory.commands import start
 

@@ -1,8 +1,4 @@
-"""Measure what this machine needs for the parts of the framework: `python src/benchmark.py [benchmark.suites=[data]]`.
-
-Prints tables as it goes and leaves all that was measured as `benchmark.json` in the run's folder, whose path is the
-last line, and of planning a picture, `latency.png`.
-"""
+"""Measure what the parts of the framework need on this machine: `python src/benchmark.py --help`."""
 
 from trajectory.commands import start
 

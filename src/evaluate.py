@@ -1,4 +1,4 @@
-"""Plan with a checkpoint: `python src/evaluate.py checkpoint=outputs/.../last.ckpt planner.beam_width=32`."""
+"""Plan episodes with a checkpoint: `python src/evaluate.py --help`."""
 
 from trajectory.commands import start
 

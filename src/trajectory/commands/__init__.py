@@ -1,12 +1,15 @@
 """The commands: each composes its config, checks it, and calls one function of the package, which imports what it uses.
 
-Nothing is imported here but the standard library, so that what a command needs is imported where `start` watches.
+`start` imports even Hydra where it watches over it, so this file needs the standard library alone.
 """
 
 from __future__ import annotations
 
+import gc
+import os
 import sys
 import warnings
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -15,15 +18,25 @@ PLUGINS = "hydra_plugins"  # the package in which Hydra looks for plugins, ours 
 
 def start(name: str) -> None:
     """Run a command as a user calls it: Ctrl-C while it imports, or a plugin that cannot be imported, is one line."""
+    gc.disable()  # composing makes many small objects and hardly any garbage; `run_folder` enables it again
     try:
         main = import_module(f"trajectory.commands.{name}").main
         _import_plugins()
+        from trajectory.commands.help import FLAGS, print_help
+
+        if any(flag in sys.argv[1:] for flag in FLAGS):
+            with suppress(BrokenPipeError):  # into `head`
+                print_help(name, [argument for argument in sys.argv[1:] if not argument.startswith("-")])
+                sys.stdout.flush()
+                return
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # which Python flushes at its end
+        else:
+            main()
     except KeyboardInterrupt:
-        _interrupted()
-    try:
-        main()
-    except KeyboardInterrupt:
-        _interrupted()
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        gc.enable()
 
 
 def _import_plugins() -> None:
@@ -43,18 +56,12 @@ def _import_plugins() -> None:
 
 
 def _broken_plugin(error: Exception) -> str:
-    """Which plugin raised it, by the innermost file of a plugin that was being imported."""
-    files, frame = [], error.__traceback__
+    """Which plugin raised it, by the innermost of its files that was being imported."""
+    name, frame = PLUGINS, error.__traceback__
     while frame is not None:
-        parts = Path(frame.tb_frame.f_code.co_filename).parts
+        parts = Path(frame.tb_frame.f_code.co_filename).with_suffix("").parts
         if PLUGINS in parts:
-            files.append(".".join(parts[parts.index(PLUGINS) : -1]))
+            name = ".".join(part for part in parts[parts.index(PLUGINS) :] if part != "__init__")
         frame = frame.tb_next
-    reason = str(error).splitlines()[0] if str(error) else ""
-    name = files[-1] if files else PLUGINS
+    reason = str(error).partition("\n")[0]
     return f"the Hydra plugin {name} cannot be imported: {type(error).__name__}: {reason}"
-
-
-def _interrupted() -> None:
-    print("interrupted", file=sys.stderr)
-    sys.exit(130)

@@ -1,4 +1,8 @@
-"""`python src/analyze.py analysis=attention checkpoint=outputs/.../last.ckpt`: look into a trained model."""
+"""Look into a trained model: what its heads attend to, how far ahead it predicts.
+
+python src/analyze.py analysis=attention checkpoint=outputs/train/hopper/.../last.ckpt
+python src/analyze.py analysis=prediction checkpoint=...
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""`python src/benchmark.py [benchmark.suites=[data]]`: measure what the parts of the framework need on this machine."""
+"""Measure what the parts of the framework need on this machine.
+
+  python src/benchmark.py
+  python src/benchmark.py benchmark.suites=[planning]
+  python src/benchmark.py benchmark.threads=1 planner.beam_width=32 planner.horizon=5
+
+Prints tables as it goes and leaves `benchmark.json`, whose path is the last line printed, and `latency.png`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,17 @@
-"""`python src/collect.py env=hopper dataset.quality=expert`: bring a dataset onto this machine and describe it."""
+"""Bring a dataset onto this machine and describe it, without training: in the local Minari store
+(MINARI_DATASETS_PATH, else ~/.minari/datasets), with summary.json and data_card.png in the run's folder.
+
+Built in, recorded now; quality is random, medium, medium-replay, medium-expert or expert:
+  python src/collect.py env=hopper dataset.quality=medium
+Published with Minari, downloaded and verified:
+  python src/collect.py env=hopper dataset=minari dataset.id=mujoco/hopper/medium-v0
+Your own, a folder of .npz or .parquet files, one per episode:
+  python src/collect.py env=hopper dataset=own dataset.path=walks dataset.id=me/hopper/walks-v0
+A raw D4RL file, read where it lies:
+  python src/collect.py env=hopper dataset=d4rl dataset.path=hopper_medium-v2.hdf5
+Any Gymnasium environment has random data:
+  python src/collect.py env=gym env.id=Swimmer-v5 dataset.quality=random
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""`python src/dashboard.py logger.project=NAME`: build the workspace of a Weights & Biases project."""
+"""Build the workspace of a Weights & Biases project; its panels are in conf/dashboard.yaml.
+
+  python src/dashboard.py logger.project=NAME
+
+What is sent is left as `workspace.json`; without a login nothing else happens.
+"""
 
 from __future__ import annotations
 

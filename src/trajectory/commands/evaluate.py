@@ -1,4 +1,8 @@
-"""`python src/evaluate.py checkpoint=outputs/.../last.ckpt planner.beam_width=32`: plan with a checkpoint."""
+"""Plan episodes with a checkpoint, from which environment, tokeniser, model and planner come.
+
+python src/evaluate.py checkpoint=outputs/train/hopper/.../last.ckpt
+python src/evaluate.py checkpoint=... planner.beam_width=32 evaluation.episodes=24 evaluation.seed=3000
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,6 +23,7 @@ def run_folder(config: DictConfig, *, alone: bool) -> Generator[Path]:
     Args:
         alone: keep other processes out.
     """
+    gc.enable()  # which `start` had disabled
     folder = Path(HydraConfig.get().runtime.output_dir)
     with one_line_errors(folder, debug=config.debug), claimed(folder) if alone else nullcontext():
         yield folder

@@ -1,4 +1,8 @@
-"""`python src/report.py runs=outputs/train`: collect runs into tables, pictures and one page."""
+"""Collect runs into tables, pictures and one page, `report.html`, whose path is the last line printed.
+
+python src/report.py runs=outputs/train
+python src/report.py runs=[outputs/train/hopper,outputs/evaluate]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""`python src/train.py env=hopper`: record or load a dataset, train on it, plan with the result."""
+"""Record or load a dataset, train on it, and plan with the result.
+
+python src/train.py env=hopper experiment=laptop                 # a quarter of an hour on a laptop
+python src/train.py env=hopper planner.beam_width=64             # as published, which takes a GPU
+python src/train.py env=hopper experiment=laptop resume=true     # go on where such a run was ended
+python src/train.py env=hopper baseline=iql                      # a baseline on the same data
+python src/train.py -m env=hopper,walker2d seed=0,1,2 experiment=laptop
+"""
 
 from __future__ import annotations
 

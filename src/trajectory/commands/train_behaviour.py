@@ -1,4 +1,9 @@
-"""`python src/train_behaviour.py env=walker2d`: train the policies that the built-in datasets are recorded from."""
+"""Train the policies that the built-in datasets are recorded from; needs the optional extra `behaviour`.
+
+  python src/train_behaviour.py env=walker2d
+
+Snapshots, their returns and the policies chosen among them are left in the run's folder.
+"""
 
 from __future__ import annotations
 

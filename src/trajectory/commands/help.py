@@ -1,0 +1,52 @@
+"""`--help` of every command: what it does, the groups that its config is composed of, and that config.
+
+Hydra's own `--help` copies its whole repository of configs for each group, which takes longer than composing.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from trajectory.commands.folder import CONF
+
+FLAGS = ("--help", "-h")
+
+
+def print_help(name: str, overrides: list[str]) -> None:
+    """Print the help of a command, its config with `overrides`; one that cannot be composed ends it in one line."""
+    print(import_module(f"trajectory.commands.{name}").__doc__)
+    with initialize_config_dir(CONF, version_base="1.3", job_name=name):
+        try:
+            config = compose(name, overrides, return_hydra_config=True)
+        except HydraException as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(1)
+        groups = {group: chosen for group, chosen in config.hydra.runtime.choices.items() if _is_shown(group)}
+        if groups:
+            print("Groups, each chosen by GROUP=NAME (the present choice in brackets):\n")
+        for group, chosen in sorted(groups.items()):
+            names = sorted(path.stem for path in (Path(CONF) / group).glob("*.yaml"))
+            print(_wrapped(f"  {group}: ", [f"[{one}]" if one == chosen else one for one in names]))
+        values = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        print(f"\nThe config, any of which can be given as key=value:\n\n{OmegaConf.to_yaml(values)}")
+        print("Of Hydra itself: --hydra-help; what it found and composed: --info; sweeps over several values: -m")
+
+
+def _is_shown(group: str) -> bool:
+    return group in ("hydra/launcher", "hydra/sweeper") or group.partition("/")[0] != "hydra"
+
+
+def _wrapped(head: str, words: list[str], width: int = 110) -> str:
+    lines = [head]
+    for number, word in enumerate(words):
+        piece = word + (", " if number < len(words) - 1 else "")
+        if len(lines[-1]) + len(piece) > width:
+            lines.append(" " * len(head))
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
