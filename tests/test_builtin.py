@@ -18,6 +18,7 @@ from trajectory.behaviour.policy import GaussianPolicy
 from trajectory.config import settings
 from trajectory.data import builtin
 from trajectory.data.builtin import MIXTURES, builtin_id, describe, ensure_builtin, policy_files, qualities
+from trajectory.data.settings import check_dataset
 from trajectory.data.store import load_episodes, metadata_of
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError
@@ -30,6 +31,7 @@ def configured(name: str, **changes: Any) -> EnvironmentSettings:
 
 
 def ensure(quality: Any = "medium", *, steps: Any = 1_000, seed: Any = 0, environment: Any = HOPPER) -> str:
+    check_dataset({"source": "builtin", "quality": quality, "steps": steps, "seed": seed})
     return ensure_builtin(environment, quality, steps=steps, seed=seed)
 
 
@@ -196,7 +198,7 @@ def test_arguments_other_than_those_that_the_policies_know_are_refused(environme
     ("arguments", "message"),
     [
         ({"quality": "great"}, r"dataset\.quality must be one of random, .*medium.* for env=hopper, got 'great'"),
-        ({"quality": None}, r"dataset\.quality must be one of random, .* got None"),
+        ({"quality": None}, r"dataset\.quality must be given as text with dataset=builtin, got None"),
         ({"steps": 0}, r"dataset\.steps must be a whole number of at least 1, got 0"),
         ({"steps": 1e5}, r"dataset\.steps must be a whole number of at least 1, got 100000\.0"),
         ({"steps": None}, r"dataset\.steps must be a whole number of at least 1, got None"),

@@ -21,7 +21,7 @@ PLUGINS = SRC / "hydra_plugins" / "trajectory_sweepers"
 # the rooms of the house from the ground up; those of one floor do not know each other
 FLOORS: list[set[str]] = [
     {"colors", "errors", "transition"},
-    {"config", "files", "hardware", "interruption", "locks", "progress", "ranks", "worlds"},
+    {"config", "files", "hardware", "imports", "interruption", "locks", "progress", "ranks", "worlds"},
     {"distributed", "resume", "settings"},  # and the file settings.py of every room
     {"environments"},
     {"behaviour"},

@@ -76,11 +76,11 @@ def _product_seconds(threads: int) -> float:
     torch.set_num_threads(threads)
     left, right = torch.randn(512, 128), torch.randn(128, 512)
     times = []
-    for _ in range(60):
+    for _ in range(30):
         start = time.perf_counter()
         torch.nn.functional.gelu(left @ right)
         times.append(time.perf_counter() - start)
-    return statistics.median(times[10:])
+    return statistics.median(times[5:])
 
 
 def product_flops(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> float:

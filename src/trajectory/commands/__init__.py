@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import warnings
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -25,11 +23,7 @@ def start(name: str) -> None:
         from trajectory.commands.help import FLAGS, print_help
 
         if any(flag in sys.argv[1:] for flag in FLAGS):
-            with suppress(BrokenPipeError):  # into `head`
-                print_help(name, [argument for argument in sys.argv[1:] if not argument.startswith("-")])
-                sys.stdout.flush()
-                return
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # which Python flushes at its end
+            print_help(name, [argument for argument in sys.argv[1:] if not argument.startswith("-")])
         else:
             main()
     except KeyboardInterrupt:

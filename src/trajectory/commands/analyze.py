@@ -12,13 +12,15 @@ import hydra
 from omegaconf import DictConfig
 
 from trajectory.commands.folder import CONF, run_folder
+from trajectory.imports import importing
 from trajectory.settings import analysis_settings
 
 
 def analyze(config: DictConfig, folder: Path) -> None:
     """One analysis; `results.json` and its pictures are left under `folder`."""
     settings = analysis_settings(config)
-    from trajectory.analysis.analyze import analyze
+    with importing():
+        from trajectory.analysis.analyze import analyze
 
     analyze(config, settings, folder)
 

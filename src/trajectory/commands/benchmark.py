@@ -15,13 +15,15 @@ import hydra
 from omegaconf import DictConfig
 
 from trajectory.commands.folder import CONF, run_folder
+from trajectory.imports import importing
 from trajectory.settings import benchmark_settings
 
 
 def benchmark(config: DictConfig, folder: Path) -> Path:
     """Run the suites that are asked for; returns the path of what was measured."""
     settings = benchmark_settings(config)
-    from trajectory.benchmarks.run import benchmark
+    with importing():
+        from trajectory.benchmarks.run import benchmark
 
     return benchmark(config, settings, folder)
 

@@ -24,6 +24,7 @@ from trajectory.commands.folder import CONF, run_folder
 from trajectory.config import check_complete, given, settings
 from trajectory.data.settings import check_dataset
 from trajectory.environments.settings import EnvironmentSettings
+from trajectory.imports import importing
 
 
 def collect(config: DictConfig, folder: Path) -> None:
@@ -31,7 +32,8 @@ def collect(config: DictConfig, folder: Path) -> None:
     check_complete(config)
     environment, dataset = settings(EnvironmentSettings, config.env, "env"), given(config.dataset)
     check_dataset(dataset)
-    from trajectory.data.collect import collect
+    with importing():
+        from trajectory.data.collect import collect
 
     collect(dataset, environment, folder)
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from trajectory.commands.folder import CONF, run_folder
 from trajectory.config import check_complete, given, settings
 from trajectory.evaluation.settings import LoggerSettings
+from trajectory.imports import importing
 from trajectory.reporting.settings import check_dashboard
 
 
@@ -23,7 +24,8 @@ def dashboard(config: DictConfig, folder: Path) -> None:
     check_complete(config)
     logger = settings(LoggerSettings, config.logger, "logger")
     check_dashboard(given(config)["sections"])
-    from trajectory.reporting.dashboard import dashboard
+    with importing():
+        from trajectory.reporting.dashboard import dashboard
 
     dashboard(given(config), logger.project, folder)
 

@@ -5,6 +5,7 @@ Hydra's own `--help` copies its whole repository of configs for each group, whic
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -20,22 +21,33 @@ FLAGS = ("--help", "-h")
 
 def print_help(name: str, overrides: list[str]) -> None:
     """Print the help of a command, its config with `overrides`; one that cannot be composed ends it in one line."""
-    print(import_module(f"trajectory.commands.{name}").__doc__)
+    text, problem = _help(name, overrides)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # into `head`; what Python flushes at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _help(name: str, overrides: list[str]) -> tuple[str, str | None]:
+    """What is shown, and why a config cannot be."""
+    lines = [str(import_module(f"trajectory.commands.{name}").__doc__)]
     with initialize_config_dir(CONF, version_base="1.3", job_name=name):
         try:
             config = compose(name, overrides, return_hydra_config=True)
         except HydraException as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            sys.exit(1)
-        groups = {group: chosen for group, chosen in config.hydra.runtime.choices.items() if _is_shown(group)}
-        if groups:
-            print("Groups, each chosen by GROUP=NAME (the present choice in brackets):\n")
-        for group, chosen in sorted(groups.items()):
-            names = sorted(path.stem for path in (Path(CONF) / group).glob("*.yaml"))
-            print(_wrapped(f"  {group}: ", [f"[{one}]" if one == chosen else one for one in names]))
-        values = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        print(f"\nThe config, any of which can be given as key=value:\n\n{OmegaConf.to_yaml(values)}")
-        print("Of Hydra itself: --hydra-help; what it found and composed: --info; sweeps over several values: -m")
+            return lines[0], " ".join(str(error).split())
+    groups = {group: chosen for group, chosen in config.hydra.runtime.choices.items() if _is_shown(group)}
+    lines.append("Groups, each chosen by GROUP=NAME (the present choice in brackets):\n")
+    for group, chosen in sorted(groups.items()):
+        names = sorted(path.stem for path in (Path(CONF) / group).glob("*.yaml"))
+        lines.append(_wrapped(f"  {group}: ", [f"[{one}]" if one == chosen else one for one in names]))
+    values = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    lines.append(f"\nThe config, any of which can be given as key=value:\n\n{OmegaConf.to_yaml(values)}")
+    lines.append("Of Hydra itself: --hydra-help; what it found and composed: --info; sweeps over several values: -m")
+    return "\n".join(lines), None
 
 
 def _is_shown(group: str) -> bool:

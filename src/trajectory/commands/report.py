@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig
 from trajectory.commands.folder import CONF, run_folder
 from trajectory.config import check_complete, settings
 from trajectory.errors import require
+from trajectory.imports import importing
 from trajectory.reporting.settings import ReportSettings
 
 
@@ -24,7 +25,8 @@ def report(config: DictConfig, folder: Path) -> Path:
     require(isinstance(config.force, bool), "force", "true or false", config.force)
     patterns = list(config.runs) if isinstance(config.runs, ListConfig) else [config.runs]
     require(bool(patterns) and all(isinstance(one, str) for one in patterns), "runs", "a folder or several", patterns)
-    from trajectory.reporting.report import report
+    with importing():
+        from trajectory.reporting.report import report
 
     return report(patterns, chosen, folder, force=config.force)
 

@@ -16,6 +16,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from trajectory.commands.folder import CONF, run_folder
+from trajectory.imports import importing
 from trajectory.ranks import quiet_unless_first
 from trajectory.resume import run_folder as folder_of_run
 from trajectory.settings import training_settings
@@ -29,7 +30,8 @@ def train(config: DictConfig, folder: Path) -> float:
     """One run: everything it leaves is under `folder`; returns `evaluation.optimized_metric` of the final episodes."""
     settings = training_settings(config)
     log.info("%s", settings)
-    from trajectory.training.start import train as start  # torch, now that the settings stand
+    with importing():
+        from trajectory.training.start import train as start  # torch, now that the settings stand
 
     return start(config, settings, folder)
 

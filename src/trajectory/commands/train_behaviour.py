@@ -18,6 +18,7 @@ from trajectory.commands.folder import CONF, run_folder
 from trajectory.config import settings
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError
+from trajectory.imports import importing
 
 log = logging.getLogger("train_behaviour")
 
@@ -26,7 +27,8 @@ def train_behaviour(config: DictConfig, folder: Path) -> None:
     """Snapshots, their returns and the policies chosen among them land in `folder`."""
     recipe = settings(RecipeSettings, config.behaviour, "behaviour")
     environment = settings(EnvironmentSettings, config.env, "env")
-    from trajectory.behaviour.recipe import train_behaviour
+    with importing():
+        from trajectory.behaviour.recipe import train_behaviour
 
     try:
         chosen = train_behaviour(environment.id, environment.kwargs, folder, recipe)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -38,12 +39,6 @@ class Dashboard(ABC):
         if new:
             self.send(new, step)
 
-    def repeat_file(self) -> None:
-        """Send all that is in the file already."""
-        for row in read_metrics(self.file.path):
-            numbers = {name: float(value) for name, value in row.items()}
-            self.send(numbers, int(numbers.pop("step")))
-
     @abstractmethod
     def send(self, metrics: Mapping[str, Any], step: int) -> None:
         """Show a point of every curve."""
@@ -69,40 +64,62 @@ RunLogger = MetricsFile | Dashboard
 
 
 class WandbDashboard(Dashboard):
-    """Weights & Biases.
+    """Weights & Biases, in a thread of its own: a run takes seconds to begin, which training need not wait for.
 
     Args:
-        run: of `wandb.init`.
+        begin: makes the run, of `wandb.init`; called in that thread, as is all that follows, in its order.
         checkpoints: whether artifacts are made of them at the end.
     """
 
-    def __init__(self, run: Any, file: MetricsFile, *, checkpoints: bool = True) -> None:
+    def __init__(self, begin: Callable[[], Any], file: MetricsFile, *, checkpoints: bool = True) -> None:
         super().__init__(file)
-        self.run = run
         self.checkpoints = checkpoints
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="wandb")
+        self.begun = self.thread.submit(begin)
+        self.queued: list[Future[None]] = []
+
+    @property
+    def run(self) -> Any:
+        """The run, once all is sent that was logged so far; what went wrong with that is raised here."""
+        while self.queued:
+            self.queued.pop(0).result()
+        return self.begun.result()
+
+    def _later(self, show: Callable[[Any], None]) -> None:
+        while self.queued and self.queued[0].done():
+            self.queued.pop(0).result()
+        self.queued.append(self.thread.submit(lambda: show(self.begun.result())))
 
     def send(self, metrics: Mapping[str, Any], step: int) -> None:
-        self.run.log({**metrics, STEP: step})
+        point = {**metrics, STEP: step}
+        self._later(lambda run: run.log(point))
 
     def log_picture(self, name: str, path: Path, step: int) -> None:
-        import wandb
+        def show(run: Any) -> None:
+            import wandb
 
-        shown = wandb.Image(str(path)) if path.suffix == ".png" else wandb.Video(str(path), format="mp4")
-        self.run.log({name: shown, STEP: step})
+            shown = wandb.Image(str(path)) if path.suffix == ".png" else wandb.Video(str(path), format="mp4")
+            run.log({name: shown, STEP: step})
+
+        self._later(show)
 
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
-        import wandb
+        def show(run: Any) -> None:
+            import wandb
 
-        table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
-        self.run.log({name: table, STEP: step})
+            table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+            run.log({name: table, STEP: step})
+
+        self._later(show)
 
     def log_results(self, kind: str, results: Mapping[str, Any]) -> None:
-        self.run.summary[kind] = results
+        self._later(lambda run: run.summary.update({kind: results}))
 
     def finish(self, folder: Path, dataset: dict[str, Any] | None, checkpoint: str | None) -> None:
         chosen = Path(checkpoint) if checkpoint and self.checkpoints else None
         log_lineage(self.run, folder, dataset, chosen)
         self.run.finish()
+        self.thread.shutdown()
 
 
 class TensorBoardDashboard(Dashboard):
@@ -166,10 +183,12 @@ def make_loggers(
     """
     check_logger(settings)
     file = MetricsFile(folder / "metrics.csv")
+    before = [{name: float(value) for name, value in row.items()} for row in read_metrics(file.path)]
     if settings.name == "tensorboard":
         earlier = list((folder / "tensorboard").glob("events.*"))
         board = TensorBoardDashboard(folder, file)
-        board.repeat_file()
+        for row in before:
+            board.send({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
         board.writer.add_text("config", f"```\n{OmegaConf.to_yaml(OmegaConf.create(config))}\n```")
         board.writer.flush()
         for path in earlier:
@@ -177,6 +196,23 @@ def make_loggers(
         return [file, board]
     if settings.name == "csv" or settings.mode == "disabled":
         return [file]
+
+    def begin() -> Any:
+        return _begin_wandb(settings, folder, config, before, job=job, trained=trained or folder)
+
+    return [file, WandbDashboard(begin, file, checkpoints=settings.checkpoints)]
+
+
+def _begin_wandb(
+    settings: LoggerSettings,
+    folder: Path,
+    config: dict[str, Any],
+    before: Sequence[Mapping[str, float]],
+    *,
+    job: str,
+    trained: Path,
+) -> Any:
+    """A run of Weights & Biases; offline it takes the place of earlier ones in its folder, with the rows `before`."""
     import wandb
 
     logging.getLogger("wandb").setLevel(logging.ERROR)
@@ -189,7 +225,7 @@ def make_loggers(
         project=settings.project,
         dir=folder,
         name=run_name(folder),
-        group=settings.group or _group(trained or folder),
+        group=settings.group or _group(trained),
         tags=settings.tags,
         job_type=job,
         mode=settings.mode,
@@ -198,14 +234,14 @@ def make_loggers(
     )
     run.define_metric(STEP)
     run.define_metric("*", step_metric=STEP, step_sync=True)
-    logger = WandbDashboard(run, file, checkpoints=settings.checkpoints)
     if settings.mode == "offline":
-        logger.repeat_file()
+        for row in before:
+            run.log({**{name: value for name, value in row.items() if name != "step"}, STEP: int(row["step"])})
         present = Path(run.dir).resolve().parent
         for path in (folder / "wandb").glob("offline-run-*"):  # one killed at its very start holds no file yet
             if path.resolve() != present:
                 shutil.rmtree(path)
-    return [file, logger]
+    return run
 
 
 def forget_curves(folder: Path) -> None:

@@ -16,6 +16,7 @@ from trajectory.environments.make import check_goal, make_environment
 from trajectory.evaluation.loggers import forget_curves
 from trajectory.files import write_file
 from trajectory.hardware import check_devices, device_for
+from trajectory.imports import importing
 from trajectory.ranks import check_processes, rank, world_size
 from trajectory.resume import checkpoint_to_continue, finished
 from trajectory.settings import TrainingSettings
@@ -45,7 +46,8 @@ def train(config: DictConfig, settings: TrainingSettings, folder: Path) -> float
     start = prepare(config, settings, folder)
     if start.results is not None and world_size() == 1:
         return start.results[settings.metric]
-    from trajectory.training.run import run  # Lightning, now that nothing else can be refused
+    with importing():
+        from trajectory.training.run import run  # Lightning, now that nothing else can be refused
 
     return run(config, settings, start, folder)
 
