@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def test_an_exported_policy_acts_as_the_librarys_own(algorithm: str) -> None:
     assert np.ptp(expected, axis=0).min() > 0
 
 
-@pytest.mark.skipif(find_spec("sb3_contrib") is not None, reason="the optional extra `behaviour` is installed")
-def test_without_the_libraries_there_is_an_import_error(tmp_path: Path) -> None:
-    with pytest.raises(ImportError, match="sb3_contrib"):
+def test_without_the_libraries_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sb3_contrib", None)
+    with pytest.raises(UserError, match=r"needs the optional extra: `pip install -e '\.\[behaviour\]'`$"):
         train_behaviour(HOPPER.id, {}, tmp_path, RecipeSettings("TRPO", **SMALL))

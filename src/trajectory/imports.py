@@ -1,10 +1,12 @@
-"""Imports of large packages."""
+"""Imports of packages that are large, or optional."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Generator
 from contextlib import contextmanager
+
+from trajectory.errors import UserError, first_line
 
 
 @contextmanager
@@ -17,3 +19,24 @@ def importing() -> Generator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def optional(what: str, extra: str | None = None) -> Generator[None]:
+    """Around an import that may fail.
+
+    Args:
+        what: needs the package, for the message.
+        extra: of this project, that brings it; None where it comes with the project itself.
+
+    Raises:
+        UserError: the package is missing, or installed but broken.
+    """
+    install = f"`pip install -e '.[{extra}]'`" if extra else "`pip install -e .`"
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(f"{what} needs {'the optional extra' if extra else error.name}: {install}") from error
+    except Exception as error:  # a broken package may raise anything
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{what} needs a package that is installed but broken ({reason}): {install}") from error

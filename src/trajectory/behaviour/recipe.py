@@ -16,6 +16,7 @@ import numpy as np
 
 from trajectory.behaviour.policy import GaussianPolicy
 from trajectory.behaviour.settings import RecipeSettings
+from trajectory.imports import optional
 
 MEDIUM_RATIO = 0.42  # of the expert's return: the middle of "a third to a half"
 
@@ -31,13 +32,14 @@ def train_behaviour(env_id: str, env_kwargs: dict[str, Any], folder: Path, setti
         The index entries that were chosen: `expert`, `medium` and `replay`.
 
     Raises:
-        ImportError: sb3-contrib is not installed (`pip install -e '.[behaviour]'`).
+        UserError: sb3-contrib is not installed, or broken.
     """
-    from sb3_contrib import TRPO
-    from stable_baselines3 import SAC
-    from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.env_util import make_vec_env
-    from stable_baselines3.common.vec_env import VecNormalize
+    with optional("training behaviour policies", "behaviour"):
+        from sb3_contrib import TRPO
+        from stable_baselines3 import SAC
+        from stable_baselines3.common.callbacks import BaseCallback
+        from stable_baselines3.common.env_util import make_vec_env
+        from stable_baselines3.common.vec_env import VecNormalize
 
     snapshots = folder / "snapshots"
     snapshots.mkdir(parents=True, exist_ok=True)

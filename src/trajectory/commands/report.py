@@ -15,6 +15,7 @@ from trajectory.commands.folder import CONF, run_folder
 from trajectory.config import check_complete, settings
 from trajectory.errors import require
 from trajectory.imports import importing
+from trajectory.reporting.folders import find_folders
 from trajectory.reporting.settings import ReportSettings
 
 
@@ -25,6 +26,7 @@ def report(config: DictConfig, folder: Path) -> Path:
     require(isinstance(config.force, bool), "force", "true or false", config.force)
     patterns = list(config.runs) if isinstance(config.runs, ListConfig) else [config.runs]
     require(bool(patterns) and all(isinstance(one, str) for one in patterns), "runs", "a folder or several", patterns)
+    find_folders(patterns)
     with importing():
         from trajectory.reporting.report import report
 

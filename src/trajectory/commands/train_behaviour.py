@@ -17,7 +17,6 @@ from trajectory.behaviour.settings import RecipeSettings
 from trajectory.commands.folder import CONF, run_folder
 from trajectory.config import settings
 from trajectory.environments.settings import EnvironmentSettings
-from trajectory.errors import UserError
 from trajectory.imports import importing
 
 log = logging.getLogger("train_behaviour")
@@ -30,10 +29,7 @@ def train_behaviour(config: DictConfig, folder: Path) -> None:
     with importing():
         from trajectory.behaviour.recipe import train_behaviour
 
-    try:
-        chosen = train_behaviour(environment.id, environment.kwargs, folder, recipe)
-    except ImportError as error:
-        raise UserError(f"{error}: install the optional extra with `pip install -e '.[behaviour]'`") from error
+    chosen = train_behaviour(environment.id, environment.kwargs, folder, recipe)
     log.info("policies to ship in %s: %s", folder / "policies", chosen)
 
 

@@ -23,6 +23,7 @@ from trajectory.evaluation.curves import STEP, MetricsFile, read_metrics
 from trajectory.evaluation.lineage import log_lineage, run_name
 from trajectory.evaluation.results import metrics_of
 from trajectory.evaluation.settings import LoggerSettings, check_logger
+from trajectory.imports import optional
 
 GIF_FRAMES = 100
 
@@ -126,7 +127,8 @@ class TensorBoardDashboard(Dashboard):
     """TensorBoard's event file in the folder `tensorboard` of a run."""
 
     def __init__(self, folder: Path, file: MetricsFile) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        with optional("logger=tensorboard", "tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
 
         super().__init__(file)
         self.writer = SummaryWriter(str(folder / "tensorboard"))
@@ -213,7 +215,8 @@ def _begin_wandb(
     trained: Path,
 ) -> Any:
     """A run of Weights & Biases; offline it takes the place of earlier ones in its folder, with the rows `before`."""
-    import wandb
+    with optional("logger=wandb"):
+        import wandb
 
     logging.getLogger("wandb").setLevel(logging.ERROR)
     earlier = sorted((folder / "wandb").glob("*run-*/run-*.wandb"))

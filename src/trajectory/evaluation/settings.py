@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from trajectory.errors import require
+from trajectory.imports import optional
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def check_logger(settings: LoggerSettings) -> None:
 
 def has_account() -> bool:
     """Whether there is a Weights & Biases key; never asks for one."""
-    import wandb
+    with optional("logger=wandb"):
+        import wandb
 
     return bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False)

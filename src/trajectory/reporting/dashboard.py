@@ -11,6 +11,7 @@ from trajectory.errors import UserError, first_line
 from trajectory.evaluation.curves import STEP
 from trajectory.evaluation.settings import has_account
 from trajectory.files import write_file
+from trajectory.imports import optional
 
 log = logging.getLogger("dashboard")
 
@@ -24,11 +25,9 @@ def dashboard(config: dict[str, Any], project: str, folder: Path) -> None:
     Raises:
         UserError: the optional extra is broken, or Weights & Biases does not take the workspace.
     """
-    try:
+    with optional("a workspace", "dashboard"):
         import wandb
         import wandb_workspaces.workspaces as ws
-    except Exception as error:  # installed but broken
-        raise UserError(f"wandb-workspaces must be installed whole, got {type(error).__name__}: {error}") from error
 
     sections = [
         ws.Section(name=name, panels=[_panel(panel) for panel in panels], is_open=True)

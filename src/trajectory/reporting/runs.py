@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +15,9 @@ from trajectory.errors import UserError, first_line, require
 from trajectory.evaluation.curves import read_metrics
 from trajectory.evaluation.results import normalized_score
 from trajectory.locks import in_use
+from trajectory.reporting.folders import find_folders
 from trajectory.resume import FREE, flat
 
-MARKS = ("results.json", "config.yaml", "train.log", "evaluate.log")  # one of them makes a folder that of a run
 TRANSFORMER = "Trajectory Transformer"
 
 # what may differ between runs of one row: seeds, how often something is looked at, and where it is computed
@@ -103,31 +101,6 @@ def collect(patterns: Sequence[str]) -> tuple[list[Run], list[Problem]]:
             f"{problems[0].folder}: {problems[0].reason}"
         )
     return runs, problems
-
-
-def find_folders(patterns: Sequence[str]) -> list[Path]:
-    """The run folders at and below what the patterns match, each once, in order.
-
-    Raises:
-        UserError: a pattern matches no folder.
-    """
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        matches = [Path(match) for match in sorted(glob.glob(os.path.expanduser(pattern), recursive=True))]
-        tops = [match for match in matches if match.is_dir()]
-        require(bool(tops), "runs", "folders or patterns that match some", pattern)
-        for top in tops:
-            found |= dict.fromkeys(folder.resolve() for folder in _run_folders(top))
-    return list(found)
-
-
-def _run_folders(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
-    if folder.resolve() in above:  # a link back
-        return []
-    if any((folder / mark).is_file() for mark in MARKS):
-        return [folder]
-    below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [run for path in below for run in _run_folders(path, (*above, folder.resolve()))]
 
 
 def read_run(folder: Path, trainings: Mapping[Path, Path]) -> Run:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trajectory.errors import UserError, first_line
+from trajectory.imports import optional
 
 VARIABLE = "TRAJECTORY_TRIAL"  # says in a run's process which trial of which study it is
 PRUNED = "pruned"
@@ -27,11 +28,9 @@ def open_study(
     Raises:
         UserError: Optuna is not installed, or one of these it does not know.
     """
-    try:
+    with optional("hydra/sweeper=optuna", "sweeps"):
         import optuna
         from optuna.storages.journal import JournalFileBackend
-    except ImportError as error:
-        raise UserError("hydra/sweeper=optuna needs the optional extra: pip install -e '.[sweeps]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     made = {"pruner": _made(optuna.pruners, pruner, "pruner")}
     made |= {"sampler": _made(optuna.samplers, sampler, "sampler")} if sampler else {}
