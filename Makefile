@@ -4,13 +4,18 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: train test test-slow bench lint format install clean
+.PHONY: train test test-random test-slow bench lint format install clean
 
 train: $(INSTALLED)
 	$(RUN) src/train.py env=hopper experiment=laptop
 
+# a process of one thread for each core
 test: $(INSTALLED)
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist worksteal
+
+# the same in an order of its own, which its first lines tell: make test-random SEED=1234 repeats one
+test-random: $(INSTALLED)
+	$(RUN) -m pytest -n auto --dist worksteal -p randomly $(if $(SEED),--randomly-seed=$(SEED))
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,21 @@ from trajectory.files import CACHE_VARIABLE
 from trajectory.model.gpt import GPT
 from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes that test side by side take one thread each."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Generator[None, Any, Any]:
+    """CI installs all that tests need but a GPU: nothing else may be skipped there."""
+    report = yield
+    if report.skipped and os.environ.get("CI") and "GPU" not in str(report.longrepr):
+        report.outcome, report.longrepr = "failed", f"skipped in CI: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from hydra_plugins.trajectory_sweepers.sweep import Job, TrajectorySweeper, check_positive, one_line, quoted
 from trajectory.errors import UserError, require
 from trajectory.files import write_file
+from trajectory.imports import optional
 from trajectory.locks import in_use
 from trajectory.sweeps.jobs import Outcome
 from trajectory.sweeps.search import PRUNED, VARIABLE, open_study, trial_reference
@@ -41,6 +42,9 @@ class SearchSweeper(TrajectorySweeper):
     def sweep(self, arguments: list[str]) -> float:
         """Run the trials and leave `optimization_results.yaml`; returns the best value."""
         with one_line(self):
+            with optional("hydra/sweeper=optuna", "sweeps"):
+                import optuna.distributions  # noqa: F401 - what `Choices` is made of
+
             check_positive("n_trials", self.n_trials)
             check_positive("n_jobs", self.n_jobs)
             directions = ("maximize", "minimize")
