@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from command_line import ROOT, TINY, run_main, start_main
+from command_line import ROOT, TINY, run_main
+from holding import Hold, running
 
 TELL: dict[str, Any] = {"PYTHONPROFILEIMPORTTIME": "1"}
 MARK = "import time:"
@@ -201,11 +202,12 @@ def test_training_says_what_it_is_about_to_do_and_only_then_loads_torch(
 
 def test_the_line_is_there_before_torch_is(tmp_path: Path) -> None:
     """The process is held where it would import torch; what it has said by then is in its log."""
-    with start_main("train", *TINY, "hydra.run.dir=run", folder=tmp_path, **holding(tmp_path, "torch")) as process:
-        reached(tmp_path)
-        assert process.poll() is None
+    with (
+        Hold(tmp_path / "hold", "import", "torch") as hold,
+        running("train", *TINY, "hydra.run.dir=run", folder=tmp_path, **hold.variables) as process,
+    ):
+        hold.reached(process)
         assert "6 training steps of" in (tmp_path / "run" / "train.log").read_text()
-        process.kill()
 
 
 def test_evaluation_and_analysis_do_without_lightning(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -257,37 +259,6 @@ def test_a_sweep_imports_once(trained: tuple[Path, subprocess.CompletedProcess[s
         assert names.count("pytorch_lightning") == names.count("torch") == 1
 
 
-HOLD = """
-import os, sys
-
-class Hold:
-    def find_spec(self, name, path=None, target=None):
-        if name == os.environ["HOLD_AT"]:
-            with open(os.environ["HOLD_SAY"], "w") as say:
-                say.write("there")
-            with open(os.environ["HOLD_WAIT"]) as wait:
-                wait.read()
-
-sys.meta_path.insert(0, Hold())
-"""
-
-
-def holding(folder: Path, module: str) -> dict[str, Any]:
-    """Variables with which a process waits for a pipe before it imports a module, and says that it is there."""
-    place = folder / "hold"
-    place.mkdir()
-    (place / "sitecustomize.py").write_text(HOLD)
-    say, wait = place / "say", place / "wait"
-    os.mkfifo(say)
-    os.mkfifo(wait)
-    return {"PYTHONPATH": str(place), "HOLD_AT": module, "HOLD_SAY": str(say), "HOLD_WAIT": str(wait)}
-
-
-def reached(folder: Path) -> None:
-    """Wait until the process is there."""
-    assert (folder / "hold" / "say").read_text() == "there"
-
-
 @pytest.mark.parametrize(
     ("command", "module"),
     [
@@ -303,11 +274,13 @@ def reached(folder: Path) -> None:
 def test_ctrl_c_during_the_imports_is_one_line(command: str, module: str, tmp_path: Path) -> None:
     overrides = {"train": [*TINY, "logger=csv"], "report": ["runs=runs"]}.get(command, [])
     (tmp_path / "runs").mkdir()
-    with start_main(command, *overrides, folder=tmp_path, **holding(tmp_path, module)) as process:
-        reached(tmp_path)
-        assert process.poll() is None
+    with (
+        Hold(tmp_path / "hold", "import", module) as hold,
+        running(command, *overrides, folder=tmp_path, **hold.variables) as process,
+    ):
+        hold.reached(process)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=300)
+        _, stderr = process.communicate()
     assert (process.returncode, said(stderr)) == (130, ["interrupted"])
 
 

@@ -17,6 +17,7 @@ from trajectory.benchmarks.settings import (
     DataBenchmarkSettings,
     LaptopBenchmarkSettings,
     PlanningBenchmarkSettings,
+    StartupBenchmarkSettings,
     TrainingBenchmarkSettings,
 )
 from trajectory.config import check_complete, check_seed, given, settings
@@ -30,7 +31,7 @@ from trajectory.planning.settings import PlannerSettings, check_partial
 from trajectory.training.settings import TrainerSettings
 
 ANALYSES: dict[str, type] = {"attention": AttentionSettings, "prediction": PredictionSettings}
-SUITES = ("planning", "training", "data", "laptop")
+SUITES = ("planning", "training", "data", "laptop", "startup")
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,7 @@ class BenchmarkSettings:
     training: TrainingBenchmarkSettings
     data: DataBenchmarkSettings
     laptop: LaptopBenchmarkSettings
+    startup: StartupBenchmarkSettings
 
 
 def benchmark_settings(config: DictConfig) -> BenchmarkSettings:
@@ -195,6 +197,7 @@ def benchmark_settings(config: DictConfig) -> BenchmarkSettings:
         training=settings(TrainingBenchmarkSettings, {**config.training, "threads": threads}, "training"),
         data=settings(DataBenchmarkSettings, config.data, "data"),
         laptop=settings(LaptopBenchmarkSettings, config.laptop, "laptop"),
+        startup=settings(StartupBenchmarkSettings, config.startup, "startup"),
     )
 
 

@@ -35,6 +35,10 @@ def benchmark(config: DictConfig, settings: BenchmarkSettings, folder: Path) -> 
         from trajectory.benchmarks.laptop import benchmark_laptop
 
         results["laptop"] = benchmark_laptop(settings.laptop)
+    if "startup" in settings.suites:
+        from trajectory.benchmarks.startup import benchmark_startup
+
+        results["startup"] = benchmark_startup(settings.startup)
     path = folder.resolve() / "benchmark.json"
     write_results(path, results)
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from trajectory.errors import require
 from trajectory.model.settings import GPTSettings
@@ -151,3 +152,16 @@ class LaptopBenchmarkSettings:
     def __post_init__(self) -> None:
         for key in ("every_n_steps", "episodes"):
             require(getattr(self, key) >= 1, f"laptop.{key}", "at least 1", getattr(self, key))
+
+
+@dataclass(frozen=True)
+class StartupBenchmarkSettings:
+    """What is measured; `conf/benchmark.yaml` explains the keys."""
+
+    repeats: int = 5
+    other: str | None = None
+
+    def __post_init__(self) -> None:
+        require(self.repeats >= 1, "startup.repeats", "at least 1", self.repeats)
+        there = self.other is None or (Path(self.other) / "src" / "train.py").is_file()
+        require(there, "startup.other", "null or the folder of another checkout", self.other)
