@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -38,6 +38,8 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
+LAST_RESORT_S = 600.0  # for what a busy machine takes long to do
+
 
 @contextmanager
 def one_machine_slurm(folder: Path) -> Generator[dict[str, str]]:
@@ -66,8 +68,8 @@ def one_machine_slurm(folder: Path) -> Generator[dict[str, str]]:
                 environment = {**os.environ, **variables}
                 daemons.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
             if number == 0:
-                _wait(files["socket"].exists)
-        _wait(lambda: "idle" in said("sinfo", "--noheader", "--format=%T", **variables))
+                _wait(files["socket"].exists, daemons)
+        _wait(lambda: "idle" in said("sinfo", "--noheader", "--format=%T", **variables), daemons)
         yield variables
     finally:
         with suppress(OSError):
@@ -75,7 +77,7 @@ def one_machine_slurm(folder: Path) -> Generator[dict[str, str]]:
         for daemon in reversed(daemons):
             daemon.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                daemon.wait(15)
+                daemon.wait(60)
             daemon.kill()
             daemon.wait()
 
@@ -88,21 +90,28 @@ def _program(name: str) -> str:
 def said(*command: str, **variables: str) -> str:
     """What a command of SLURM prints."""
     environment = {**os.environ, **variables}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30).stdout
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=LAST_RESORT_S
+    ).stdout
 
 
-def _wait(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
+def _wait(condition: Callable[[], bool], daemons: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask again and again, as long as all daemons are there."""
+    end = time.monotonic() + LAST_RESORT_S
     while not condition():
+        for daemon in daemons:
+            assert daemon.poll() is None, f"{daemon.args} ended with {daemon.returncode}"
         assert time.monotonic() < end, "a daemon of SLURM does not come up"
         time.sleep(0.2)
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Below those that the system hands out at any moment; processes of about the same time begin at others."""
+    found: list[int] = []
+    port = 10_000 + count * (os.getpid() % 10_000)
+    while len(found) < count:
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+        port += 1
+    return found

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import mmap
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from command_line import Refusal, run_main
+from trajectory.benchmarks import planning, usage
 from trajectory.benchmarks.data import FITTING_LIMIT, TIME_LIMIT, TRAINING_LIMIT, measure, write_synthetic
 from trajectory.benchmarks.planning import measure as measure_decision
 from trajectory.benchmarks.settings import DataBenchmarkSettings, DecisionCase, PlanningBenchmarkSettings
 from trajectory.benchmarks.usage import PROCESS, Usage
 from trajectory.data.d4rl import load_d4rl
+from trajectory.data.windows import TokenWindows
 from trajectory.errors import UserError
 from trajectory.model.gpt import GPT
 from trajectory.model.loss import token_losses
@@ -68,11 +71,22 @@ def test_one_decision_is_measured_against_floor_and_reference(tmp_path: Path) ->
     (row,) = results["decisions"]
     asked = {"environment": "hopper", "beam_width": 4, "horizon": 2, "context": 5, "environments": 1, "threads": 1}
     assert asked.items() <= row.items()
-    assert row["floor_seconds"] > 0
-    assert 0 < row["seconds"] < row["reference_seconds"], "the fast one computes a tenth of it"
+    assert min(row[key] for key in ("floor_seconds", "seconds", "reference_seconds")) > 0
     assert row["same_plan"] == 1
     assert len(lines) == 3
     assert imread(Path(lines[-1]).with_name("latency.png")).shape[1] == 960
+
+
+def test_the_fast_planner_takes_a_tenth_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that tells how many operations torch has done, so a busy machine is as fast as any."""
+    settings = PlanningBenchmarkSettings(seconds=0, narrowed=True)
+    monkeypatch.setattr(planning, "decoder_for", lambda gpt: gpt)  # torch's own passes can be counted
+    with FlopCounterMode(display=False) as counter:
+        monkeypatch.setattr(planning, "perf_counter", lambda: counter.get_total_flops() / 1e9)
+        row = measure_decision(DecisionCase(beam_width=4, horizon=2), settings)
+    assert 0 < row["seconds"] < row["reference_seconds"] / 10
+    assert row["seconds"] == pytest.approx(2 * row["multiply_adds"] / 1e9, rel=0.1)
+    assert row["same_plan"] == 1
 
 
 @pytest.mark.slow  # half a minute of steps of the published architecture
@@ -85,10 +99,40 @@ def test_training_is_measured_against_its_floor(tmp_path: Path) -> None:
     assert {**asked, "width": 64, "layers": 2, "batch": 32}.items() <= laptop.items()
     for row in results["training"]:
         assert row["ratio"] == pytest.approx(row["floor_tokens_per_second"] / row["tokens_per_second"])
-        assert row["loader_share"] < 0.02, "tokens are gathered, not made"
+        assert row["loader_share"] > 0
     # scores alone would be 256 windows x 4 heads x 159 x 159 floats in each of four layers
     assert 0 < published["peak_bytes"] < 4e9
     assert len(lines) == 4
+
+
+class Operations(TorchDispatchMode):
+    """Counts torch's operations and the numbers that they write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.calls += 1
+        self.numbers += made.numel() if isinstance(made, torch.Tensor) else 0
+        return made
+
+
+def test_a_batch_is_gathered_not_made() -> None:
+    """A fixed number of operations however large it is, which write less than a thousandth of what a step writes."""
+    rows, bins, batch, layout, settings = 5_000, 100, 32, TransitionLayout(11, 3), GPTSettings(n_layer=2, n_embd=64)
+    tokens = torch.zeros(rows, layout.transition_dim, dtype=torch.uint8)
+    windows = TokenWindows(tokens, np.array([rows]), np.array([True]), settings.window, bins)
+    with Operations() as small:
+        windows[torch.arange(2)]
+    with Operations() as loading:
+        found, mask = windows[torch.arange(batch)]
+    assert small.calls == loading.calls < 20
+    gpt = GPT(settings, layout).train()
+    with Operations() as stepping:
+        token_losses(gpt, found.long(), mask)[0].sum().backward()
+    assert loading.numbers < 0.001 * stepping.numbers
 
 
 def test_training_flops_are_those_of_the_products() -> None:
@@ -131,7 +175,10 @@ def test_all_planning_cases() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("benchmark.suites=[nosuch]", "benchmark.suites must be among planning, training, data, laptop, got 'nosuch'"),
+        (
+            "benchmark.suites=[nosuch]",
+            "benchmark.suites must be among planning, training, data, laptop, startup, got 'nosuch'",
+        ),
         ("planner.beam_width=0", "planning.beam_widths must be numbers of at least 1, got [0]"),
         ("benchmark.threads=0", "benchmark.threads must be null or at least 1, got 0"),
         ("planning.environments=[lander]", "planning.environments must be among "),
@@ -183,35 +230,42 @@ def hold(mebibytes: int) -> mmap.mmap:
 
 @linux
 def test_a_stages_peak_is_its_own() -> None:
-    usage = Usage()
-    with usage.stage("large"):
+    gc.collect()  # what earlier tests left must not go while this one looks
+    stages = Usage()
+    with stages.stage("large"):
         hold(100).close()
-    with usage.stage("small"):
+    with stages.stage("small"):
         hold(30).close()
     held = hold(50)
-    with usage.stage("nothing"):
+    with stages.stage("nothing"):
         pass
     held.close()
-    peaks = {name: stage.peak_bytes / MIB for name, stage in usage.stages.items()}
+    peaks = {name: stage.peak_bytes / MIB for name, stage in stages.stages.items()}
     assert 95 < peaks["large"] < 130
     assert 25 < peaks["small"] < 60
     assert 45 < peaks["nothing"] < 80, "what is held when a stage begins counts"
 
 
 @linux
-def test_calls_of_one_name_add_up() -> None:
-    usage = Usage()
+def test_calls_of_one_name_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On clocks of which the machine's goes on while a process waits, and the process's own only while it works."""
+    clocks = {"perf_counter": 7.0, "process_time": 3.0}
+    for name in clocks:
+        monkeypatch.setattr(usage, name, lambda name=name: clocks[name])
+    gc.collect()
+    stages = Usage()
 
     def work(mebibytes: int, *, seconds: float) -> int:
         hold(mebibytes).close()
-        sleep(seconds)
+        clocks["perf_counter"] += seconds
+        clocks["process_time"] += seconds / 4
         return mebibytes
 
-    measured = usage.measured("work", work)
-    assert [measured(80, seconds=0.02), measured(1, seconds=0.02)] == [80, 1]
-    assert usage.stages["work"].seconds >= 0.04
-    assert usage.stages["work"].cpu_seconds < usage.stages["work"].seconds, "sleeping is no work"
-    assert usage.stages["work"].peak_bytes > 75 * MIB
+    measured = stages.measured("work", work)
+    assert [measured(80, seconds=2.0), measured(1, seconds=4.0)] == [80, 1]
+    assert stages.stages["work"].seconds == 6.0
+    assert stages.stages["work"].cpu_seconds == 1.5, "waiting is no work"
+    assert stages.stages["work"].peak_bytes > 75 * MIB
 
 
 @linux
@@ -228,7 +282,7 @@ def test_ten_million_transitions_in_bounded_memory_without_any_allowance() -> No
     row = measure(10_000_000, DataBenchmarkSettings())
     assert row["fitting_ratio"] <= FITTING_LIMIT
     assert row["training_ratio"] <= TRAINING_LIMIT
-    assert row["second"]["seconds"] < row["first"]["seconds"] / 3
+    assert set(row["second"]["stages"]) == {"hash"}, "a second start reads the file once and does no more with it"
 
 
 @pytest.mark.parametrize(("quality", "steps", "reached"), [("random", 1_000, True), ("medium", 80, False)])

@@ -6,10 +6,10 @@ import logging
 import os
 import resource
 import shutil
-import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +244,7 @@ class TestDamage:
 
     def test_a_full_disk_leaves_nothing_half_written(self, made: Made, root: Path) -> None:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            found, warnings = process.submit(start_on_a_full_disk, made.path, root, 5_000).result(timeout=120)
+            found, warnings = process.submit(start_on_a_full_disk, made.path, root, 5_000).result()
         assert entries(root) == set()
         (warning,) = warnings
         assert "the tokens of test/random-v0 are not kept for a next start" in warning
@@ -263,36 +263,60 @@ def start_on_a_full_disk(path: Path, root: Path, most_bytes: int) -> tuple[dict[
 
 
 class MeetingReader(Reader):
-    """Reads when as many processes as `meet` have come: one of them has the lock then."""
+    """Reads when the other process is stopped by the lock, which this one has then."""
 
-    def __init__(self, place: Path, meet: int) -> None:
+    def __init__(self, meeting: Barrier) -> None:
         super().__init__()
-        self.place, self.meet = place, meet
+        self.meeting = meeting
 
     def __call__(self, path: Path) -> Episodes:
-        deadline = time.monotonic() + 100
-        while len(list(self.place.iterdir())) < self.meet:
-            assert time.monotonic() < deadline, "the other process never came"
-            time.sleep(0.01)
+        self.meeting.wait()
         return super().__call__(path)
 
 
-def start_together(path: Path, root: Path, place: Path, meet: int) -> tuple[dict[str, Any], int]:
+class MeetingHandler(logging.Handler):
+    """Comes to the meeting when this process says that it waits for the lock."""
+
+    def __init__(self, meeting: Barrier) -> None:
+        super().__init__()
+        self.meeting = meeting
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+        self.meeting.wait()
+
+
+LAST_RESORT_S = 600.0
+meetings: list[Barrier] = []  # in the processes of a pool: the one that they are told of at their start
+
+
+def tell(meeting: Barrier) -> None:
+    meetings.append(meeting)
+
+
+def start_together(path: Path, root: Path) -> tuple[dict[str, Any], int, list[str]]:
+    """In a process of its own: what it has, how often it read, and what it said when it had to wait."""
     os.environ[CACHE_VARIABLE] = str(root)
-    reader = MeetingReader(place, meet)
-    (place / str(os.getpid())).touch()
+    (meeting,) = meetings
+    reader, handler, logger = MeetingReader(meeting), MeetingHandler(meeting), logging.getLogger("trajectory.locks")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
     data = start(source_of(path, reader))
-    return contents(data), reader.times
+    return contents(data), reader.times, handler.messages
 
 
-def test_of_two_processes_at_once_one_tokenises_and_both_go_on(path: Path, root: Path, tmp_path: Path) -> None:
-    place = tmp_path / "place"
-    place.mkdir()
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
-        runs = [processes.submit(start_together, path, root, place, 2) for _ in range(2)]
-        (first, read), (second, read_too) = (run.result(timeout=200) for run in runs)
+def test_of_two_processes_at_once_one_tokenises_and_both_go_on(path: Path, root: Path) -> None:
+    """The one that has the lock is held until the other says that it waits."""
+    context = get_context("spawn")
+    meeting = context.Barrier(2, timeout=LAST_RESORT_S)
+    with ProcessPoolExecutor(2, context, tell, (meeting,)) as processes:
+        runs = [processes.submit(start_together, path, root) for _ in range(2)]
+        (first, read, said), (second, read_too, said_too) = (run.result() for run in runs)
     assert first == second
     assert read + read_too == 1
+    assert said + said_too == ["waiting for another process that tokenises test/random-v0"]
+    assert bool(said) == (read == 0), "the one that waited read nothing"
     assert len(entries(root)) == 1
     reader = Reader()
     assert contents(start(source_of(path, reader))) == first

@@ -6,8 +6,8 @@ import json
 import math
 import signal
 import subprocess
-import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import minari
 import numpy as np
 import pytest
 
-from command_line import Refusal, run_main, start_main
+from command_line import Refusal, run_main
 from example_data import (
     HOPPER,
     contents,
@@ -27,15 +27,13 @@ from example_data import (
     write_npz,
     write_parquet,
 )
+from holding import Hold, running
 from trajectory.data.builtin import ensure_builtin, qualities
-from trajectory.data.store import in_store, load_episodes
+from trajectory.data.store import in_store, load_episodes, only_writer
 
 SOURCES = ("builtin", "minari", "d4rl", "own")
 RANDOM = ("dataset.quality=random", "dataset.steps=6000")
 RANDOM_ID = "trajectory/hopper/random-steps6000-v0"
-MANY = ("dataset.quality=random", "dataset.steps=24000")  # that writing them takes seconds
-MANY_ID = "trajectory/hopper/random-steps24000-v0"
-PATIENCE = 120.0  # seconds, before a process that shows nothing is given up
 
 
 def test_help_shows_an_example_of_every_source_and_the_config(tmp_path: Path) -> None:
@@ -93,52 +91,61 @@ class TestOutcome:
         assert load_episodes("me/hops-v0").lengths.tolist() == list(range(1, 13))
 
 
-def wait_for(process: subprocess.Popen[str], condition: Callable[[], object]) -> None:
-    """Until something is true of a running process."""
-    limit = time.monotonic() + PATIENCE
-    while not condition():
-        assert process.poll() is None, "ended too early"
-        assert time.monotonic() < limit, "nothing happened"
-        time.sleep(0.002)
-
-
 class TestSuddenEnd:
     def test_an_interrupted_recording_leaves_nothing_that_loads_and_the_next_start_records_the_whole(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Ended while it writes: by Control-C, which tidies up, and by a kill, which leaves a folder and a lock."""
+        """Ended while it writes the third episode: by Control-C, which tidies up, and by a kill, which leaves a folder
+        and a lock.
+        """
         store = tmp_path / "store"
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(store))
         for number, left in ((signal.SIGINT, 0), (signal.SIGKILL, 2)):
-            with start_main("collect", *MANY, folder=tmp_path) as process:
-                wait_for(process, lambda: any(path.stat().st_size for path in store.rglob("main_data.hdf5")))
+            with (
+                Hold(tmp_path / number.name, "call", "_add_episode_to_group", 3) as hold,
+                running("collect", *RANDOM, folder=tmp_path, **hold.variables) as process,
+            ):
+                assert hold.reached(process) == process.pid
+                assert any(path.stat().st_size for path in store.rglob("main_data.hdf5"))
                 process.send_signal(number)
-                process.communicate(timeout=PATIENCE)
-            assert process.returncode != 0
-            assert not in_store(MANY_ID)
+                process.communicate()
+            assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+            assert not in_store(RANDOM_ID)
             assert list(minari.list_local_datasets()) == []
             assert len(list(store.iterdir())) == left
-        process = run_main("collect", *MANY, folder=tmp_path)
+        process = run_main("collect", *RANDOM, folder=tmp_path)
         assert process.returncode == 0, process.stderr
-        assert list(minari.list_local_datasets()) == [MANY_ID]
-        episodes = load_episodes(MANY_ID)
+        assert list(minari.list_local_datasets()) == [RANDOM_ID]
+        episodes = load_episodes(RANDOM_ID)
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "another"))
-        assert same_episodes(episodes, load_episodes(ensure_builtin(HOPPER, "random", steps=24_000, seed=0)))
+        assert same_episodes(episodes, load_episodes(ensure_builtin(HOPPER, "random", steps=6_000, seed=0)))
 
     def test_two_at_once_both_succeed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Both are kept waiting for the dataset until both need it."""
         store = tmp_path / "store"
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(store))
         folders = [tmp_path / name for name in ("one", "other")]
         for folder in folders:
             folder.mkdir()
-        processes = [
-            start_main("collect", *RANDOM, folder=folder, MINARI_DATASETS_PATH=str(store)) for folder in folders
-        ]
-        for process in processes:
-            _, stderr = process.communicate(timeout=PATIENCE)
-            assert process.returncode == 0, stderr
+        with ExitStack() as stack:
+            with only_writer(RANDOM_ID):
+                processes = [
+                    stack.enter_context(
+                        running("collect", *RANDOM, folder=folder, MINARI_DATASETS_PATH=str(store)),
+                    )
+                    for folder in folders
+                ]
+                for process in processes:
+                    assert process.stdout is not None
+                    assert any(
+                        f"waiting for another process that writes {RANDOM_ID}" in line for line in process.stdout
+                    )
+                    assert process.poll() is None
+            for process in processes:
+                _, stderr = process.communicate()
+                assert process.returncode == 0, stderr
         first, second = (json.loads(next(folder.rglob("summary.json")).read_text()) for folder in folders)
         assert first == second
-        monkeypatch.setenv("MINARI_DATASETS_PATH", str(store))
         assert list(minari.list_local_datasets()) == [RANDOM_ID]
         assert load_episodes(RANDOM_ID).content_hash() == first["content_hash"]
         assert [path.name for path in store.iterdir()] == ["trajectory"], "nothing hidden stays behind"

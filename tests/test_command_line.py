@@ -517,7 +517,7 @@ def altered(trained: Run, path: Path, change: Callable[[dict[str, Any]], object]
 
 
 def test_checkpoint_must_be_given(refusal: Refusal) -> None:
-    assert refusal("evaluate") == "error: Missing mandatory value: checkpoint"
+    assert refusal("evaluate") == "error: checkpoint must be given, got '???'"
 
 
 def test_a_folder_used_again_holds_the_curves_of_its_last_run_alone(tmp_path: Path) -> None:

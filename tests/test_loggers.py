@@ -6,7 +6,6 @@ import csv
 import io
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -156,11 +155,13 @@ def test_a_continued_offline_run_takes_the_place_of_the_killed_one_under_its_id(
     first = make_loggers(LoggerSettings(), folder, {})
     for logger in first:
         logger.log_metrics({"train/loss": 2.515625}, step=1)
-    (killed,) = (folder / "wandb").glob("offline-run-*/*.wandb")
     assert isinstance(first[1], WandbDashboard)
     first[1].run.finish()
+    (killed,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    # the names of folders tell seconds: this one began long ago, and the next one's name is another
+    before = killed.parent.rename(folder / "wandb" / f"offline-run-20200102_000000-{killed.stem.removeprefix('run-')}")
+    killed = before / killed.name
     (folder / "wandb" / "offline-run-20200101_000000-killed" / "files").mkdir(parents=True)  # at its very start
-    time.sleep(1)  # the names of folders tell seconds
     second = make_loggers(LoggerSettings(), folder, {})
     for logger in second:
         logger.log_metrics({"train/loss": 9.515625}, step=1)
@@ -170,6 +171,7 @@ def test_a_continued_offline_run_takes_the_place_of_the_killed_one_under_its_id(
     (record,) = present.glob("*.wandb")
     assert record.name == killed.name
     assert record != killed
+    assert not before.exists()
     content = record.read_bytes()
     assert b"2.515625" in content
     assert b"1.515625" in content

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -85,22 +84,30 @@ def test_threads_change_nothing(threads: int) -> None:
     found = []
     for count in (1, threads):
         with torch_threads(count):
-            found.append(logits(NativeGPT(make()), 100))
+            native = NativeGPT(make())
+        assert native.threads.most == count
+        native.threads.gain = 1e9  # many are used, whatever trials say of the machine as it is
+        found.append(logits(native, 100))
+        assert len(native.scratch) == count
     assert torch.equal(*found)
 
 
-def test_threads_are_used_only_where_they_pay() -> None:
-    for fast, parts_used in ((1, {1}), (4, {4})):
-        chooser, used = decoder._Threads(4), []
+@pytest.mark.parametrize(("fast", "parts_used"), [(1, {1}), (4, {4})])
+def test_threads_are_used_only_where_they_pay(fast: int, parts_used: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that goes on by what the work is said to take."""
+    now = 0.0
+    monkeypatch.setattr(decoder, "perf_counter", lambda: now)
+    chooser, used = decoder._Threads(4), []
 
-        def work(part: int, parts: int, fast: int = fast, used: list[int] = used) -> None:
-            if part == 0:
-                used.append(parts)
-                time.sleep(0.001 if parts == fast else 0.01)
+    def work(part: int, parts: int) -> None:
+        nonlocal now
+        if part == 0:
+            used.append(parts)
+            now += 0.001 if parts == fast else 0.01
 
-        for _ in range(20):
-            chooser.run(work, 4)
-        assert set(used[-3:]) == parts_used, "the last trial was at the call 16"
+    for _ in range(20):
+        chooser.run(work, 4)
+    assert set(used[-3:]) == parts_used, "the last trial was at the call 16"
     chooser.run(work, 1)
     assert used[-1] == 1
 

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ CASES: dict[str, tuple[str, EnvironmentSettings]] = {
 CHILD = """
 import json, os, sys
 from trajectory.data.published import ensure_published
-from trajectory.environments import EnvironmentSettings
+from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError
 
 cases, results = json.load(sys.stdin), {}
@@ -94,7 +95,6 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Downloads:
             | {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"},
             cwd=ROOT / "src",
             text=True,
-            timeout=120,
             check=True,
         )
     found.messages.update(json.loads((folder / "results.json").read_text()))
@@ -103,11 +103,11 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Downloads:
 
 
 @pytest.fixture
-def closed_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def closed_port() -> Iterator[int]:
+    """A port of this machine that nobody listens on, and that nobody else is given meanwhile."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
 
 
 def refused(dataset_id: Any = ID, environment: EnvironmentSettings = HOPPER) -> str:

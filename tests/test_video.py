@@ -25,13 +25,13 @@ SIZE, STEPS, HORIZON = 96, 21, 6
 DRAW = f"""
 import sys
 from pathlib import Path
-from trajectory.evaluation.drawing import choose_gl
+from trajectory.environments.make import choose_gl
 choose_gl()
 import gymnasium, numpy as np
 from trajectory.evaluation.video import draw_episode
-from trajectory.evaluation.rollout import Recording
-from trajectory.environments import EnvironmentSettings
-from trajectory.planning.agent import PlannedTrajectory
+from trajectory.evaluation.episodes import Recording
+from trajectory.environments.settings import EnvironmentSettings
+from trajectory.planning.trajectory import PlannedTrajectory
 id, foresees, folder = sys.argv[1:]
 env = gymnasium.make(id)
 observation, _ = env.reset(seed=0)

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from trajectory.errors import UserError, first_line
-from trajectory.ranks import local_rank, rank, world_size
+from trajectory.ranks import connect, local_rank, rank, world_size
 
 READY = ""  # what a rank tells the one that started it once nothing is left that could be refused
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
@@ -84,6 +84,7 @@ def all_ranks(devices: int, device: torch.device, run: Callable[[], object]) -> 
         backend = "nccl" if device.type == "cuda" else "gloo"
         # ranks whose episodes end early wait for those that still plan; `_watch` sees those that are gone
         dist.init_process_group(backend, timeout=timedelta(days=7), world_size=world_size(), rank=rank())
+        connect((rank(), world_size()))
         threading.Thread(target=_watch, args=(others, over), daemon=True).start()
         yield
         dist.barrier()
@@ -96,6 +97,7 @@ def all_ranks(devices: int, device: torch.device, run: Callable[[], object]) -> 
             sys.exit(1)  # the one that started this process tells why
         raise
     finally:
+        connect(None)
         over.set()
         for process, _ in others:
             process.join(NOTICE_S if well else 0)

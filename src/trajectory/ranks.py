@@ -1,4 +1,4 @@
-"""Which of the processes that train one model together this is, as the environment's variables tell."""
+"""Which of the processes that train one model together this is, without torch: as the environment's variables tell."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from tempfile import TemporaryDirectory
 
 from trajectory.errors import require
 
+_connected: tuple[int, int] | None = None  # rank and number, while the processes are; Lightning drops WORLD_SIZE then
+
+
+def connect(rank_and_size: tuple[int, int] | None) -> None:
+    """Note that the processes are connected, or with None that they are no more."""
+    global _connected
+    _connected = rank_and_size
+
 
 def by_srun() -> bool:
     """Whether srun started several processes, this one among them."""
@@ -18,6 +26,8 @@ def by_srun() -> bool:
 
 def rank() -> int:
     """This process's number among all; 0 is the one that writes and talks."""
+    if _connected is not None:
+        return _connected[0]
     return int(os.environ.get("RANK") or (os.environ["SLURM_PROCID"] if by_srun() else 0))
 
 
@@ -28,6 +38,8 @@ def local_rank() -> int:
 
 def world_size() -> int:
     """The number of processes that are there."""
+    if _connected is not None:
+        return _connected[1]
     return int(os.environ.get("WORLD_SIZE") or (os.environ["SLURM_STEP_NUM_TASKS"] if by_srun() else 1))
 
 

@@ -26,6 +26,7 @@ from trajectory.evaluation.settings import LoggerSettings, check_logger
 from trajectory.imports import optional
 
 GIF_FRAMES = 100
+WANDB = ThreadPoolExecutor(1, thread_name_prefix="wandb")  # one for all runs, which come after each other
 
 
 class Dashboard(ABC):
@@ -65,7 +66,7 @@ RunLogger = MetricsFile | Dashboard
 
 
 class WandbDashboard(Dashboard):
-    """Weights & Biases, in a thread of its own: a run takes seconds to begin, which training need not wait for.
+    """Weights & Biases, in its thread: a run takes seconds to begin, which training need not wait for.
 
     Args:
         begin: makes the run, of `wandb.init`; called in that thread, as is all that follows, in its order.
@@ -75,8 +76,7 @@ class WandbDashboard(Dashboard):
     def __init__(self, begin: Callable[[], Any], file: MetricsFile, *, checkpoints: bool = True) -> None:
         super().__init__(file)
         self.checkpoints = checkpoints
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="wandb")
-        self.begun = self.thread.submit(begin)
+        self.begun = WANDB.submit(begin)
         self.queued: list[Future[None]] = []
 
     @property
@@ -89,7 +89,7 @@ class WandbDashboard(Dashboard):
     def _later(self, show: Callable[[Any], None]) -> None:
         while self.queued and self.queued[0].done():
             self.queued.pop(0).result()
-        self.queued.append(self.thread.submit(lambda: show(self.begun.result())))
+        self.queued.append(WANDB.submit(lambda: show(self.begun.result())))
 
     def send(self, metrics: Mapping[str, Any], step: int) -> None:
         point = {**metrics, STEP: step}
@@ -120,7 +120,6 @@ class WandbDashboard(Dashboard):
         chosen = Path(checkpoint) if checkpoint and self.checkpoints else None
         log_lineage(self.run, folder, dataset, chosen)
         self.run.finish()
-        self.thread.shutdown()
 
 
 class TensorBoardDashboard(Dashboard):
