@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from command_line import Refusal, run_main
-from trajectory.benchmarks import planning, usage
+from trajectory.benchmarks import planning, startup, usage
 from trajectory.benchmarks.data import FITTING_LIMIT, TIME_LIMIT, TRAINING_LIMIT, measure, write_synthetic
 from trajectory.benchmarks.planning import measure as measure_decision
 from trajectory.benchmarks.settings import DataBenchmarkSettings, DecisionCase, PlanningBenchmarkSettings
@@ -302,3 +302,26 @@ def test_the_laptop_experiment_is_timed_until_it_plans_as_well_as_its_data(
     assert (row["return_mean"] is not None) == reached
     assert lines[-2].split()[1] == (f"{row['return_mean']:.0f}" if reached else "no")
     assert not reached or row["return_mean"] >= row["data_return"]
+
+
+def test_a_command_is_timed_beside_an_import_and_another_checkout(tmp_path: Path) -> None:
+    composed = startup.StartupCase("train --cfg job", ("train", "--cfg", "job"))
+    row = startup.measure(composed, [startup.SRC, startup.SRC], tmp_path, repeats=1)
+    assert row["ratio"] == row["seconds"] / row["import_seconds"]
+    assert min(row["seconds"], row["import_seconds"], row["other_seconds"]) > 0
+    assert startup.measure(composed, [startup.SRC], tmp_path, repeats=1)["other_seconds"] is None
+    ended = startup.StartupCase("never", ("train", "planner.horizon=0"), until="run/metrics.csv")
+    with pytest.raises(UserError, match=r"planner\.horizon must be"):
+        startup.seconds_of(ended, startup.SRC, tmp_path)
+
+
+def test_another_checkout_must_be_one(refusal: Refusal, tmp_path: Path) -> None:
+    line = refusal("benchmark", f"startup.other={tmp_path}")
+    assert line == f"error: startup.other must be null or the folder of another checkout, got '{tmp_path}'"
+
+
+@pytest.mark.slow
+def test_every_start_is_timed(tmp_path: Path) -> None:
+    lines, results = run_benchmark(tmp_path, "benchmark.suites=[startup]", "startup.repeats=1")
+    assert [row["name"] for row in results["startup"]] == [case.name for case in startup.CASES]
+    assert len([line for line in lines if "train" in line]) >= len(startup.CASES) - 3

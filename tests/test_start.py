@@ -139,6 +139,24 @@ def test_what_the_settings_tell_to_be_wrong_is_refused_before_anything_heavy(
     assert said(process.stderr)[0].startswith(line)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["env=gym", "env.id=Nope-v0"], "error: env.id must be a registered Gymnasium environment, got 'Nope-v0'"),
+        (["+env.kwargs.legs=3"], "error: env.kwargs must be what Hopper-v5 takes, got {'legs': 3}"),
+        (["env=pointmaze", "evaluation.goal=[9.0,9.0]"], "error: evaluation.goal must be in the maze of PointMaze"),
+        (["trainer.num_nodes=2", "trainer=ddp"], "error: trainer.num_nodes must be 1 unless torchrun or srun"),
+    ],
+)
+def test_what_the_environment_tells_to_be_wrong_is_refused_before_torch(
+    overrides: list[str], line: str, tmp_path: Path
+) -> None:
+    process = run_main("train", *overrides, folder=tmp_path, **TELL)
+    assert process.returncode == 1
+    check_imports(process.stderr, {*DATA, *PICTURES, *SIMULATOR, "gymnasium_robotics"})
+    assert said(process.stderr)[-1].startswith(line)
+
+
 @pytest.mark.parametrize("flags", [["--cfg", "job"], ["--info", "defaults"], ["-sc", "install=bash"]])
 def test_hydras_own_flags_import_nothing_heavy(flags: list[str], tmp_path: Path) -> None:
     process = run_main("train", *flags, folder=tmp_path, **TELL)
@@ -195,7 +213,7 @@ def test_training_says_what_it_is_about_to_do_and_only_then_loads_torch(
     first = process.stdout.splitlines()[0]
     assert "hopper (Hopper-v5), dataset builtin medium: 6 training steps of" in first
     chains = imported(process.stderr)
-    assert chains["torch"].endswith(" <- trajectory.training.start")
+    assert chains["torch"] == "torch <- trajectory.hardware"
     assert chains["pytorch_lightning"].endswith(" <- trajectory.training.run")
     assert "wandb" not in chains, "nobody asked for a dashboard"
 

@@ -31,7 +31,7 @@ def train(config: DictConfig, folder: Path) -> float:
     settings = training_settings(config)
     log.info("%s", settings)
     with importing():
-        from trajectory.training.start import train as start  # torch, now that the settings stand
+        from trajectory.training.start import train as start  # the environment, torch and Lightning, in this order
 
     return start(config, settings, folder)
 

@@ -1,4 +1,4 @@
-"""What a training begins with: an environment, a run to go on from, a device and a dataset. No Lightning yet."""
+"""What a training begins with: an environment, a run to go on from, a device and a dataset; then Lightning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from trajectory.data.source import Source, locate
 from trajectory.environments.make import check_goal, make_environment
 from trajectory.evaluation.loggers import forget_curves
 from trajectory.files import write_file
-from trajectory.hardware import check_devices, device_for
 from trajectory.imports import importing
 from trajectory.ranks import check_processes, rank, world_size
 from trajectory.resume import checkpoint_to_continue, finished
@@ -75,6 +74,9 @@ def prepare(config: DictConfig, settings: TrainingSettings, folder: Path) -> Sta
         write_file(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
         if not config.resume:
             forget_curves(folder)
+    with importing():
+        from trajectory.hardware import check_devices, device_for  # torch, now that the environment stands
+
     device = device_for(trainer.accelerator)
     check_devices(device, trainer.devices)
     settings.planner.check_device(device.type)
