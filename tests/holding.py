@@ -18,10 +18,12 @@ PATIENCE = 600.0  # seconds, before a process that shows nothing is given up; de
 
 
 @contextmanager
-def running(main: str, *overrides: str, folder: Path, **options: Any) -> Generator[subprocess.Popen[str]]:
-    """What `start_main` starts; at the end, or after PATIENCE, it is killed if it is still there."""
+def running(
+    main: str, *overrides: str, folder: Path, patience: float = PATIENCE, **options: Any
+) -> Generator[subprocess.Popen[str]]:
+    """What `start_main` starts; at the end, or after `patience` seconds, it is killed if it is still there."""
     with start_main(main, *overrides, folder=folder, **options) as process:
-        guard = threading.Timer(PATIENCE, process.kill)
+        guard = threading.Timer(min(patience, threading.TIMEOUT_MAX), process.kill)
         guard.start()
         try:
             yield process
@@ -59,7 +61,7 @@ class Hold:
             os.mkfifo(path)
         self.arrived, self.go = (os.open(path, os.O_RDWR) for path in self.paths)
         place = f"{folder}|{event}|{end}|{count}"
-        self.variables = {"PYTHONPATH": str(Path(__file__).parent / "held"), "HOLD_AT": place}
+        self.variables: dict[str, Any] = {"PYTHONPATH": str(Path(__file__).parent / "held"), "HOLD_AT": place}
 
     def __enter__(self) -> Self:
         return self

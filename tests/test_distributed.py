@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from command_line import ROOT, TINY, Refusal, compose_config, run_main, start_main
+from command_line import ROOT, TINY, Refusal, compose_config, run_main
+from holding import PATIENCE, Hold, running, wait_for
 from test_configs import section
 from trajectory.config import settings
 from trajectory.data.windows import ShuffledBatches
@@ -100,7 +104,7 @@ def run_torchrun(folder: Path, *overrides: str) -> subprocess.CompletedProcess[s
         env=os.environ | variables(folder),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 
@@ -121,10 +125,19 @@ def test_processes_that_torchrun_starts_record_once_and_share_a_run_folder(tmp_p
     assert (folder / "results.json").stat().st_mtime_ns == before
 
 
+def number_of_a_job() -> str:
+    """One that gives processes a port to meet at that nobody has: 15000 and its last four digits."""
+    for number in range(os.getpid(), os.getpid() + 10_000):
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", 15_000 + number % 10_000))
+            return f"4{number % 10_000:04}"
+    raise AssertionError("no port is free")
+
+
 def test_processes_that_srun_starts_find_each_other(tmp_path: Path, alone: Path) -> None:
     """By the variables that it sets, and no others."""
     job = {
-        "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_ID": number_of_a_job(),
         "SLURM_STEP_NUM_TASKS": "2",
         "SLURM_NTASKS": "2",
         "SLURM_NTASKS_PER_NODE": "2",
@@ -138,7 +151,12 @@ def test_processes_that_srun_starts_find_each_other(tmp_path: Path, alone: Path)
             processes.append(
                 subprocess.Popen(command, cwd=tmp_path, env=os.environ | own, stdout=file, stderr=subprocess.STDOUT)
             )
-    codes = [process.wait(timeout=300) for process in processes]
+    try:
+        codes = [process.wait(timeout=PATIENCE) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
     assert codes == [0, 0], [(tmp_path / f"{task}.log").read_text() for task in ("0", "1")]
     (folder,) = (tmp_path / "outputs" / "train" / "hopper").iterdir()
     check_same(folder, alone)
@@ -156,16 +174,24 @@ def test_a_sweep_runs_every_job_on_two_processes(place: Path, alone: Path) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_processes_that_were_preempted_go_on_together_bit_for_bit(tmp_path: Path, strategy: str) -> None:
-    """With dropout, whose random numbers are each process's own."""
+    """With dropout, whose random numbers are each process's own.
+
+    The first one is told while it wants to write the row of step 13 or so; all stop at the next step at which they ask
+    each other.
+    """
     steps = ("trainer.max_steps=60", "trainer.checkpoint_every_n_steps=10", "evaluation.every_n_steps=null")
     two = (f"trainer={strategy}", "trainer.devices=2")
     overrides = (*CPU, *two, *steps, "model.residual_dropout=0.1", "resume=true")
     assert run_main("train", *overrides, "hydra.run.dir=whole", folder=tmp_path).returncode == 0
-    with start_main("train", *overrides, "hydra.run.dir=parts", folder=tmp_path) as process:
-        while not (tmp_path / "parts" / "last.ckpt").exists() and process.poll() is None:
-            time.sleep(0.05)
+    with (
+        Hold(tmp_path / "hold", "open", "/parts/metrics.csv", 12) as hold,
+        running("train", *overrides, "hydra.run.dir=parts", folder=tmp_path, **hold.variables) as process,
+    ):
+        assert hold.reached(process) == process.pid
+        assert (tmp_path / "parts" / "last.ckpt").exists()
+        hold.lift()
         process.terminate()
-        process.communicate(timeout=120)
+        process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
     step = torch.load(tmp_path / "parts" / "last.ckpt", weights_only=True)["global_step"]
     assert 0 < step < 60, "it must have been ended on the way"
@@ -177,21 +203,25 @@ def test_processes_that_were_preempted_go_on_together_bit_for_bit(tmp_path: Path
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
 
 
+def other_ranks(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that it started to train with it."""
+    found = []
+    for child in map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()):
+        with suppress(FileNotFoundError, ProcessLookupError):  # one that has ended meanwhile
+            if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+                found.append(child)
+    return found
+
+
 def test_the_death_of_one_process_ends_all_with_one_line(place: Path, alone: Path) -> None:
-    overrides = (*TWO, "trainer.max_steps=100_000", "evaluation.every_n_steps=null", "hydra.run.dir=killed")
-    with start_main("train", *CPU, *overrides, folder=place) as process:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        ranks: list[int] = []
-        while not ranks and process.poll() is None:
-            time.sleep(0.1)
-            for child in map(int, children.read_text().split()):
-                if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
-                    ranks.append(child)
-        metrics = place / "killed" / "metrics.csv"
-        while not metrics.exists() and process.poll() is None:
-            time.sleep(0.1)
-        os.kill(ranks[0], signal.SIGKILL)
-        _, stderr = process.communicate(timeout=60)
+    endless = ("trainer.max_steps=10_000_000", "trainer.checkpoint_every_n_steps=10_000_000")
+    overrides = (*TWO, *endless, "evaluation.every_n_steps=null", "hydra.run.dir=killed")
+    with running("train", *CPU, *overrides, folder=place) as process:
+        wait_for((place / "killed" / "metrics.csv").exists, process)
+        (rank,) = other_ranks(process)
+        assert process.poll() is None
+        os.kill(rank, signal.SIGKILL)
+        _, stderr = process.communicate()
     assert process.returncode == 1
     assert "Traceback" not in stderr
     lines = [line for line in stderr.splitlines() if line and "%|" not in line]
@@ -234,7 +264,21 @@ def test_ranks_share_every_batch_without_repeating_a_window(rows: int, batch_siz
         assert torch.cat(parts).tolist() == batch.tolist()
 
 
+class Counted(logging.Handler):
+    """Lets something happen when a message has come so often."""
+
+    def __init__(self, message: str, times: int, then: threading.Event) -> None:
+        super().__init__()
+        self.message, self.left, self.then = message, times, then
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.left -= record.getMessage() == self.message
+        if self.left == 0:
+            self.then.set()
+
+
 def test_one_process_at_a_time_is_within_a_lock(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """All wait at first, as the test itself is within."""
     inside, most = [], []
 
     def work() -> None:
@@ -242,33 +286,45 @@ def test_one_process_at_a_time_is_within_a_lock(tmp_path: Path, caplog: pytest.L
             with exclusive(tmp_path / ".lock", "does this"):
                 inside.append(1)
                 most.append(len(inside))
-                time.sleep(0.001)
+                time.sleep(0.001)  # lets the others try
                 inside.pop()
 
-    with caplog.at_level("INFO"):
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    all_wait = threading.Event()
+    logger = logging.getLogger("trajectory.locks")
+    counted = Counted("waiting for another process that does this", 4, all_wait)
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+    logger.addHandler(counted)
+    try:
+        with caplog.at_level("INFO", "trajectory.locks"):
+            with exclusive(tmp_path / ".lock", "does this"):
+                for thread in threads:
+                    thread.start()
+                assert all_wait.wait(PATIENCE)
+                assert most == []
+            for thread in threads:
+                thread.join(PATIENCE)
+    finally:
+        logger.removeHandler(counted)
     assert most == [1] * 80
-    assert "waiting for another process that does this" in caplog.messages
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_goes_with_its_holder(tmp_path: Path) -> None:
     code = f"""
-import time
+import signal
 from pathlib import Path
 from trajectory.locks import exclusive
 with exclusive(Path({str(tmp_path / ".lock")!r}), "x"):
     print("within", flush=True)
-    time.sleep(600)
+    signal.pause()
 """
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT / "src", stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
-        assert holder.stdout.readline() == b"within\n"
-        holder.kill()
+        try:
+            assert holder.stdout.readline() == b"within\n"
+            assert holder.poll() is None
+        finally:
+            holder.kill()
     with exclusive(tmp_path / ".lock", "x"):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -304,6 +360,7 @@ def test_models_have_the_weights_that_their_files_say_and_learn(model: str, mill
     assert sum(p.numel() for p in gpt.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
     assert gpt.settings.activation_checkpointing is again
     config.model.n_embd = 2 * config.model.n_head
+    torch.manual_seed(0)
     small = GPT(settings(GPTSettings, section(config, "model"), "model"), TransitionLayout(1, 1)).train()
     optimizer = torch.optim.AdamW(small.parameters())
     tokens = torch.randint(100, (2, 10, 4))

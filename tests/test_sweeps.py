@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from command_line import CONF, ROOT, TINY, compose_config, run_main, run_main_here, start_main
+from command_line import CONF, ROOT, TINY, compose_config, run_main, run_main_here
+from holding import Hold, running
 from hydra_plugins.trajectory_sweepers.grid import GridSweeper, values
 from hydra_plugins.trajectory_sweepers.search import Choices
 from slurm import one_machine_slurm, said
@@ -83,19 +83,18 @@ def planned(checkpoint: Path) -> tuple[str, ...]:
     )
 
 
-def test_planner_sweeps_on_one_checkpoint_without_training(in_parallel: Path, place: Path) -> None:
+def test_planner_sweeps_on_one_checkpoint_without_training(in_parallel: Path, tmp_path: Path) -> None:
     grid = ("planner.beam_width=1,2", "planner.horizon=1,2", "evaluation.video=false")
-    process = run_main_here("evaluate", "-m", *planned(in_parallel / "0" / "last.ckpt"), *grid, folder=place)
-    folder = swept(process, place, "evaluate")
+    process = run_main_here("evaluate", "-m", *planned(in_parallel / "0" / "last.ckpt"), *grid, folder=tmp_path)
+    folder = swept(process, tmp_path, "evaluate")
     planners = [results(folder / str(job))["planner"] for job in range(4)]
     assert [(planner["beam_width"], planner["horizon"]) for planner in planners] == [(1, 1), (1, 2), (2, 1), (2, 2)]
-    shutil.rmtree(folder)
 
 
-def test_jobs_run_in_processes_of_submitit(in_parallel: Path, place: Path) -> None:
+def test_jobs_run_in_processes_of_submitit(in_parallel: Path, tmp_path: Path) -> None:
     overrides = ("planner.beam_width=1,2", "hydra/launcher=submitit_local", "evaluation.video=false")
-    process = run_main_here("evaluate", "-m", *planned(in_parallel / "0" / "last.ckpt"), *overrides, folder=place)
-    folder = swept(process, place, "evaluate")
+    process = run_main_here("evaluate", "-m", *planned(in_parallel / "0" / "last.ckpt"), *overrides, folder=tmp_path)
+    folder = swept(process, tmp_path, "evaluate")
     assert [results(folder / str(job))["planner"]["beam_width"] for job in range(2)] == [1, 2]
     assert list((folder / ".submitit").iterdir())
 
@@ -414,50 +413,55 @@ def test_a_launcher_that_handled_the_signal_hears_of_it_once_the_checkpoint_is_w
 
 
 SLURM = shutil.which("sbatch") and shutil.which("munged", path="/usr/sbin") and os.getuid() == 0
-LONG = (*QUICK, "trainer.max_steps=500", "trainer.checkpoint_every_n_steps=100000", "evaluation.max_steps=3")
+LONG = (*QUICK, "trainer.max_steps=60", "trainer.checkpoint_every_n_steps=100000", "evaluation.max_steps=3")
 
 
-def preempted(folder: Path, launcher: str, preempt: Callable[[], object], place: Path, **variables: Any) -> None:
-    """A sweep of one job, which must go on from its checkpoint when it was preempted amid its training."""
+def preempted(folder: Path, launcher: str, preempt: Callable[[int], object], place: Path, **variables: Any) -> None:
+    """A sweep of one job, which must go on from its checkpoint when it was preempted amid its training.
+
+    The job is held there until the signal has come, however long its way; the one that goes on is not.
+
+    Args:
+        preempt: is given the number of the job's process.
+    """
     command = ("-m", *LONG, f"hydra/launcher={launcher}", "hydra.launcher.cpus_per_task=1", f"hydra.sweep.dir={folder}")
-    curves = folder / "0" / "metrics.csv"
-    with start_main("train", *command, folder=place, **variables) as process:
-        while not (curves.is_file() and curves.read_text().count("\n") > 5) and process.poll() is None:
-            time.sleep(0.05)
-        preempt()
-        _, err = process.communicate(timeout=300)
+    with (
+        Hold(folder.with_name(f"{folder.name}-hold"), "open", f"{folder.name}/0/metrics.csv", 5) as hold,
+        running("train", *command, folder=place, **variables, **hold.variables) as process,
+    ):
+        job = hold.reached(process)
+        hold.lift()
+        preempt(job)
+        _, err = process.communicate()
     assert process.returncode == 0, err
     log = (folder / "0" / "train.log").read_text()
     assert "ended by SIGUSR2" in log
     assert re.search(r"going on from step \d+ of", log)
-    assert results(folder / "0")["steps"] == 500
+    assert results(folder / "0")["steps"] == 60
 
 
 @pytest.mark.slow
 def test_a_job_of_submitit_that_is_preempted_goes_on_from_its_checkpoint(place: Path) -> None:
     """As on a cluster: SIGUSR2, a checkpoint, queued again, the rest."""
-    folder = place / "requeued"
-    preempted(folder, "submitit_local", lambda: os.kill(_worker(folder / "0"), signal.SIGUSR2), place)
+    preempted(place / "requeued", "submitit_local", lambda job: os.kill(job, signal.SIGUSR2), place)
 
 
 @pytest.mark.slow
 def test_a_killed_job_of_joblib_loses_no_other(place: Path) -> None:
-    overrides = ("seed=0,1,2", "hydra/launcher=joblib", "hydra.sweep.dir=killed", "trainer.max_steps=800")
-    with start_main("train", "-m", *QUICK, *overrides, folder=place) as process:
-        log = place / "killed" / "0" / "train.log"
-        while not (log.is_file() and "training on" in log.read_text()) and process.poll() is None:
-            time.sleep(0.05)
-        os.kill(_worker(log.parent), signal.SIGKILL)
-        _, err = process.communicate(timeout=300)
+    """Two of three are amid their training when one of them is killed."""
+    overrides = ("seed=0,1,2", "hydra/launcher=joblib", "hydra.sweep.dir=killed", "trainer.max_steps=60")
+    with (
+        Hold(place / "killed-hold", "open", "/metrics.csv", 5) as hold,
+        running("train", "-m", *QUICK, *overrides, folder=place, **hold.variables) as process,
+    ):
+        jobs = {hold.reached(process) for _ in range(2)}
+        assert len(jobs - {process.pid}) == 2
+        hold.lift()
+        os.kill(jobs.pop(), signal.SIGKILL)
+        hold.let_go()
+        _, err = process.communicate()
     assert process.returncode == 0, err
     assert [results(place / "killed" / str(job))["seed"] for job in range(3)] == [0, 1, 2]
-
-
-def _worker(folder: Path) -> int:
-    """The process that holds the lock of a run folder."""
-    inode = folder.stat().st_ino
-    (line,) = [line.split() for line in Path("/proc/locks").read_text().splitlines() if f":{inode} " in line]
-    return int(line[4])
 
 
 @pytest.mark.slow
@@ -472,7 +476,7 @@ def test_slurm_runs_an_array_and_a_job_that_is_preempted_goes_on_from_its_checkp
         assert sorted(name.partition("_")[2] for name in ids) == ["0", "1"]
         assert len({name.partition("_")[0] for name in ids}) == 1, "both are of one array"
 
-        def preempt() -> None:
+        def preempt(process: int) -> None:
             (job,) = said("squeue", "--noheader", "--format=%i", **variables).split()
             said("scancel", "--signal=USR2", job, **variables)
 
