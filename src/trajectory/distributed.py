@@ -158,7 +158,10 @@ def _await(other: Other) -> None:
 def _failure(others: Sequence[Other]) -> str | None:
     """What the first rank that failed has to say; a broken connection is noticed a moment before its end."""
     if others:
-        connection.wait([process.sentinel for process, _ in others], timeout=1.0)
+        ended = connection.wait([process.sentinel for process, _ in others], timeout=1.0)
+        for process, _ in others:
+            if process.sentinel in ended:
+                process.join(NOTICE_S)  # it is over, and its exit code comes a moment later
     failed = [_said(other) for other in others if other[0].exitcode]
     reasons = [said for said in failed if "ended with" not in said]  # else one that only lost the others
     return next(iter([*reasons, *failed]), None)
