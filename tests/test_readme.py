@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,3 +35,20 @@ def test_every_command_composes(main: str, arguments: str) -> None:
     assert (CONF / f"{main}.yaml").exists()
     overrides = [argument.split(",")[0] if "[" not in argument else argument for argument in arguments.split()]
     compose_config(main, *(override for override in overrides if override != "-m"))
+
+
+def test_the_table_of_starts_is_that_of_the_measurement() -> None:
+    measured = json.loads((ROOT / "results" / "startup.json").read_text())
+    assert startup_table(measured) in (ROOT / "docs" / "startup.md").read_text()
+
+
+def startup_table(measured: dict[str, Any]) -> str:
+    """Markdown of `benchmark.suites=[startup]`, beside the checkout that it was compared with."""
+    head = "| command | before, s | now, s | `import` of | s | now, times that |"
+    lines = [head, "| --- | --- | --- | --- | --- | --- |"]
+    for row in measured["startup"]:
+        numbers = (row["other_seconds"], row["seconds"])
+        before, now = (f"{value:.2f}" for value in numbers)
+        alone = f"{row['package']} | {row['import_seconds']:.2f} | {row['ratio']:.2f}"
+        lines.append(f"| `{row['name']}` | {before} | {now} | {alone} |")
+    return "\n".join(lines)
