@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 import torch
 
@@ -62,6 +63,8 @@ def refusal(
     """
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    # the list of fonts is the machine's; one made anew would be left in the home
+    monkeypatch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
 
     def run(main: str, *overrides: str) -> str:
