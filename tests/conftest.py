@@ -20,6 +20,8 @@ from trajectory.model.gpt import GPT
 from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
 
+FONTS = matplotlib.get_cachedir()  # which matplotlib looks for in the home that is the user's now
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Processes that test side by side take one thread each."""
@@ -64,7 +66,7 @@ def refusal(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     # the list of fonts is the machine's; one made anew would be left in the home
-    monkeypatch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())
+    monkeypatch.setenv("MPLCONFIGDIR", FONTS)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
 
     def run(main: str, *overrides: str) -> str:
