@@ -58,6 +58,10 @@ class Dashboard(ABC):
         """Keep an analysis's numbers."""
 
     @abstractmethod
+    def flush(self) -> None:
+        """Write what is held back, however the training ends."""
+
+    @abstractmethod
     def finish(self, folder: Path, dataset: dict[str, Any] | None, checkpoint: str | None) -> None:
         """Write the rest, and what the run was made of."""
 
@@ -116,6 +120,9 @@ class WandbDashboard(Dashboard):
     def log_results(self, kind: str, results: Mapping[str, Any]) -> None:
         self._later(lambda run: run.summary.update({kind: results}))
 
+    def flush(self) -> None:
+        """Its own process writes as it goes."""
+
     def finish(self, folder: Path, dataset: dict[str, Any] | None, checkpoint: str | None) -> None:
         chosen = Path(checkpoint) if checkpoint and self.checkpoints else None
         log_lineage(self.run, folder, dataset, chosen)
@@ -161,6 +168,9 @@ class TensorBoardDashboard(Dashboard):
 
     def log_results(self, kind: str, results: Mapping[str, Any]) -> None:
         """They are in `results.json`."""
+
+    def flush(self) -> None:
+        self.writer.flush()
 
     def finish(self, folder: Path, dataset: dict[str, Any] | None, checkpoint: str | None) -> None:
         self.writer.close()

@@ -8,7 +8,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from trajectory.evaluation.loggers import RunLogger
+from trajectory.evaluation.loggers import Dashboard, RunLogger
 
 
 class LightningLogger(Logger):
@@ -29,3 +29,9 @@ class LightningLogger(Logger):
         assert step is not None
         for logger in self.loggers:
             logger.log_metrics(metrics, step)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        for logger in self.loggers:
+            if isinstance(logger, Dashboard):
+                logger.flush()

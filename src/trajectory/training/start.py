@@ -10,7 +10,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trajectory.config import given
 from trajectory.data.source import Source, locate
 from trajectory.environments.make import check_goal, make_environment
 from trajectory.evaluation.loggers import forget_curves
@@ -81,5 +80,5 @@ def prepare(config: DictConfig, settings: TrainingSettings, folder: Path) -> Sta
     check_devices(device, trainer.devices)
     settings.planner.check_device(device.type)
     began = time.perf_counter()
-    source = locate(given(config.dataset), environment)
+    source = locate(settings.dataset, environment)
     return Start(checkpoint, None, source, time.perf_counter() - began)
