@@ -22,6 +22,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from forked import Forked
+from trajectory.files import cache_path
+
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 
@@ -43,6 +46,7 @@ TINY = (
 
 
 Refusal = Callable[..., str]  # the type of the fixture `refusal`
+Process = Forked | subprocess.Popen[str]
 
 
 def compose_config(main: str, *overrides: str) -> DictConfig:
@@ -60,27 +64,35 @@ def _environment(folder: Path) -> dict[str, str]:
         if not name.startswith(dropped) and not name.lower().endswith("_proxy")
     }
     home = folder / "home"
-    home.mkdir(exist_ok=True)
-    # matplotlib's list of fonts is the machine's, and takes seconds to make
+    cache = home / ".cache" / "trajectory-transformer"
+    if not home.exists():
+        cache.mkdir(parents=True)
+        (cache / "native").symlink_to(cache_path() / "native")  # compiled once for all
+    # matplotlib's list of fonts is the machine's, and takes seconds to make; other tests run beside these
     return kept | {
         "HOME": str(home),
         "MINARI_DATASETS_PATH": str(folder / "store"),
+        "OMP_NUM_THREADS": "1",
         "MPLCONFIGDIR": matplotlib.get_cachedir(),
     }
 
 
 def start_main(
-    main: str, *overrides: str, folder: Path, most_bytes: int | None = None, **variables: str
-) -> subprocess.Popen[str]:
+    main: str, *overrides: str, folder: Path, most_bytes: int | None = None, fresh: bool = False, **variables: str
+) -> Process:
     """Start `python src/MAIN.py OVERRIDES` in `folder`, which also holds its home, its Minari store and its caches.
 
     It has no Weights & Biases account and nobody to answer a prompt.
 
     Args:
         most_bytes: that a file may grow to, as on a full disk; None for no limit.
-        variables: more environment variables.
+        fresh: whether it imports everything itself, as a user's does; else, on Linux, it begins with what mains import.
+        variables: more environment variables; those that Python or an import reads need a fresh process.
     """
+    command = [sys.executable, str(ROOT / "src" / f"{main}.py"), *overrides]
     variables = _environment(folder) | variables
+    if sys.platform == "linux" and not fresh:
+        return Forked(command[1:], folder, variables, most_bytes)
 
     def prepare() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored below a shell's background job
@@ -88,7 +100,7 @@ def start_main(
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "src" / f"{main}.py"), *overrides],
+        command,
         cwd=folder,
         env=variables,
         stdin=subprocess.DEVNULL,
@@ -107,7 +119,7 @@ def run_main(main: str, *overrides: str, folder: Path, **options: Any) -> subpro
         except BaseException:
             process.kill()
             raise
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+    return subprocess.CompletedProcess(process.args, process.wait(), stdout, stderr)
 
 
 def run_main_here(main: str, *overrides: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:

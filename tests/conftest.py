@@ -23,10 +23,13 @@ from trajectory.transition import TransitionLayout
 FONTS = matplotlib.get_cachedir()  # which matplotlib looks for in the home that is the user's now
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Processes that test side by side take one thread each."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        torch.set_num_threads(1)
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else torch.get_num_threads()  # side by side, each takes one
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Whatever number of threads a main left in this process that a test called."""
+    torch.set_num_threads(THREADS)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -40,9 +43,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Gener
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tokens are kept away from the user's own."""
+    """Tokens are kept away from the user's own; compiled libraries too, for all that test side by side."""
+    cache = tmp_path_factory.mktemp("cache")
+    base = tmp_path_factory.getbasetemp()
+    native = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "native"
+    native.mkdir(exist_ok=True)
+    (cache / "native").symlink_to(native)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        patch.setenv(CACHE_VARIABLE, str(cache))
         yield
 
 

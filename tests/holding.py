@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -12,15 +11,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from command_line import start_main
+from command_line import Process, start_main
 
 PATIENCE = 600.0  # seconds, before a process that shows nothing is given up; decides no test that passes
 
 
 @contextmanager
-def running(
-    main: str, *overrides: str, folder: Path, patience: float = PATIENCE, **options: Any
-) -> Generator[subprocess.Popen[str]]:
+def running(main: str, *overrides: str, folder: Path, patience: float = PATIENCE, **options: Any) -> Generator[Process]:
     """What `start_main` starts; at the end, or after `patience` seconds, it is killed if it is still there."""
     with start_main(main, *overrides, folder=folder, **options) as process:
         guard = threading.Timer(min(patience, threading.TIMEOUT_MAX), process.kill)
@@ -32,7 +29,7 @@ def running(
             process.kill()
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], object], process: Process) -> None:
     """Until something is true of a running process, and stays so."""
     limit = time.monotonic() + PATIENCE
     while not condition():
@@ -48,7 +45,8 @@ class Hold:
 
     Args:
         folder: that is made for it.
-        event: "open" of a file for writing, "os.rename", "import" or another one of Python's audit hooks, or "call" of
+        event: "open" of a file for writing, "os.rename", "import" (in a fresh process) or another one of
+            Python's audit hooks, or "call" of
             a Python function.
         end: of what the event is about: a file's path, the new path, the module's name, the function's name.
         count: how many such events it takes in a process.
@@ -71,7 +69,7 @@ class Hold:
         os.close(self.arrived)
         os.close(self.go)
 
-    def reached(self, process: subprocess.Popen[str]) -> int:
+    def reached(self, process: Process) -> int:
         """Wait until a process is held, `process` or one that it started; returns its number."""
         wait_for(lambda: select.select([self.arrived], [], [], 0.1)[0], process)
         line = b""

@@ -93,7 +93,7 @@ def trained(place: Path) -> Run:
 def evaluated(trained: Run, place: Path) -> Run:
     """The checkpoint planned with under a narrower beam, on a machine that cannot draw."""
     overrides = (f"checkpoint={trained.folder / 'last.ckpt'}", "planner.beam_width=1", *EVALUATION)
-    return finished(run_main("evaluate", *overrides, folder=place, MUJOCO_GL="disable"), place)
+    return finished(run_main("evaluate", *overrides, folder=place, fresh=True, MUJOCO_GL="disable"), place)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from command_line import ROOT, TINY, Refusal, compose_config, run_main
+from command_line import ROOT, TINY, Process, Refusal, compose_config, run_main
 from holding import PATIENCE, Hold, running, wait_for
 from test_configs import section
 from trajectory.config import settings
@@ -190,7 +190,7 @@ def test_processes_that_were_preempted_go_on_together_bit_for_bit(tmp_path: Path
         assert hold.reached(process) == process.pid
         assert (tmp_path / "parts" / "last.ckpt").exists()
         hold.lift()
-        process.terminate()
+        process.send_signal(signal.SIGTERM)
         process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
     step = torch.load(tmp_path / "parts" / "last.ckpt", weights_only=True)["global_step"]
@@ -203,7 +203,7 @@ def test_processes_that_were_preempted_go_on_together_bit_for_bit(tmp_path: Path
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
 
 
-def other_ranks(process: subprocess.Popen[str]) -> list[int]:
+def other_ranks(process: Process) -> list[int]:
     """The processes that it started to train with it."""
     found = []
     for child in map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()):

@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from command_line import TINY, run_main, run_main_here
+from command_line import TINY, Process, run_main, run_main_here
 from holding import Hold, running, wait_for
 from offline_run import points
 from test_resume import assert_same_end
@@ -76,7 +75,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert left["interrupted"] is right["interrupted"] is False
 
 
-def end(process: subprocess.Popen[str], number: signal.Signals) -> tuple[str, str]:
+def end(process: Process, number: signal.Signals) -> tuple[str, str]:
     """Send a signal to a process that is still there; what it has printed by its end."""
     assert process.poll() is None
     process.send_signal(number)
@@ -220,7 +219,7 @@ def test_killed_at_ten_random_moments_and_at_its_end_a_run_ends_as_one_never_kil
     for number, moment in enumerate([FIRST, *moments, *LAST]):
         with (
             Hold(place / f"hold{seed}" / str(number), *moment) as hold,
-            running("train", *command, folder=place, **hold.variables) as process,
+            running("train", *command, folder=place, fresh=moment[0] == "import", **hold.variables) as process,
         ):
             hold.reached(process)
             end(process, signal.SIGKILL)
@@ -249,7 +248,7 @@ def test_a_disk_that_fills_up_while_training_is_one_line_and_leaves_the_last_goo
 ROWS_PER_SECOND = 10  # of training with all else between
 
 
-def usage(process: subprocess.Popen[str]) -> dict[str, int]:
+def usage(process: Process) -> dict[str, int]:
     """Resident kilobytes, open files and threads of a process, and how many processes it started."""
     folder = Path("/proc") / str(process.pid)
     status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())

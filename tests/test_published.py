@@ -204,7 +204,9 @@ class TestCommandLine:
     def test_a_published_dataset_is_collected(self, tmp_path: Path) -> None:
         published = publish(tmp_path / "published")
         with serve_hub(published) as hub:
-            process = run_main("collect", "dataset=minari", f"dataset.id={ID}", folder=tmp_path, HF_ENDPOINT=hub.url)
+            process = run_main(
+                "collect", "dataset=minari", f"dataset.id={ID}", folder=tmp_path, fresh=True, HF_ENDPOINT=hub.url
+            )
         assert process.returncode == 0, process.stderr
         assert contents(tmp_path / "store" / ID) == contents(published / ID)
         assert "  behaviour: nobody\n" in process.stdout
@@ -215,7 +217,9 @@ class TestCommandLine:
         self, tmp_path: Path, closed_port: int
     ) -> None:
         endpoint = f"http://127.0.0.1:{closed_port}"
-        process = run_main("train", "dataset=minari", f"dataset.id={ID}", folder=tmp_path, HF_ENDPOINT=endpoint)
+        process = run_main(
+            "train", "dataset=minari", f"dataset.id={ID}", folder=tmp_path, fresh=True, HF_ENDPOINT=endpoint
+        )
         assert process.returncode == 1
         (line,) = process.stderr.splitlines()
         assert line.startswith(f"error: dataset.id='{ID}' must be in the local Minari store")

@@ -9,13 +9,18 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from command_line import ROOT, TINY, run_main
-from holding import Hold, running
+import command_line
+import holding
+from command_line import ROOT, TINY
+from holding import Hold
+
+run_main, running = partial(command_line.run_main, fresh=True), partial(holding.running, fresh=True)
 
 TELL: dict[str, Any] = {"PYTHONPROFILEIMPORTTIME": "1"}
 MARK = "import time:"
