@@ -22,7 +22,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Self
 
-IMPORTED = ("training.run", "evaluation.evaluate", "analysis.analyze", "data.collect", "reporting.report")
+IMPORTED = (
+    *("gymnasium.envs.mujoco", "imageio", "hydra.main", "hydra.core.plugins"),
+    *("trajectory.training.run", "trajectory.evaluation.evaluate", "trajectory.analysis.analyze"),
+    *("trajectory.data.collect", "trajectory.reporting.report"),
+)
 REQUEST = 1 << 20  # bytes of a request at most
 HELD = Path(__file__).parent / "held" / "sitecustomize.py"
 
@@ -148,8 +152,9 @@ def _become(request: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1] / "src")
+    import_module("trajectory.environments.make").choose_gl()
     for module in IMPORTED:
-        import_module(f"trajectory.{module}")
+        import_module(module)
     gc.collect()
     gc.freeze()
     _become(_serve(socket.socket(fileno=int(sys.argv[1]))))

@@ -271,7 +271,7 @@ def test_measuring_decisions_does_without_lightning(tmp_path: Path) -> None:
 def test_a_sweep_imports_once(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     """In one process all jobs share what was imported; so do those of each of joblib's workers."""
     folder, _ = trained
-    jobs = ("-m", *TINY, "logger=csv", "evaluation.video=false", "trainer.max_steps=1", "seed=1,2,3")
+    jobs = ("-m", *TINY, "logger=csv", "evaluation.video=false", "evaluation.every_n_steps=null", "seed=1,2")
     alone = run_main("train", *jobs, "hydra.sweep.dir=alone", folder=folder, **TELL)
     assert alone.returncode == 0, alone.stderr
     workers = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "hydra.sweep.dir=workers")
