@@ -12,11 +12,11 @@ train: $(INSTALLED)
 
 # a process of one thread for each core
 test: $(INSTALLED)
-	$(RUN) -m pytest -n $(CORES) --dist loadgroup
+	$(RUN) -m pytest -n $(CORES) --dist worksteal
 
 # the same in an order of its own, which its first lines tell: make test-random SEED=1234 repeats one
 test-random: $(INSTALLED)
-	$(RUN) -m pytest -n $(CORES) --dist loadgroup -p randomly $(if $(SEED),--randomly-seed=$(SEED))
+	$(RUN) -m pytest -n $(CORES) --dist worksteal -p randomly $(if $(SEED),--randomly-seed=$(SEED))
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow

@@ -17,8 +17,6 @@ from trajectory.data.store import load_episodes, metadata_of
 from trajectory.environments.make import make_environment
 from trajectory.environments.settings import EnvironmentSettings
 
-pytestmark = pytest.mark.xdist_group("any_environment")  # one process makes what its tests share
-
 QUICK = (*TINY, "logger=csv", "evaluation.video=false", "dataset.quality=random", "evaluation.every_n_steps=null")
 KEYS = ["observation", "desired_goal"]
 

@@ -24,8 +24,6 @@ from trajectory.model.gpt import GPT
 from trajectory.model.operations import split, visible
 from trajectory.transition import TokenKind, TransitionLayout
 
-pytestmark = pytest.mark.xdist_group("attention")  # one process makes what its tests share
-
 LAYOUT, WINDOW, EXCESS = TransitionLayout(5, 2), 8, 0.25
 D = LAYOUT.transition_dim
 T = WINDOW * D - 1

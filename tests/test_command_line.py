@@ -28,8 +28,6 @@ from trajectory.commands.evaluate import evaluate
 from trajectory.commands.train import train
 from trajectory.data.store import load_episodes
 
-pytestmark = pytest.mark.xdist_group("command_line")  # one process makes what its tests share
-
 EVALUATION = ("evaluation.episodes=2", "evaluation.max_steps=15", "trainer.threads=1")
 MINARI = (*(override for override in TINY if not override.startswith("dataset.")), "dataset=minari")
 RUN_FILES = {

@@ -19,8 +19,6 @@ from command_line import TINY, Refusal, compose_config, run_main
 from offline_run import names, points, records
 from trajectory.commands.dashboard import dashboard
 
-pytestmark = pytest.mark.xdist_group("dashboards")  # one process makes what its tests share
-
 KEY = "0123456789" * 4
 # what `tests/test_attention.py`, `tests/test_prediction.py` and `tests/test_loggers.py` find in other runs
 OTHERS = {"attention/attention", "prediction/prediction", "prediction/video", "final/goals"}

@@ -30,8 +30,6 @@ from trajectory.model.loss import token_losses, weighted_loss
 from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
 
-pytestmark = pytest.mark.xdist_group("distributed")  # one process makes what its tests share
-
 # one periodic episode: more ranks than episodes
 QUICK = (*TINY, "logger=csv", "evaluation.video=false", "evaluation.periodic_episodes=1", "evaluation.episodes=3")
 CPU = (*QUICK, "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "model.optimizer.average_decay=0.9")

@@ -11,8 +11,6 @@ import pytest
 from command_line import CONF, compose_config, run_main, run_main_here
 from trajectory.config import given
 
-pytestmark = pytest.mark.xdist_group("experiments")  # one process makes what its tests share
-
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 ANALYSES = sorted(path.stem for path in (CONF / "analysis").glob("*.yaml"))
 GOALS = {"four_rooms", "four_rooms_published", "pointmaze", "pointmaze_published"}

@@ -19,8 +19,6 @@ from offline_run import names
 from trajectory.behaviour.controllers import RandomWalk
 from trajectory.worlds.four_rooms import RADIUS, SIZE, STEP, WALLS, is_free, moved, shortest_path_length, visible
 
-pytestmark = pytest.mark.xdist_group("four_rooms")  # one process makes what its tests share
-
 ROOMS = "FourRooms-v0"
 place = st.tuples(st.floats(0, SIZE), st.floats(0, SIZE)).map(np.array).filter(is_free)
 TINY = (

@@ -44,8 +44,6 @@ from trajectory.planning.agent import TrajectoryAgent
 from trajectory.planning.beam_search import beam_search, draws_needed
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 
-pytestmark = pytest.mark.xdist_group("goals")  # one process makes what its tests share
-
 UNIFORM = HindsightSettings(mean_steps=None)
 LENGTHS = [3, 1, 12, 7]
 

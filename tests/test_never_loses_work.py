@@ -22,8 +22,6 @@ from holding import Hold, running, wait_for
 from offline_run import points
 from test_resume import assert_same_end
 
-pytestmark = pytest.mark.xdist_group("never_loses_work")  # one process makes what its tests share
-
 # dropout draws from the global generators; the numbers of steps share no factor
 RUN = (
     *TINY,

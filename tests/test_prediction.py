@@ -24,8 +24,6 @@ from trajectory.config import one_line_errors
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.model.checkpoint import read_checkpoint, write_checkpoint
 
-pytestmark = pytest.mark.xdist_group("prediction")  # one process makes what its tests share
-
 WALKER = EnvironmentSettings("walker2d", "Walker2d-v5")
 SMALL = (
     *("analysis=prediction", "trainer.threads=1", "dataset.steps=600"),

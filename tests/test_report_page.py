@@ -26,12 +26,9 @@ DRIVER = shutil.which("chromedriver")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
 FLAGS += ("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage")
 
-pytestmark = [
-    pytest.mark.xdist_group("report_page"),  # one process makes what its tests share
-    pytest.mark.skipif(
-        not BROWSER or not DRIVER, reason="no browser: on Debian or Ubuntu install chromium and chromium-driver"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    not BROWSER or not DRIVER, reason="no browser: on Debian or Ubuntu install chromium and chromium-driver"
+)
 
 
 LAST_RESORT_S = 600  # for what a busy machine takes long to do

@@ -32,8 +32,6 @@ from trajectory.sweeps.folders import RECORD, sweep_folder
 from trajectory.sweeps.jobs import Attempt, Outcome, summary
 from trajectory.sweeps.search import PRUNED, VARIABLE, open_study, pruning, trial_reference
 
-pytestmark = pytest.mark.xdist_group("sweeps")  # one process makes what its tests share
-
 QUICK = (*TINY, "dataset.quality=random", "evaluation.every_n_steps=null", "evaluation.video=false", "logger=csv")
 MEDIAN: dict[str, Any] = {"name": "MedianPruner", "n_startup_trials": 1}
 

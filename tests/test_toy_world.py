@@ -18,8 +18,6 @@ from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.agent import TrajectoryAgent
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 
-pytestmark = pytest.mark.xdist_group("toy_world")  # one process makes what its tests share
-
 PLANNER = PlannerSettings(beam_width=16, horizon=3, context=2, expansion=2, action=SamplingSettings(top_p=0.9))
 DISCOUNT = 0.95
 BEST = STEPS - 3.0  # the large reward is four steps away, the small one is earned on the way
