@@ -28,6 +28,10 @@ from trajectory.data.source import Source
 from trajectory.errors import UserError
 from trajectory.files import CACHE_VARIABLE, cache_path
 
+# started by a process that has imported what they need
+PROCESSES = get_context("forkserver")
+PROCESSES.set_forkserver_preload(["trajectory.data.datamodule"])
+
 FILES = ("tokens.npy", "episodes.npz", "summary.json", "card.png", "sha256.json")
 
 
@@ -243,7 +247,7 @@ class TestDamage:
         assert "the tokens of test/random-v0 are not kept for a next start" in warning
 
     def test_a_full_disk_leaves_nothing_half_written(self, made: Made, root: Path) -> None:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        with ProcessPoolExecutor(1, mp_context=PROCESSES) as process:
             found, warnings = process.submit(start_on_a_full_disk, made.path, root, 5_000).result()
         assert entries(root) == set()
         (warning,) = warnings
@@ -308,9 +312,8 @@ def start_together(path: Path, root: Path) -> tuple[dict[str, Any], int, list[st
 
 def test_of_two_processes_at_once_one_tokenises_and_both_go_on(path: Path, root: Path) -> None:
     """The one that has the lock is held until the other says that it waits."""
-    context = get_context("spawn")
-    meeting = context.Barrier(2, timeout=LAST_RESORT_S)
-    with ProcessPoolExecutor(2, context, tell, (meeting,)) as processes:
+    meeting = PROCESSES.Barrier(2, timeout=LAST_RESORT_S)
+    with ProcessPoolExecutor(2, PROCESSES, tell, (meeting,)) as processes:
         runs = [processes.submit(start_together, path, root) for _ in range(2)]
         (first, read, said), (second, read_too, said_too) = (run.result() for run in runs)
     assert first == second

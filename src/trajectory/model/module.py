@@ -90,12 +90,17 @@ class TrajectoryModule(pl.LightningModule):
         tokens, mask = batch
         losses, token_mask = token_losses(self.gpt, tokens, mask)
         loss = weighted_loss(losses, token_mask, self.loss_weights)
-        # `TrainingMetrics` brings them to the loggers
+        trainer: Any = self.trainer  # whose type does not tell of it
+        if (self.global_step + 1) % trainer.log_every_n_steps == 0:
+            self._log_losses(loss, losses, token_mask)
+        return loss
+
+    def _log_losses(self, loss: Tensor, losses: Tensor, token_mask: Tensor) -> None:
+        """`TrainingMetrics` brings them to the loggers."""
         self.log("train/loss", mean_over_ranks(loss.detach()), logger=False)
         for kind, mean in losses_by_kind(losses.detach(), token_mask, self.kinds).items():
             self.log(f"train/loss_{kind}", mean, logger=False)
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], logger=False)
-        return loss
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """Step, then move the average of the weights, at first with a shorter memory."""

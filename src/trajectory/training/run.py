@@ -187,6 +187,7 @@ def _run(config: DictConfig, settings: TrainingSettings, start: Start, folder: P
             use_distributed_sampler=False,
             precision=precision,
             gradient_clip_val=trainer_settings.gradient_clip,
+            log_every_n_steps=every,
             logger=LightningLogger(loggers) if loggers else False,
             # the checkpoint comes last, with all that was done until then
             callbacks=[guard, speed, TrainingProgress(every), metrics, planning, last],
