@@ -16,7 +16,7 @@ from trajectory import TrajectoryAgent
 from trajectory.errors import UserError
 from trajectory.model.module import TrajectoryModule
 from trajectory.model.settings import OptimizerSettings
-from trajectory.planning.beam_search import beam_search, draws_needed
+from trajectory.planning.beam_search import Plan, beam_search, draws_needed
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 
 WINDOW = 4
@@ -131,6 +131,63 @@ def test_actions_are_replanned_every_interval() -> None:
     ignored = act_alone(make_agent(model, planner), elsewhere, rewards, seed=2)
     np.testing.assert_array_equal(ignored[:3], actions[:3])
     assert (ignored[3:] != actions[3:]).any()
+
+
+@pytest.mark.parametrize("stop_bias", [-20.0, 1.0])
+@pytest.mark.parametrize(("objective", "temperature"), [("return", 0.3), ("return", 5.0), ("likelihood", 1.0)])
+def test_the_mean_of_all_beams_is_executed(objective: str, temperature: float, stop_bias: float) -> None:
+    """Against a loop over beams and steps; a beam counts until it foresees its end, and the best one's end is all's."""
+    model = make_model(0, window=WINDOW, stop_bias=stop_bias)
+    planner = replace(
+        PLANNER,
+        objective=objective,
+        beam_width=6,
+        replan_interval=3,
+        observation=DRAWN,
+        action=SamplingSettings(),
+        execute="mean",
+        execute_temperature=temperature,
+    )
+    agent, lengths = make_agent(model, planner), set()
+    for seed in range(10):
+        (observation,) = random_observations(1, 1, seed)[0]
+        agent.reset(seeds=[seed])
+        executed = [agent.act(observation), *(action.numpy() for action in agent.planned[0])]
+        present = model.discretizer.encode(torch.from_numpy(observation[None]), LAYOUT.observation)
+        shape = draws_needed(planner, LAYOUT.transition_dim)
+        uniforms = torch.rand(1, *shape, generator=torch.Generator().manual_seed(seed))
+        plan = beam_search(model.gpt, model.discretizer, present, uniforms, planner, DISCOUNT)
+        objectives = plan.objective[0].double().numpy()
+        expected = []
+        for step in range(3):
+            tokens = plan.tokens[0, :, step, LAYOUT.action]
+            if (tokens[0] == model.stop).any():
+                break
+            total, weights = np.zeros(LAYOUT.action_dim), 0.0
+            for beam in range(6):
+                if (tokens[beam] != model.stop).all():
+                    weight = np.exp((objectives[beam] - objectives[0]) / (temperature * (objectives.std() or 1.0)))
+                    total += weight * model.discretizer.decode(tokens[beam], LAYOUT.action).numpy()
+                    weights += weight
+            expected.append(total / weights)
+        np.testing.assert_allclose(executed, expected, rtol=1e-5, atol=1e-6)
+        lengths.add(len(executed))
+    assert (min(lengths) < 3) == (stop_bias > 0), "some end early"
+
+
+def test_a_cold_mean_is_the_best_and_beams_that_are_alike_count_alike() -> None:
+    model = make_model(window=WINDOW)
+    observations, rewards = random_observations(6, 1)[:, 0], random_rewards(6, 1)[:, 0]
+    cold = replace(PLANNER, execute="mean", execute_temperature=1e-6)
+    one, other = (act_alone(make_agent(model, planner), observations, rewards, seed=1) for planner in (PLANNER, cold))
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+    agent = make_agent(model, cold)
+    actions = torch.tensor([0, 2, 1, 4]).view(1, 4, 1, 1).expand(1, 4, 1, LAYOUT.action_dim)
+    tokens = torch.zeros(1, 4, 1, LAYOUT.transition_dim, dtype=torch.int64)
+    tokens[..., LAYOUT.action] = actions
+    alike = agent._executed(Plan(tokens, torch.full((1, 4), 7.0), None))
+    decoded = model.discretizer.decode(actions[0, :, 0], LAYOUT.action)
+    torch.testing.assert_close(alike, decoded.mean(0, keepdim=True).to(alike.dtype))
 
 
 def test_stop_tokens_are_never_queued_as_actions() -> None:

@@ -139,16 +139,30 @@ class TrajectoryAgent:
         prefixes = self.prefixes[[environments[index] for index in stale]]
         best = self._search(tokens[stale], [histories[index] for index in stale], prefixes, generators)
         for index, plan in zip(stale, best, strict=True):
-            chosen = plan.tokens[0, 0, : self.settings.replan_interval, layout.action]
-            # where the plan foresees the episode's end there is no action to queue
-            going_on = (chosen != self.gpt.stop_token).all(-1)
-            self.planned[environments[index]] = list(self.discretizer.decode(chosen, layout.action)[going_on])
+            self.planned[environments[index]] = list(self._executed(plan))
         actions = torch.stack([self.planned[environment].pop(0) for environment in environments])
         action_tokens = self.discretizer.encode(actions, layout.action)
         for index, environment in enumerate(environments):
             self.pending[environment] = torch.cat([tokens[index], action_tokens[index]])
         result = actions.cpu().numpy()
         return result[0] if np.ndim(observation) == 1 else result
+
+    def _executed(self, plan: Plan) -> Tensor:
+        """(K, action_dim) actions of one environment's plan, K at most `replan_interval`.
+
+        There are none behind the end of the episode that the best beam foresees.
+        """
+        action, settings = self.gpt.layout.action, self.settings
+        tokens = plan.tokens[0, :, : settings.replan_interval, action]
+        lasting = (tokens != self.gpt.stop_token).all(-1)
+        actions = self.discretizer.decode(tokens, action)
+        if settings.execute == "best":
+            return actions[0][lasting[0]]
+        objective = plan.objective[0] - plan.objective[0].max()
+        spread = objective.std(correction=0).clamp(min=torch.finfo(objective.dtype).tiny)
+        weights = (objective / (settings.execute_temperature * spread)).exp()[:, None] * lasting
+        mean = (weights[..., None] * actions).sum(0) / weights.sum(0)[:, None]
+        return mean[lasting[0]].to(actions.dtype)
 
     def plan(
         self,

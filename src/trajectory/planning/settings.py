@@ -54,6 +54,9 @@ class PlannerSettings:
         expansion: candidate continuations per beam and transition.
         discount: of the objective; None takes the one that the return-to-go was computed with.
         replan_interval: actions executed per plan (receding horizon).
+        execute: `best`, the actions of the best beam, as published; or `mean`, those of all beams, each weighted by
+            exp(objective / temperature) (as in MPPI, Williams et al. 2017, and MBOP, Argenson and Dulac-Arnold 2021).
+        execute_temperature: of that mean, in standard deviations of the beams' objectives.
         likelihood_weight: how much the objective falls for every nat that the mean log-probability of a candidate's
             tokens lies below `likelihood_threshold`; 0 is the published objective.
         likelihood_threshold: nats per token, at most 0.
@@ -72,6 +75,8 @@ class PlannerSettings:
     expansion: int = 2
     discount: float | None = None
     replan_interval: int = 1
+    execute: str = "best"
+    execute_temperature: float = 0.5
     likelihood_weight: float = 0.0
     likelihood_threshold: float = 0.0
     deadline_ms: float | None = None
@@ -99,6 +104,10 @@ class PlannerSettings:
             "null or in (0, 1]",
             self.discount,
         )
+        require(self.execute in ("best", "mean"), "planner.execute", "best or mean", self.execute)
+        temperature = self.execute_temperature
+        positive = _number(temperature) and 0 < temperature < float("inf")
+        require(positive, "planner.execute_temperature", "above 0 and finite", temperature)
         weight, threshold, deadline = self.likelihood_weight, self.likelihood_threshold, self.deadline_ms
         finite = _number(weight) and 0 <= weight < float("inf")
         require(finite, "planner.likelihood_weight", "at least 0 and finite", weight)
