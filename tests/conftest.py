@@ -24,8 +24,6 @@ from trajectory.transition import TransitionLayout
 # what packages of Farama's say when they are first imported
 NOTICES = {notice.strip() for versions in notifications.values() for notice in versions.values()}
 FONTS = matplotlib.get_cachedir()  # which matplotlib looks for in the home that is the user's now
-
-
 THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else torch.get_num_threads()  # side by side, each takes one
 
 

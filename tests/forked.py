@@ -44,8 +44,8 @@ class Forked:
     def __init__(self, args: list[str], cwd: Path, env: dict[str, str], most_bytes: int | None = None) -> None:
         self.args, self.returncode = args, None
         self._keeper, keeper = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        (out, self_out), (err, self_err) = (os.pipe()[::-1] for _ in range(2))
-        self.stdout, self.stderr = (os.fdopen(descriptor) for descriptor in (self_out, self_err))
+        (read_out, out), (read_err, err) = os.pipe(), os.pipe()
+        self.stdout, self.stderr = os.fdopen(read_out), os.fdopen(read_err)
         request = json.dumps({"args": args, "cwd": str(cwd), "env": env, "most_bytes": most_bytes}).encode()
         assert len(request) < REQUEST
         socket.send_fds(_server(), [request], [keeper.fileno(), out, err])

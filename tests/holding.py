@@ -45,9 +45,8 @@ class Hold:
 
     Args:
         folder: that is made for it.
-        event: "open" of a file for writing, "os.rename", "import" (in a fresh process) or another one of
-            Python's audit hooks, or "call" of
-            a Python function.
+        event: "open" of a file for writing, "os.rename", "import" (in a fresh process) or another one of Python's
+            audit hooks, or "call" of a Python function.
         end: of what the event is about: a file's path, the new path, the module's name, the function's name.
         count: how many such events it takes in a process.
     """

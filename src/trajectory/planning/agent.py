@@ -155,9 +155,9 @@ class TrajectoryAgent:
         action, settings = self.gpt.layout.action, self.settings
         tokens = plan.tokens[0, :, : settings.replan_interval, action]
         lasting = (tokens != self.gpt.stop_token).all(-1)
-        actions = self.discretizer.decode(tokens, action)
         if settings.execute == "best":
-            return actions[0][lasting[0]]
+            return self.discretizer.decode(tokens[0], action)[lasting[0]]
+        actions = self.discretizer.decode(tokens, action)
         objective = plan.objective[0] - plan.objective[0].max()
         spread = objective.std(correction=0).clamp(min=torch.finfo(objective.dtype).tiny)
         weights = (objective / (settings.execute_temperature * spread)).exp()[:, None] * lasting
