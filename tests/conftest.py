@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 from collections.abc import Callable, Generator, Iterator
@@ -15,16 +16,24 @@ from farama_notifications import notifications
 
 from command_line import compose_config
 from example_data import contents
+from shared import shared
 from trajectory.config import one_line_errors
 from trajectory.files import CACHE_VARIABLE
 from trajectory.model.gpt import GPT
 from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
 
+gc.disable()  # while tests are imported and collected: there is hardly any garbage to look for
 # what packages of Farama's say when they are first imported
 NOTICES = {notice.strip() for versions in notifications.values() for notice in versions.values()}
 FONTS = matplotlib.get_cachedir()  # which matplotlib looks for in the home that is the user's now
 THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else torch.get_num_threads()  # side by side, each takes one
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays, and need not be looked through for garbage again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -46,8 +55,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Gener
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tokens are kept away from the user's own; compiled libraries too, for all that test side by side."""
     cache = tmp_path_factory.mktemp("cache")
-    base = tmp_path_factory.getbasetemp()
-    native = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "native"
+    native = shared(tmp_path_factory) / "native"
     native.mkdir(exist_ok=True)
     (cache / "native").symlink_to(native)
     with pytest.MonkeyPatch.context() as patch:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from shared import made_once
 from test_beam_search import DISCOUNT, LAYOUT, Model, make_model
 from test_windows import STOP, numbered_windows
 from toy_world import fit, toy_module
@@ -326,7 +328,7 @@ def line_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrajectoryDa
 
 
 @pytest.fixture(scope="module")
-def line_module(line_data: TrajectoryDataModule) -> TrajectoryModule:
+def line_module(line_data: TrajectoryDataModule, tmp_path_factory: pytest.TempPathFactory) -> TrajectoryModule:
     dropouts: dict[str, Any] = dict.fromkeys(("embedding_dropout", "residual_dropout", "attention_dropout"), 0.0)
     model = GPTSettings(n_layer=2, n_head=2, n_embd=32, window=5, bins=20, goal=[0], **dropouts)
     planner = replace(PLANNER, beam_width=16, horizon=3, context=2, action=SamplingSettings())
@@ -335,7 +337,12 @@ def line_module(line_data: TrajectoryDataModule) -> TrajectoryModule:
         module = toy_module(
             line_data, model, planner, OptimizerSettings(learning_rate=3e-3, decay_fraction=1.0), LINE_ENVIRONMENT
         )
-        fit(module, line_data, steps=700)
+
+        def train(path: Path) -> None:
+            fit(module, line_data, steps=700)
+            torch.save(module.state_dict(), path)
+
+        module.load_state_dict(torch.load(made_once(tmp_path_factory, "line_module.pt", train), weights_only=True))
     return module.eval()
 
 

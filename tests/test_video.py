@@ -13,42 +13,16 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+import draw_an_episode
+from draw_an_episode import SIZE, STEPS
+from forked import Forked
 from toy_world import TOY_ENVIRONMENT
 from trajectory.environments.make import choose_gl
 from trajectory.evaluation.episodes import Recording
 from trajectory.evaluation.picture import COLUMNS, received, strips
-from trajectory.evaluation.video import CAPTION, draw_episode, write_video
+from trajectory.evaluation.video import CAPTION, draw_episode
 from trajectory.planning.trajectory import PlannedTrajectory
 
-SIZE, STEPS, HORIZON = 96, 21, 6
-# twenty-one steps of Hopper, at every sixth of which a plan foresees five still steps ("still") or what came ("true")
-DRAW = f"""
-import sys
-from pathlib import Path
-from trajectory.environments.make import choose_gl
-choose_gl()
-import gymnasium, numpy as np
-from trajectory.evaluation.video import draw_episode
-from trajectory.evaluation.episodes import Recording
-from trajectory.environments.settings import EnvironmentSettings
-from trajectory.planning.trajectory import PlannedTrajectory
-id, foresees, folder = sys.argv[1:]
-env = gymnasium.make(id)
-observation, _ = env.reset(seed=0)
-recording, observations = Recording(discount=0.99 if foresees else None), []
-for step in range({STEPS}):
-    observations.append(observation)
-    recording.states.append(env.unwrapped.data.qpos.copy())
-    observation, reward, *_ = env.step(np.ones(env.action_space.shape, np.float32))
-    recording.rewards.append(float(reward))
-for step in range(0, {STEPS} if foresees else 0, {HORIZON}):
-    ahead = observations[step : step + {HORIZON}]
-    ahead = np.stack(ahead if foresees == "true" else ahead[:1] * {HORIZON})
-    numbers = np.ones(len(ahead))
-    recording.plans[step] = PlannedTrajectory(ahead, ahead[:, :3], numbers, numbers, False, 0.0, 0.0)
-options = dict(terminated=False, size={SIZE}, progress=False)
-draw_episode(Path(folder), EnvironmentSettings("any", id), recording, **options)
-"""
 offscreen_gl = pytest.mark.skipif(
     not any(map(ctypes.util.find_library, ("EGL", "OSMesa"))), reason="no offscreen OpenGL library on this machine"
 )
@@ -56,12 +30,15 @@ offscreen_gl = pytest.mark.skipif(
 
 def draw(folder: Path, foresees: str = "", environment: str = "Hopper-v5", **variables: str) -> str:
     """What a process that draws an episode logs: nothing, or the line that says what is not drawn."""
-    source = Path(sys.modules[write_video.__module__].__file__ or "").parents[2]
-    kept = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
-    arguments = [sys.executable, "-c", DRAW, environment, foresees, str(folder)]
-    options = {**kept, "PYTHONPATH": str(source), **variables}
-    done = subprocess.run(arguments, env=options, cwd=folder, capture_output=True, text=True, check=True)
-    return done.stderr.strip()
+    kept = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"} | variables
+    arguments = [draw_an_episode.__file__, environment, foresees, str(folder)]
+    if sys.platform == "linux" and not variables:
+        with Forked(arguments, folder, kept) as process:
+            _, stderr = process.communicate()
+            assert process.wait() == 0, stderr
+        return stderr.strip()
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=kept, cwd=folder, capture_output=True, text=True, check=True).stderr.strip()
 
 
 def frames(folder: Path) -> np.ndarray:
