@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from trajectory.environments.make import choose_gl
 
@@ -23,7 +24,7 @@ def draw(id: str, foresees: str, folder: Path) -> None:
     from trajectory.evaluation.video import draw_episode
     from trajectory.planning.trajectory import PlannedTrajectory
 
-    env = gymnasium.make(id)
+    env: Any = gymnasium.make(id)
     observation, _ = env.reset(seed=0)
     recording, observations = Recording(discount=0.99 if foresees else None), []
     for _ in range(STEPS):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,39 @@ import torch
 
 from command_line import ROOT, compose_config
 from trajectory.baselines.cloning import best_rows
-from trajectory.baselines.networks import Perceptrons, Transitions
+from trajectory.baselines.mbop import next_rewards
 from trajectory.baselines.settings import baseline_settings
 from trajectory.baselines.training import TRAINED, train_baseline
 from trajectory.data.episodes import Episodes
+from trajectory.data.transitions import Transitions
 from trajectory.errors import UserError
+from trajectory.networks import Perceptrons
 
 BASELINES = sorted(set((ROOT / "conf" / "baseline").glob("*.yaml")) - {ROOT / "conf" / "baseline" / "none.yaml"})
 
 QUICK: dict[str, dict[str, Any]] = {
     "cloning": {"hidden": [32], "steps": 300, "batch_size": 64},
+    "cql": {
+        "hidden": [32, 32],
+        "steps": 600,
+        "batch_size": 64,
+        "learning_rate": 3e-3,
+        "actor_learning_rate": 2e-3,
+        "conservatism": 0.1,
+        "sampled_actions": 2,
+    },
     "iql": {"hidden": [32, 32], "steps": 1_000, "batch_size": 128, "learning_rate": 3e-3, "temperature": 10.0},
+    "mbop": {
+        "ensemble": {"members": 3, "hidden": [32], "epochs": 20, "batch_size": 64, "learning_rate": 3e-3},
+        "hidden": [32],
+        "steps": 500,
+        "batch_size": 64,
+        "learning_rate": 3e-3,
+        "horizon": 1,
+        "noise": 0.6,
+        "mixture": 0.0,
+        "temperature": 0.1,
+    },
     "rebrac": {"hidden": [32, 32], "steps": 1_000, "batch_size": 128, "learning_rate": 3e-3},
     "dt": {"n_layer": 1, "n_embd": 16, "window": 4, "steps": 300, "learning_rate": 3e-3, "dropout": 0.0},
 }
@@ -40,8 +62,9 @@ def aiming(episodes: int = 300, length: int = 6) -> Episodes:
     return Episodes(observations, actions, rewards.astype(np.float32), ends, np.zeros(episodes, dtype=bool))
 
 
-def train(name: str, episodes: Episodes, seed: int = 0, **changes: Any) -> Any:
-    return train_baseline(episodes, baseline_settings({"name": name, **QUICK[name], **changes}), seed)
+def train(name: str, episodes: Episodes, seed: int = 0, action_bounds: np.ndarray | None = None, **changes: Any) -> Any:
+    chosen = baseline_settings({"name": name, **QUICK[name], **changes})
+    return train_baseline(episodes, chosen, seed, action_bounds=action_bounds)
 
 
 def error(agent: Any) -> float:
@@ -51,14 +74,30 @@ def error(agent: Any) -> float:
     return float(np.abs(agent.act(shown) - shown[:, :1] / 2).mean())
 
 
-@pytest.mark.parametrize("name", ["iql", "rebrac"])
+@pytest.mark.parametrize("name", ["cql", "iql", "mbop", "rebrac"])
 def test_what_earns_more_is_found_among_random_actions(name: str) -> None:
     data = aiming()
     assert error(train("cloning", data)) > 0.2, "the mean action is no answer"
     assert error(train(name, data)) < 0.1
 
 
-@pytest.mark.parametrize("name", ["iql", "rebrac"])
+@pytest.mark.parametrize("name", ["cql", "iql", "rebrac"])
+def test_bounds_of_actions_are_the_environments(name: str) -> None:
+    """The same world with actions from -1 to 5."""
+    data = aiming()
+    wide = replace(data, actions=2 + 3 * data.actions)
+    agent = train(name, wide, action_bounds=np.array([[-1.0], [5.0]]))
+    shown = np.random.default_rng(1).uniform(-1, 1, (200, 2)).astype(np.float32)
+    agent.reset(len(shown))
+    actions = agent.act(shown)
+    assert float(np.abs((actions - 2) / 3 - shown[:, :1] / 2).mean()) < 0.1
+    assert actions.max() > 3
+    # none given, or infinite: the data's
+    without = train(name, wide, action_bounds=np.array([[-np.inf], [np.inf]]), steps=5).act(shown)
+    np.testing.assert_array_equal(without, train(name, wide, steps=5).act(shown))
+
+
+@pytest.mark.parametrize("name", ["cql", "iql", "rebrac"])
 def test_what_comes_later_counts_as_much_as_it_is_discounted(name: str) -> None:
     """One action earns a little now, the other more a step later."""
     rng = np.random.default_rng(0)
@@ -107,6 +146,22 @@ def test_a_decision_transformers_environments_do_not_know_of_each_other() -> Non
     np.testing.assert_allclose(np.stack([actions[-1] for actions in together]), np.stack(alone), atol=1e-6)
 
 
+def test_plans_of_a_model_do_not_know_of_other_environments() -> None:
+    agent = train("mbop", aiming(60), steps=20, horizon=3, mixture=0.3)
+    observations = np.random.default_rng(2).normal(size=(6, 3, 2)).astype(np.float32)
+    agent.reset(3, seeds=[4, 5, 6])
+    together = [agent.act(observations[step]) for step in range(3)]
+    together += [agent.act(observations[step, [0, 2]], environments=[0, 2]) for step in range(3, 6)]
+    agent.reset(1, seeds=[6])
+    alone = [agent.act(observations[step, 2]) for step in range(6)]
+    np.testing.assert_allclose(np.stack([actions[-1] for actions in together]), np.stack(alone), atol=1e-5)
+
+
+def test_the_next_rewards_end_with_the_episode() -> None:
+    data = replace(aiming(2, length=4), rewards=np.arange(8, dtype=np.float32))
+    assert next_rewards(data, 3).tolist() == [0 + 1 + 2, 1 + 2 + 3, 2 + 3, 3, 4 + 5 + 6, 5 + 6 + 7, 6 + 7, 7]
+
+
 @pytest.mark.parametrize("name", list(TRAINED))
 def test_the_same_seed_gives_the_same_policy_whatever_the_global_state(name: str) -> None:
     data, shown = aiming(20), np.ones((4, 2), dtype=np.float32)
@@ -128,7 +183,7 @@ def test_transitions_end_where_episodes_do() -> None:
     actions = np.arange(5, dtype=np.float32)[:, None]
     # the first episode is terminated after two steps, a time limit ends the second after three
     data = Episodes(observations, actions, np.ones(5, dtype=np.float32), np.array([2, 5]), np.array([True, False]))
-    found = Transitions.of(data, reward_scale=2.0)
+    found = Transitions.of(data, 2 * data.rewards)
     assert found.actions[:, 0].tolist() == [0, 1, 2, 3]
     assert found.going_on[:, 0].tolist() == [1, 0, 1, 1]
     assert found.next_observations.tolist() == [[2, 3], [0, 0], [6, 7], [8, 9]]

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from test_sampling import slow_sample
+from trajectory.critic.critic import Critic
+from trajectory.critic.settings import CriticSettings
 from trajectory.data.discretizer import Discretizer
 from trajectory.model.decoder import Decoder
 from trajectory.model.gpt import GPT
@@ -30,10 +32,11 @@ DRAWN = SamplingSettings(temperature=1.5)
 
 @dataclass(frozen=True)
 class Model:
-    """A GPT with random weights and the bins it speaks in."""
+    """A GPT with random weights, the bins it speaks in, and a critic with random weights."""
 
     gpt: GPT
     discretizer: Discretizer
+    critic: Critic
 
     @cached_property
     def decoders(self) -> list[Decoder]:
@@ -100,7 +103,12 @@ def make_model(
     columns = [rng.normal(size=200) for _ in range(layout.transition_dim)]
     for dimension in range(1, layout.reward_index, 2) if narrow else ():
         columns[dimension] = rng.integers(bins - 1, size=200).astype(float)
-    return Model(gpt, Discretizer.fit(columns, bins, "quantile", layout))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        critic = Critic(layout, CriticSettings(members=3, hidden=(8, 8))).double().eval()
+    for name in ("observation", "action", "value"):
+        critic.measure(name, torch.randn(5, *getattr(critic, f"{name}_mean").shape, generator=generator).double())
+    return Model(gpt, Discretizer.fit(columns, bins, "quantile", layout), critic)
 
 
 def make_context(model: Model, environments: int, past: int, seed: int = 0) -> Tensor:
@@ -163,6 +171,27 @@ class SlowSearch:
         values = self.model.discretizer.values[dimension].tolist()
         return sum(p * value for p, value in zip(probabilities, values, strict=False))
 
+    def q_value(self, sequence: Sequence) -> float:
+        """The least Q of the observation and the action that the sequence ends with, one layer and number at a time."""
+        if sequence.ended:
+            return 0.0
+        critic, acted = self.model.critic, self.layout.reward_index
+        tokens = sequence.tokens[len(sequence.tokens) - acted :]
+        numbers = [self.model.discretizer.values[d][token].item() for d, token in enumerate(tokens)]
+        means = [*critic.observation_mean.tolist(), *critic.action_mean.tolist()]
+        stds = [*critic.observation_std.tolist(), *critic.action_std.tolist()]
+        found = []
+        for member in range(3):
+            units = [(number - mean) / std for number, mean, std in zip(numbers, means, stds, strict=True)]
+            for layer, (weight, bias) in enumerate(zip(critic.q.weights, critic.q.biases, strict=True)):
+                units = [max(0.0, unit) for unit in units] if layer else units
+                columns, biases = weight[member].T.tolist(), bias[member, 0].tolist()
+                units = [
+                    b + sum(w * u for w, u in zip(c, units, strict=True)) for c, b in zip(columns, biases, strict=True)
+                ]
+            found.append(critic.value_mean.item() + critic.value_std.item() * units[0])
+        return min(found)
+
     def append_value(self, sequence: Sequence) -> None:
         logits = self.logits(sequence, self.layout.value_index)
         sequence.tokens.append(self.model.stop if sequence.ended else logits.index(max(logits)))
@@ -191,9 +220,12 @@ class SlowSearch:
             for row, sequence in enumerate(candidates):
                 for dimension in range(observation_dim, reward):
                     self.draw(sequence, dimension, uniforms[step][dimension][row])
+                with_critic = sequence.gains + DISCOUNT**step * self.q_value(sequence)
                 sequence.gains += DISCOUNT**step * self.expectation(sequence, reward)
                 self.draw(sequence, reward, uniforms[step][reward][row])
                 sequence.objective = sequence.gains + DISCOUNT ** (step + 1) * self.expectation(sequence, value)
+                if self.settings.value == "critic":
+                    sequence.objective = with_critic
                 mean = sum(sequence.log_probabilities) / len(sequence.log_probabilities)
                 if self.settings.objective == "likelihood":
                     sequence.objective = mean
@@ -208,8 +240,10 @@ class SlowSearch:
 def plan_with(model: Model, context: Tensor, settings: PlannerSettings, seed: int = 0) -> Plan:
     """The same tokens from every decoder."""
     uniforms = make_uniforms(model, len(context), settings, seed)
+    critic = model.critic if settings.uses_critic else None
     plans = [
-        beam_search(decoder, model.discretizer, context, uniforms, settings, DISCOUNT) for decoder in model.decoders
+        beam_search(decoder, model.discretizer, context, uniforms, settings, DISCOUNT, critic)
+        for decoder in model.decoders
     ]
     for plan in plans[1:]:
         assert torch.equal(plan.tokens, plans[0].tokens)
@@ -315,6 +349,25 @@ def test_likelihood_alone_as_the_objective(positions: str, stop_bias: float) -> 
     assert (plan.log_probability[:, 0] > for_rewards.log_probability[:, 0]).all()
     model.discretizer.values[LAYOUT.reward_index :] *= -100
     assert torch.equal(plan_with(model, context, settings).tokens, plan.tokens)
+
+
+@pytest.mark.parametrize("stop_bias", [-20.0, 1.0])
+@pytest.mark.parametrize("positions", ["absolute", "rotary"])
+@pytest.mark.parametrize(("horizon", "weight"), [(1, 0.0), (4, 0.0), (4, 5.0)])
+def test_values_of_a_critic(horizon: int, weight: float, positions: str, stop_bias: float) -> None:
+    """Q of the last observation and action in the place of reward and return-to-go, whatever return-to-go says."""
+    settings = replace(
+        SMALL, beam_width=4, horizon=horizon, value="critic", likelihood_weight=weight, observation=DRAWN
+    )
+    model = make_model(positions=positions, stop_bias=stop_bias)
+    context = make_context(model, environments=2, past=1)
+    plan = check_against_slow_search(model, context, settings)
+    assert not torch.equal(plan.tokens, plan_with(model, context, replace(settings, value="model")).tokens)
+    model.discretizer.values[LAYOUT.value_index] *= -100
+    assert torch.equal(plan_with(model, context, settings).tokens, plan.tokens)
+    with torch.no_grad():
+        model.critic.q.weights[-1].neg_()
+    assert not torch.equal(plan_with(model, context, settings).objective, plan.objective)
 
 
 @pytest.mark.parametrize("positions", ["absolute", "rotary"])

@@ -15,6 +15,7 @@ from trajectory.baselines.settings import CloningSettings
 from trajectory.config import given as given_values
 from trajectory.config import one_line_errors
 from trajectory.config import settings as make_settings
+from trajectory.critic.settings import CriticSettings
 from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
 from trajectory.evaluation.settings import EvaluationSettings, LoggerSettings
@@ -31,6 +32,7 @@ SECTIONS: dict[str, Any] = {
     "tokenizer": TokenizerSettings,
     "logger": LoggerSettings,
     "baseline": CloningSettings,
+    "critic": CriticSettings,
 }
 KINDS = ("observation", "action", "reward")
 KEYS = [(section, field.name) for section, cls in SECTIONS.items() for field in fields(cls) if field.name not in KINDS]

@@ -32,7 +32,11 @@ from trajectory.transition import TransitionLayout
 
 # one periodic episode: more ranks than episodes
 QUICK = (*TINY, "logger=csv", "evaluation.video=false", "evaluation.periodic_episodes=1", "evaluation.episodes=3")
-CPU = (*QUICK, "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "model.optimizer.average_decay=0.9")
+CRITIC = ("critic=iql", "critic.steps=60", "critic.hidden=[8]", "planner.value=critic")
+CPU = (
+    *(*QUICK, *CRITIC, "trainer.accelerator=cpu"),
+    *("trainer.log_every_n_steps=1", "model.optimizer.average_decay=0.9"),
+)
 TWO = ("trainer=ddp", "trainer.devices=2")
 FILES = {"config.yaml", "train.log", "data_card.png", "metrics.csv", "results.json", ".hydra"}
 

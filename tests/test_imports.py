@@ -21,11 +21,12 @@ PLUGINS = SRC / "hydra_plugins" / "trajectory_sweepers"
 # the rooms of the house from the ground up; those of one floor do not know each other
 FLOORS: list[set[str]] = [
     {"colors", "errors", "transition"},
-    {"config", "files", "hardware", "imports", "interruption", "locks", "progress", "ranks", "worlds"},
+    {"config", "files", "hardware", "imports", "interruption", "locks", "networks", "progress", "ranks", "worlds"},
     {"distributed", "resume", "settings"},  # and the file settings.py of every room
     {"environments"},
     {"behaviour"},
     {"data"},
+    {"critic"},
     {"model", "baselines"},
     {"planning"},
     {"evaluation", "__init__"},
@@ -36,6 +37,7 @@ FLOORS: list[set[str]] = [
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities"}
 LIGHTNING_FILES = {
+    "critic/callback.py",
     "data/datamodule.py",
     "model/module.py",
     "model/callbacks.py",

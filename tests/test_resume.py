@@ -16,6 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from command_line import TINY, compose_config, run_main_here
 from toy_world import TOY_ENVIRONMENT, fit, toy_data, toy_module
+from trajectory.critic.callback import CriticTraining
+from trajectory.critic.learning import prepare
+from trajectory.critic.settings import CriticSettings
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
@@ -30,7 +33,8 @@ from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
 from trajectory.resume import checkpoint_to_continue, finished, run_folder
 
-PLANNER = PlannerSettings(beam_width=2, horizon=2, context=1)
+PLANNER = PlannerSettings(beam_width=2, horizon=2, context=1, value="critic")
+CRITIC = CriticSettings(hidden=(8,), steps=40, batch_size=16)
 MODEL = GPTSettings(
     n_layer=1, n_head=1, n_embd=8, window=3, bins=10, embedding_dropout=0.2, residual_dropout=0.2, attention_dropout=0.2
 )
@@ -77,8 +81,12 @@ def evaluation(interruption: Interruption | None = None) -> PlanningEvaluation:
 def train(data: TrajectoryDataModule, *callbacks: pl.Callback, checkpoint: Path | None = None) -> pl.Trainer:
     """From seed 0, or from a checkpoint and whatever the generators hold."""
     if checkpoint is None:
-        torch.manual_seed(0)
-    return fit(toy_module(data, MODEL, PLANNER, OPTIMIZER), data, STEPS, checkpoint, callbacks=list(callbacks))
+        pl.seed_everything(0, verbose=False)
+    module = toy_module(data, MODEL, PLANNER, OPTIMIZER, critic=CRITIC)
+    assert module.critic is not None
+    transitions = prepare(module.critic, data.source.load(), data.tokenizer)
+    critic = CriticTraining(module.critic, transitions, CRITIC, data.tokenizer.discount, seed=0, every_n_steps=1)
+    return fit(module, data, STEPS, checkpoint, callbacks=[critic, *callbacks])
 
 
 def returns(planning: PlanningEvaluation) -> list[tuple[int, list[Any]]]:
@@ -103,6 +111,8 @@ def assert_same_end(one: Path, other: Path) -> None:
         assert same(left[key], right[key]), key
     for key in ("generators", "threads"):
         assert same(left["process"][key], right["process"][key]), key
+    assert left["callbacks"]["CriticTraining"]["updates"] == CRITIC.steps
+    assert same(left["callbacks"]["CriticTraining"], right["callbacks"]["CriticTraining"])
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +254,7 @@ class Poison(pl.Callback):
     ) -> None:
         if trainer.global_step == self.step - 1:
             assert isinstance(pl_module, TrajectoryModule)
-            self.before = {name: value.clone() for name, value in pl_module.state_dict().items()}
+            self.before = {name: value.clone() for name, value in pl_module.gpt.state_dict().items()}
             self.batch = batch[0]
             pl_module.gpt.head.data[0, 0] = torch.nan
 
@@ -253,8 +263,8 @@ class Poison(pl.Callback):
     ) -> None:
         if trainer.global_step == self.step:
             assert isinstance(pl_module, TrajectoryModule)
-            pl_module.gpt.head.data[0, 0] = self.before["gpt.head"][0, 0]
-            self.after = {name: value.clone() for name, value in pl_module.state_dict().items()}
+            pl_module.gpt.head.data[0, 0] = self.before["head"][0, 0]
+            self.after = {name: value.clone() for name, value in pl_module.gpt.state_dict().items()}
 
 
 @pytest.mark.parametrize("asked", [1, 5, 100])

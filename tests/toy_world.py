@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from gymnasium.spaces import Box
 
 from trajectory.behaviour.record import RecordedEpisode
+from trajectory.critic.settings import CriticSettings
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.settings import TokenizerSettings
 from trajectory.data.source import locate
@@ -96,6 +97,8 @@ def toy_data(
             description="a walk on a line",
         )
         source = locate({"source": "minari", "id": dataset_id}, TOY_ENVIRONMENT)
+        loaded = source.load()
+        source = replace(source, read=lambda **options: loaded)  # also when the store is another
         data = TrajectoryDataModule(source, tokenizer, window=window, batch_size=batch_size, seed=seed)
         data.setup()
     return data
@@ -107,6 +110,7 @@ def toy_module(
     planner: PlannerSettings,
     optimizer: OptimizerSettings | None = None,
     environment: EnvironmentSettings = TOY_ENVIRONMENT,
+    critic: CriticSettings | None = None,
 ) -> TrajectoryModule:
     """An untrained module for the toy data, with all that a checkpoint holds."""
     module = TrajectoryModule(
@@ -117,6 +121,7 @@ def toy_module(
         environment=asdict(environment),
         dataset=data.summary,
         planner=asdict(planner),
+        critic=None if critic is None else asdict(critic),
     )
     module.adopt(data.discretizer)
     return module

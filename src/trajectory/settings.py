@@ -21,6 +21,7 @@ from trajectory.benchmarks.settings import (
     TrainingBenchmarkSettings,
 )
 from trajectory.config import check_complete, check_seed, given, settings
+from trajectory.critic.settings import CriticSettings
 from trajectory.data.settings import HindsightSettings, TokenizerSettings, check_dataset
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import require
@@ -49,6 +50,7 @@ class TrainingSettings:
     evaluation: EvaluationSettings
     logger: LoggerSettings
     baseline: Any
+    critic: CriticSettings | None
     seed: int
 
     @property
@@ -85,7 +87,11 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     optimizer = settings(OptimizerSettings, config.model.optimizer, "model.optimizer")
     hindsight = settings(HindsightSettings, config.hindsight, "hindsight")
     baseline = baseline_settings(config.baseline) if "baseline" in config else None
+    critic = settings(CriticSettings, config.critic, "critic") if "critic" in config else None
     planner.check_window(model.window)
+    planner.check_critic(there=critic is not None, owner="critic=none")
+    with_goals = critic is not None and environment.goal is not None
+    require(not with_goals, "critic", "none in an environment with goals", critic and critic.name)
     logger = settings(LoggerSettings, config.logger, "logger")
     check_logger(logger)
     check_seed(config.seed)
@@ -106,6 +112,7 @@ def training_settings(config: DictConfig) -> TrainingSettings:
         evaluation=evaluation,
         logger=logger,
         baseline=baseline,
+        critic=critic,
         seed=config.seed,
     )
 

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trajectory.baselines.networks import Normal, PolicyAgent
+from trajectory.baselines.policy import PolicyAgent
 from trajectory.baselines.settings import CloningSettings
 from trajectory.data.episodes import Episodes
 from trajectory.data.goals import later_rows
 from trajectory.data.settings import HindsightSettings
+from trajectory.networks import Normal
 from trajectory.progress import progress_bar
 
 

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from trajectory.baselines.networks import Normal
 from trajectory.baselines.settings import DecisionTransformerSettings
 from trajectory.data.episodes import Episodes
 from trajectory.files import write_file
+from trajectory.networks import Normal
 from trajectory.progress import progress_bar
 
 STEPS = 3  # tokens of a transition: return-to-go, observation, action

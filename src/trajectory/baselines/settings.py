@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trajectory.config import settings
 from trajectory.errors import require
+
+
+@dataclass  # not frozen: OmegaConf could not merge a config into it where it is nested
+class EnsembleSettings:
+    """How the ensemble is built and trained; `conf/analysis/prediction.yaml` explains the keys."""
+
+    members: int = 5
+    hidden: tuple[int, ...] = (200, 200, 200)
+    epochs: int = 30
+    patience: int = 3
+    held_out: float = 0.1
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 5e-5
+
+    def check(self, key: str) -> None:
+        """Raise a `UserError` naming the key below `key` whose value is out of range."""
+        for name in ("members", "epochs", "patience", "batch_size"):
+            require(getattr(self, name) >= 1, f"{key}.{name}", "at least 1", getattr(self, name))
+        require(min(self.hidden, default=1) >= 1, f"{key}.hidden", "sizes of at least 1", list(self.hidden))
+        require(0 < self.held_out < 1, f"{key}.held_out", "above 0 and below 1", self.held_out)
+        require(self.learning_rate > 0, f"{key}.learning_rate", "above 0", self.learning_rate)
+        require(self.weight_decay >= 0, f"{key}.weight_decay", "at least 0", self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -84,6 +107,30 @@ class IQLSettings:
 
 
 @dataclass(frozen=True)
+class CQLSettings:
+    """As published for locomotion, but for steps, width and draws; `conf/baseline/cql.yaml` explains the keys."""
+
+    name: str = "cql"
+    hidden: tuple[int, ...] = (128, 128)
+    steps: int = 50_000
+    batch_size: int = 256
+    learning_rate: float = 3e-4
+    actor_learning_rate: float = 1e-4
+    discount: float = 0.99
+    conservatism: float = 5.0
+    sampled_actions: int = 4
+    target_rate: float = 5e-3
+
+    def __post_init__(self) -> None:
+        require(self.name == "cql", "baseline.name", "cql", self.name)
+        for key in ("steps", "batch_size", "sampled_actions"):
+            require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
+        require(self.conservatism >= 0, "baseline.conservatism", "at least 0", self.conservatism)
+        for key in ("discount", "target_rate"):
+            require(0 < getattr(self, key) <= 1, f"baseline.{key}", "above 0 and at most 1", getattr(self, key))
+
+
+@dataclass(frozen=True)
 class ReBRACSettings:
     """As published for Hopper medium, but for steps and batch; `conf/baseline/rebrac.yaml` explains the keys."""
 
@@ -96,7 +143,7 @@ class ReBRACSettings:
     actor_penalty: float = 0.01
     critic_penalty: float = 0.001
     noise: float = 0.2
-    most_noise: float = 0.5
+    noise_limit: float = 0.5
     actor_every: int = 2
     target_rate: float = 5e-3
 
@@ -104,40 +151,48 @@ class ReBRACSettings:
         require(self.name == "rebrac", "baseline.name", "rebrac", self.name)
         for key in ("steps", "batch_size", "actor_every"):
             require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
-        for key in ("actor_penalty", "critic_penalty", "noise", "most_noise"):
+        for key in ("actor_penalty", "critic_penalty", "noise", "noise_limit"):
             require(getattr(self, key) >= 0, f"baseline.{key}", "at least 0", getattr(self, key))
         for key in ("discount", "target_rate"):
             require(0 < getattr(self, key) <= 1, f"baseline.{key}", "above 0 and at most 1", getattr(self, key))
 
 
-@dataclass  # not frozen: OmegaConf could not merge a config into it where it is nested
-class EnsembleSettings:
-    """How the ensemble is built and trained; `conf/analysis/prediction.yaml` explains the keys."""
+@dataclass(frozen=True)
+class MBOPSettings:
+    """`conf/baseline/mbop.yaml` explains the keys."""
 
-    members: int = 5
-    hidden: tuple[int, ...] = (200, 200, 200)
-    epochs: int = 30
-    patience: int = 3
-    held_out: float = 0.1
+    name: str = "mbop"
+    ensemble: EnsembleSettings = field(default_factory=lambda: EnsembleSettings(members=3, hidden=(200, 200)))
+    hidden: tuple[int, ...] = (200, 200)
+    steps: int = 20_000
     batch_size: int = 256
     learning_rate: float = 1e-3
-    weight_decay: float = 5e-5
+    horizon: int = 10
+    trajectories: int = 99
+    noise: float = 0.2
+    mixture: float = 0.2
+    temperature: float = 0.5
 
-    def check(self, key: str) -> None:
-        """Raise a `UserError` naming the key below `key` whose value is out of range."""
-        for name in ("members", "epochs", "patience", "batch_size"):
-            require(getattr(self, name) >= 1, f"{key}.{name}", "at least 1", getattr(self, name))
-        require(min(self.hidden, default=1) >= 1, f"{key}.hidden", "sizes of at least 1", list(self.hidden))
-        require(0 < self.held_out < 1, f"{key}.held_out", "above 0 and below 1", self.held_out)
-        require(self.learning_rate > 0, f"{key}.learning_rate", "above 0", self.learning_rate)
-        require(self.weight_decay >= 0, f"{key}.weight_decay", "at least 0", self.weight_decay)
+    def __post_init__(self) -> None:
+        require(self.name == "mbop", "baseline.name", "mbop", self.name)
+        self.ensemble.check("baseline.ensemble")
+        for key in ("steps", "batch_size", "horizon"):
+            require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
+        members, trajectories = self.ensemble.members, self.trajectories
+        whole = trajectories >= members and trajectories % members == 0
+        require(whole, "baseline.trajectories", f"a multiple of the {members} members", trajectories)
+        require(self.noise >= 0, "baseline.noise", "at least 0", self.noise)
+        require(0 <= self.mixture < 1, "baseline.mixture", "at least 0 and below 1", self.mixture)
+        require(0 < self.temperature < float("inf"), "baseline.temperature", "above 0 and finite", self.temperature)
 
 
 KINDS: dict[str, type] = {
     "behaviour": BehaviourSettings,
     "cloning": CloningSettings,
+    "cql": CQLSettings,
     "dt": DecisionTransformerSettings,
     "iql": IQLSettings,
+    "mbop": MBOPSettings,
     "rebrac": ReBRACSettings,
 }
 

@@ -186,6 +186,14 @@ def check_box(space: Space, name: str, owner: str) -> None:
         raise UserError(f"{owner}: the {name} space must be a one-dimensional Box, got {space}")
 
 
+def action_bounds(settings: EnvironmentSettings) -> np.ndarray:
+    """(2, action_dim) least and greatest actions of an environment, infinite where it has no bounds."""
+    env = make_environment(settings)
+    bounds = np.stack([env.action_space.low, env.action_space.high])
+    env.close()
+    return bounds
+
+
 def check_layout(env: Any, layout: TransitionLayout, owner: str) -> None:
     """Refuse a dataset or checkpoint (`owner`) whose dimensions differ from the environment's."""
     have = (env.observation_space.shape[0], env.action_space.shape[0])

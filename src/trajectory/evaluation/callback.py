@@ -107,7 +107,9 @@ class PlanningEvaluation(pl.Callback):
         assert isinstance(module, TrajectoryModule)
         modes = [(part, part.training) for part in module.modules()]
         module.eval()
-        agent = TrajectoryAgent(module.whole_gpt().eval(), module.discretizer, self.planner, self.discount)
+        agent = TrajectoryAgent(
+            module.whole_gpt().eval(), module.discretizer, self.planner, self.discount, critic=module.critic
+        )
         # the last step's is not broken off: no step after it would make up for it
         stop = (lambda: self.interruption.requested) if trainer.global_step < trainer.max_steps else None
         try:

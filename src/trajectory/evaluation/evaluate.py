@@ -47,8 +47,7 @@ def evaluate(config: DictConfig, chosen: CheckpointSettings, folder: Path) -> fl
     if evaluation.goal is not None and environment.goal is not None:
         goal = np.array(evaluation.goal)
         goal_tokens(checkpoint.discretizer, environment.goal, goal, key="evaluation.goal")
-    terms = (trained["tokenizer"][key] for key in ("discount", "terminal_reward"))
-    agent = TrajectoryAgent(checkpoint.gpt, checkpoint.discretizer, planner, *terms)
+    agent = TrajectoryAgent.of(checkpoint, planner)
     set_threads(chosen.trainer.threads)
     check_no_training(folder)
     forget_curves(folder)

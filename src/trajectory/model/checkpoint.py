@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from trajectory.critic.critic import Critic
+from trajectory.critic.settings import CriticSettings
 from trajectory.data.discretizer import Discretizer
 from trajectory.errors import UserError, first_line
 from trajectory.files import check_file, write_file
@@ -37,11 +39,13 @@ class Checkpoint:
 
     Args:
         hyperparameters: plain nested dictionaries: `layout`, `model`, `optimizer`, `tokenizer`, `environment`,
-            `dataset`, `planner`.
+            `dataset`, `planner`, `critic`.
+        critic: None where it was trained without.
     """
 
     gpt: GPT
     discretizer: Discretizer
+    critic: Critic | None
     hyperparameters: dict[str, Any]
     step: int
 
@@ -51,6 +55,14 @@ def build(hyperparameters: dict[str, Any]) -> tuple[GPT, Discretizer]:
     layout = TransitionLayout(**hyperparameters["layout"])
     settings = GPTSettings(**hyperparameters["model"])
     return GPT(settings, layout), Discretizer(layout.transition_dim, settings.bins)
+
+
+def build_critic(hyperparameters: dict[str, Any]) -> Critic | None:
+    """An untrained critic of the shapes that the hyperparameters give; None where they have none."""
+    settings = hyperparameters.get("critic")
+    if settings is None:
+        return None
+    return Critic(TransitionLayout(**hyperparameters["layout"]), CriticSettings(**settings))
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
@@ -104,10 +116,14 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         gpt, discretizer = build(hyperparameters)
         gpt.load_state_dict(_below("average.", weights) or _below("gpt.", weights))
         discretizer.load_state_dict(_below("discretizer.", weights))
+        critic = build_critic(hyperparameters)
+        if critic is not None:
+            critic.load_state_dict(_below("critic.", weights))
+            critic.to(device).eval()
     except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(Path(path), first_line(error)[:120]) from error
     gpt.to(device).eval()
-    return Checkpoint(gpt, discretizer.to(device).eval(), hyperparameters, int(content["global_step"]))
+    return Checkpoint(gpt, discretizer.to(device).eval(), critic, hyperparameters, int(content["global_step"]))
 
 
 def _damaged(path: Path, reason: str) -> UserError:

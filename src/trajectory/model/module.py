@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from trajectory.data.discretizer import Discretizer
 from trajectory.distributed import mean_over_ranks
-from trajectory.model.checkpoint import build
+from trajectory.model.checkpoint import build, build_critic
 from trajectory.model.gpt import GPT
 from trajectory.model.loss import losses_by_kind, token_losses, weighted_loss
 from trajectory.model.optimization import learning_rate_ratio, make_optimizer
@@ -26,8 +26,8 @@ class TrajectoryModule(pl.LightningModule):
     """Trains a trajectory GPT on windows of tokens.
 
     Args:
-        layout, model, optimizer, tokenizer, environment, dataset, planner: plain nested dictionaries. All of them go
-            into the checkpoint, so that evaluation restates nothing.
+        layout, model, optimizer, tokenizer, environment, dataset, planner, critic: plain nested dictionaries. All of
+            them go into the checkpoint, so that evaluation restates nothing. `critic` is None without one.
     """
 
     loss_weights: Tensor
@@ -42,12 +42,17 @@ class TrajectoryModule(pl.LightningModule):
         environment: dict[str, Any],
         dataset: dict[str, Any],
         planner: dict[str, Any],
+        critic: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.settings = OptimizerSettings(**optimizer)
         self.gpt, self.discretizer = build({"layout": layout, "model": model})
         self.average = None if self.settings.average_decay is None else deepcopy(self.gpt).requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):  # the Transformer's training is the same with it and without
+            self.critic = build_critic({"layout": layout, "critic": critic})
+        if self.critic is not None:
+            self.critic.requires_grad_(False)  # it is trained by `CriticTraining`
         weights = {
             "observation": 1.0,
             "action": self.settings.action_weight,

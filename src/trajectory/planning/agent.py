@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from trajectory.config import merge, settings
+from trajectory.critic.critic import Critic
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.goals import goal_tokens
 from trajectory.errors import require
-from trajectory.model.checkpoint import load_checkpoint
+from trajectory.model.checkpoint import Checkpoint, load_checkpoint
 from trajectory.model.decoder import decoder_for
 from trajectory.model.gpt import GPT
 from trajectory.planning.beam_search import Plan, beam_search, draws_needed
@@ -35,6 +36,10 @@ class TrajectoryAgent:
         discount: of the objective where the planner's settings leave it to the tokeniser's.
         terminal_reward: that training put in the place of an episode's last one, where it terminated: what plans
             foresee holds it too.
+        critic: for planner.value=critic.
+
+    Raises:
+        UserError: planner settings that do not go with the model.
     """
 
     def __init__(
@@ -44,8 +49,10 @@ class TrajectoryAgent:
         planner: PlannerSettings,
         discount: float,
         terminal_reward: float | None = None,
+        critic: Critic | None = None,
     ) -> None:
         planner.check_window(gpt.settings.window)
+        planner.check_critic(there=critic is not None, owner="a model that was trained with critic=none")
         planner.check_device(gpt.head.device.type)
         self.gpt = gpt
         self.decoder = decoder_for(gpt, planner.precision)
@@ -53,6 +60,7 @@ class TrajectoryAgent:
         self.settings = planner
         self.discount = discount if planner.discount is None else planner.discount
         self.terminal_reward = terminal_reward
+        self.critic = critic if planner.uses_critic else None
         self.captured: CapturedSearch | None = None  # on GPUs
         self.pace: Pace | None = None  # of plans on this machine, measured where a deadline is set
         self.history = []
@@ -73,8 +81,20 @@ class TrajectoryAgent:
         """
         checkpoint = load_checkpoint(path, device)
         changed = merge(checkpoint.hyperparameters["planner"], planner or {})
-        told = (checkpoint.hyperparameters["tokenizer"][key] for key in ("discount", "terminal_reward"))
-        return cls(checkpoint.gpt, checkpoint.discretizer, settings(PlannerSettings, changed, "planner"), *told)
+        return cls.of(checkpoint, settings(PlannerSettings, changed, "planner"))
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, planner: PlannerSettings) -> TrajectoryAgent:
+        """The agent that plans with the model of a checkpoint that was read."""
+        tokenizer = checkpoint.hyperparameters["tokenizer"]
+        return cls(
+            checkpoint.gpt,
+            checkpoint.discretizer,
+            planner,
+            tokenizer["discount"],
+            tokenizer["terminal_reward"],
+            checkpoint.critic,
+        )
 
     def reset(
         self, environments: int = 1, seeds: Sequence[int] | None = None, goals: np.ndarray | Sequence | None = None
@@ -280,13 +300,20 @@ class TrajectoryAgent:
         settings, deadline = self.settings, self.settings.deadline_ms
         if deadline is None and context.device.type == "cuda":
             if self.captured is None:
-                self.captured = CapturedSearch(self.decoder, self.discretizer, settings, self.discount)
+                model = (self.decoder, self.discretizer, settings, self.discount, self.critic)
+                self.captured = CapturedSearch(*model)
             return self.captured(context, uniforms, likelihood=likelihood)
         plan = functools.partial(
-            beam_search, self.decoder, self.discretizer, context, discount=self.discount, likelihood=likelihood
+            beam_search,
+            self.decoder,
+            self.discretizer,
+            context,
+            discount=self.discount,
+            critic=self.critic,
+            likelihood=likelihood,
         )
         if deadline is None:
             return plan(uniforms, settings)
         if self.pace is None:
-            self.pace = Pace.measure(self.decoder, self.discretizer, settings)
+            self.pace = Pace.measure(self.decoder, self.discretizer, settings, self.critic)
         return self.pace.plan(plan, uniforms, settings, deadline / batches / 1_000)

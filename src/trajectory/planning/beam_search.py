@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trajectory.critic.critic import Critic
 from trajectory.data.discretizer import Discretizer
 from trajectory.hardware import torch_threads
 from trajectory.model.decoder import Decoder
@@ -62,6 +63,7 @@ def beam_search(
     uniforms: Tensor,
     settings: PlannerSettings,
     discount: float,
+    critic: Critic | None = None,
     *,
     likelihood: bool = False,
     go_on: Callable[[int], bool] = lambda steps: True,
@@ -74,6 +76,7 @@ def beam_search(
         uniforms: (E, horizon, D, beam_width * expansion) draws from [0, 1), one per candidate and token; greedy
             tokens leave theirs unused.
         discount: of the objective.
+        critic: whose Q values a beam's last transition; None takes its reward and return-to-go.
         likelihood: whether to keep log-probabilities where the objective does without.
         go_on: asked after every transition, with their number so far, whether there is time for another.
     """
@@ -91,13 +94,16 @@ def beam_search(
             gains = gains.repeat_interleave(copies, dim=1)
             for dimension in range(layout.observation_dim, layout.reward_index):
                 search.draw(step, dimension)
-            if settings.objective == "return":
-                gains = gains + discount**step * search.expectation(layout.reward_index)
+            q_value = None if critic is None else discount**step * search.q_value(critic)
+            rewards = discount**step * search.expectation(layout.reward_index)
             search.draw(step, layout.reward_index)
-            if settings.objective == "return":
-                objective = gains + discount ** (step + 1) * search.expectation(layout.value_index)
-            else:
+            if settings.objective == "likelihood":
                 objective = search.log_probability()
+            elif q_value is not None:
+                objective = gains + q_value
+            else:
+                objective = gains + rewards + discount ** (step + 1) * search.expectation(layout.value_index)
+            gains = gains + rewards
             if settings.likelihood_weight > 0:
                 lacking = settings.likelihood_threshold - search.log_probability()
                 objective = objective - settings.likelihood_weight * lacking.clamp(min=0)
@@ -221,6 +227,14 @@ class _Search:
         """(E, n) expected value of the next token, of the given dimension; 0 where the episode has ended."""
         mean = self.discretizer.expectation(self._probabilities(dimension), dimension)
         return (mean * self.running).view(self.environments, -1)
+
+    def q_value(self, critic: Critic) -> Tensor:
+        """(E, n) least Q of the last observation and action; 0 where the episode has ended."""
+        layout = self.gpt.layout
+        acted = slice(0, layout.reward_index)
+        numbers = self.discretizer.decode(self.tokens[:, self.tokens.shape[1] - layout.reward_index :], acted)
+        q_value = critic.q_values(numbers[:, layout.observation], numbers[:, layout.action]).amin(0)
+        return (q_value * self.running).to(self.logits.dtype).view(self.environments, -1)
 
     def log_probability(self) -> Tensor:
         """(E, n) nats per token drawn so far, in the mean."""

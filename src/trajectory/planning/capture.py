@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trajectory.critic.critic import Critic
 from trajectory.data.discretizer import Discretizer
 from trajectory.model.decoder import Decoder
 from trajectory.planning.beam_search import Plan, beam_search
@@ -28,11 +29,19 @@ class Recording:
 class CapturedSearch:
     """`beam_search` on a GPU: what it does with a shape of context is the same every time, so it is recorded."""
 
-    def __init__(self, gpt: Decoder, discretizer: Discretizer, settings: PlannerSettings, discount: float) -> None:
+    def __init__(
+        self,
+        gpt: Decoder,
+        discretizer: Discretizer,
+        settings: PlannerSettings,
+        discount: float,
+        critic: Critic | None = None,
+    ) -> None:
         self.gpt = gpt
         self.discretizer = discretizer
         self.settings = settings
         self.discount = discount
+        self.critic = critic
         self.recordings: dict[tuple[torch.Size, bool], Recording] = {}
 
     def __call__(self, context: Tensor, uniforms: Tensor, *, likelihood: bool = False) -> Plan:
@@ -52,9 +61,8 @@ class CapturedSearch:
         context, uniforms = context.clone(), uniforms.clone()
 
         def search() -> Plan:
-            return beam_search(
-                self.gpt, self.discretizer, context, uniforms, self.settings, self.discount, likelihood=likelihood
-            )
+            model = (self.gpt, self.discretizer, context, uniforms, self.settings, self.discount, self.critic)
+            return beam_search(*model, likelihood=likelihood)
 
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())

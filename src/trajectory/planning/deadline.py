@@ -9,6 +9,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from trajectory.critic.critic import Critic
 from trajectory.data.discretizer import Discretizer
 from trajectory.model.decoder import Decoder
 from trajectory.planning.beam_search import Plan, beam_search, draws_needed
@@ -27,7 +28,9 @@ class Pace:
     per_beam: float
 
     @classmethod
-    def measure(cls, decoder: Decoder, discretizer: Discretizer, settings: PlannerSettings) -> Pace:
+    def measure(
+        cls, decoder: Decoder, discretizer: Discretizer, settings: PlannerSettings, critic: Critic | None = None
+    ) -> Pace:
         """Time small plans from a full context, which is also what warms up."""
         layout = decoder.layout
         past = (decoder.settings.lead + settings.context) * layout.transition_dim
@@ -38,7 +41,7 @@ class Pace:
             small = replace(settings, beam_width=beams, horizon=2, replan_interval=1, deadline_ms=None)
             uniforms = torch.rand(1, *draws_needed(small, layout.transition_dim), device=context.device)
             begun = perf_counter()
-            beam_search(decoder, discretizer, context, uniforms, small, discount=1.0)
+            beam_search(decoder, discretizer, context, uniforms, small, discount=1.0, critic=critic)
             seconds[beams] = perf_counter() - begun  # the second transition has no observation to draw: it counts as 0
         per_beam = max(0.0, (seconds[ENOUGH] - seconds[1]) / (ENOUGH - 1))
         return cls(max(0.0, seconds[1] - per_beam), per_beam)

@@ -48,6 +48,9 @@ class PlannerSettings:
             mean log-probability of the tokens drawn, which imitates (paper, section 3.3): those of observations,
             actions and rewards; return-to-go is never drawn, and leaving it out sums over all it could be. A mean, so
             that a plan that foresees the episode's end is not preferred for being short.
+        value: what is behind the rewards of a return: `model`, the return-to-go that the Transformer predicts, as
+            published; or `critic`, the Q of the last transition's observation and action in the place of its reward
+            and return-to-go, the least of the critic's.
         beam_width: sequences kept after every transition.
         horizon: transitions planned.
         context: past transitions the model is given besides the present observation.
@@ -69,6 +72,7 @@ class PlannerSettings:
     """
 
     objective: str = "return"
+    value: str = "model"
     beam_width: int = 128
     horizon: int = 15
     context: int = 5
@@ -88,6 +92,7 @@ class PlannerSettings:
     def __post_init__(self) -> None:
         known = self.objective in ("return", "likelihood")
         require(known, "planner.objective", "return or likelihood", self.objective)
+        require(self.value in ("model", "critic"), "planner.value", "model or critic", self.value)
         for key in ("beam_width", "horizon", "expansion", "replan_interval"):
             value = getattr(self, key)
             require(_whole(value) and value >= 1, f"planner.{key}", "a whole number of at least 1", value)
@@ -121,6 +126,15 @@ class PlannerSettings:
         require(known, "planner.precision", "float32 or bfloat16", self.precision)
         for kind in ("observation", "action", "reward"):
             getattr(self, kind).check(f"planner.{kind}")
+
+    @property
+    def uses_critic(self) -> bool:
+        """Whether plans need a critic."""
+        return self.objective == "return" and self.value == "critic"
+
+    def check_critic(self, *, there: bool, owner: str) -> None:
+        """Raise a `UserError` where plans need a critic and `owner`, by which it is named, has none."""
+        require(there or not self.uses_critic, "planner.value", f"model with {owner}", self.value)
 
     def check_window(self, window: int) -> None:
         """Raise a `UserError` unless the model's window holds the context and a planned transition behind it."""

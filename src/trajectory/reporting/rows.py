@@ -153,7 +153,7 @@ def _rows(runs: Sequence[Run], settings: ReportSettings, *, force: bool) -> tupl
                 versions=sorted({run.dataset["content_hash"] for run in members}),
             )
         )
-    rows.sort(key=lambda row: (row.method != TRANSFORMER, row.method, row.label, row.checkpoint != "last"))
+    rows.sort(key=lambda row: (not row.method.startswith(TRANSFORMER), row.method, row.label, row.checkpoint != "last"))
     return rows, notes
 
 

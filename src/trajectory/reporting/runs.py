@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from trajectory.config import merge
 from trajectory.errors import UserError, first_line, require
 from trajectory.evaluation.curves import read_metrics
 from trajectory.evaluation.results import normalized_score
 from trajectory.locks import in_use
+from trajectory.planning.settings import PlannerSettings
 from trajectory.reporting.folders import find_folders
 from trajectory.resume import FREE, flat
 
 TRANSFORMER = "Trajectory Transformer"
+WITH_CRITIC = f"{TRANSFORMER} + Q"  # planner.value=critic
 
 # what may differ between runs of one row: seeds, how often something is looked at, and where it is computed
 APART = (*FREE, "seed", "evaluation", "dataset", "env", "planner", "trainer.log_every_n_steps", "trainer.accelerator")
@@ -32,7 +35,7 @@ class Run:
 
     Args:
         dataset: what stands in the results about the data that was trained on.
-        method: the Trajectory Transformer, or the baseline's name.
+        method: the Trajectory Transformer, with values of a critic or without, or the baseline's name.
         checkpoint: `last` or `best`, whose weights acted in the episodes.
         seed: of the training; None where an evaluation's training is not to be found.
         settings: all that makes a method what it is, by whole keys; without seeds and data.
@@ -134,7 +137,11 @@ def _read(folder: Path, results: dict[str, Any], config: dict[str, Any], trainin
         home = trainings.get(checkpoint.parent, checkpoint.parent)
         training = _json(home / "results.json") or {}
     planner = results["planner"]
-    method = TRANSFORMER if planner is not None else str(results["baseline"]["name"])
+    if planner is None:
+        method = str(results["baseline"]["name"])
+    else:  # of an older version, it lacks what was not there to be set
+        planner = merge(asdict(PlannerSettings()), planner)
+        method = WITH_CRITIC if planner["value"] == "critic" else TRANSFORMER
     trained_with = config if home == folder else _yaml(home / "config.yaml")
     skipped = APART if planner is not None else (*APART, *OF_THE_TRANSFORMER)
     settings = {

@@ -23,9 +23,12 @@ from trajectory.baselines.behaviour import behaviour_agent
 from trajectory.baselines.settings import BehaviourSettings
 from trajectory.baselines.training import train_baseline
 from trajectory.config import given
+from trajectory.critic.callback import CriticTraining
+from trajectory.critic.learning import prepare
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.goals import goal_tokens
 from trajectory.distributed import all_ranks, from_all_ranks
+from trajectory.environments.make import action_bounds
 from trajectory.errors import require
 from trajectory.evaluation.callback import PlanningEvaluation
 from trajectory.evaluation.episodes import Agent
@@ -128,7 +131,14 @@ def _run(config: DictConfig, settings: TrainingSettings, start: Start, folder: P
         agent = behaviour_agent(environment, config.dataset.get("quality"))
         facts |= {"planner": None, "baseline": asdict(baseline), "checkpoint": None}
     elif baseline is not None:
-        policy = train_baseline(source.load(), baseline, settings.seed, environment.goal, settings.hindsight)
+        policy = train_baseline(
+            source.load(),
+            baseline,
+            settings.seed,
+            action_bounds=action_bounds(environment),
+            goal=environment.goal,
+            hindsight=settings.hindsight,
+        )
         policy.save(folder / "policy.safetensors")
         agent = policy
         facts |= {"planner": None, "baseline": asdict(baseline), "checkpoint": str(folder / "policy.safetensors")}
@@ -141,6 +151,7 @@ def _run(config: DictConfig, settings: TrainingSettings, start: Start, folder: P
             environment=asdict(environment),
             dataset=dataset,
             planner=asdict(planner),
+            critic=None if settings.critic is None else asdict(settings.critic),
         )
         module.adopt(data.discretizer)
         compiled = trainer_settings.compile
@@ -176,6 +187,12 @@ def _run(config: DictConfig, settings: TrainingSettings, start: Start, folder: P
         guard = FiniteGradients(
             skip=trainer_settings.skip_nonfinite, every_n_steps=every if device.type == "cuda" else 1
         )
+        critic = []
+        if module.critic is not None and settings.critic is not None:
+            transitions = prepare(module.critic, source.load(), tokenizer)
+            critic = [
+                CriticTraining(module.critic, transitions, settings.critic, tokenizer.discount, settings.seed, every)
+            ]
         last = LastCheckpoint(folder / LAST, trainer_settings.checkpoint_every_n_steps, interruption, checkpoint)
         trainer = pl.Trainer(
             max_steps=trainer_settings.max_steps,
@@ -190,7 +207,7 @@ def _run(config: DictConfig, settings: TrainingSettings, start: Start, folder: P
             log_every_n_steps=every,
             logger=LightningLogger(loggers) if loggers else False,
             # the checkpoint comes last, with all that was done until then
-            callbacks=[guard, speed, TrainingProgress(every), metrics, planning, last],
+            callbacks=[guard, *critic, speed, TrainingProgress(every), metrics, planning, last],
             plugins=[cluster, CheckpointFiles()],
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -201,8 +218,14 @@ def _run(config: DictConfig, settings: TrainingSettings, start: Start, folder: P
             trainer.fit(module, data, ckpt_path=checkpoint)
         interruption.leave_if_preempted()
         module.to(device).eval()
-        told = (tokenizer.discount, tokenizer.terminal_reward)
-        agent = TrajectoryAgent(module.whole_gpt().eval(), module.discretizer, planner, *told)
+        agent = TrajectoryAgent(
+            module.whole_gpt().eval(),
+            module.discretizer,
+            planner,
+            tokenizer.discount,
+            tokenizer.terminal_reward,
+            module.critic,
+        )
         facts |= {"planner": asdict(planner), "steps": trainer.global_step, "evaluations": planning.history}
         facts |= {"pruned": True} if planning.pruned else {}
         facts |= {"skipped_steps": guard.skipped, "interrupted": trainer.global_step < trainer_settings.max_steps}

@@ -1,0 +1,30 @@
+"""What can be set about the critic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trajectory.errors import require
+
+
+@dataclass(frozen=True)
+class CriticSettings:
+    """Q and V learned by implicit Q-learning; `conf/critic/iql.yaml` explains the keys."""
+
+    name: str = "iql"
+    members: int = 2
+    hidden: tuple[int, ...] = (256, 256)
+    steps: int = 50_000
+    batch_size: int = 256
+    learning_rate: float = 3e-4
+    expectile: float = 0.7
+    target_rate: float = 5e-3
+
+    def __post_init__(self) -> None:
+        require(self.name == "iql", "critic.name", "iql", self.name)
+        for key in ("members", "steps", "batch_size"):
+            require(getattr(self, key) >= 1, f"critic.{key}", "at least 1", getattr(self, key))
+        require(min(self.hidden, default=1) >= 1, "critic.hidden", "sizes of at least 1", list(self.hidden))
+        require(self.learning_rate > 0, "critic.learning_rate", "above 0", self.learning_rate)
+        require(0 < self.expectile < 1, "critic.expectile", "in (0, 1)", self.expectile)
+        require(0 < self.target_rate <= 1, "critic.target_rate", "above 0 and at most 1", self.target_rate)

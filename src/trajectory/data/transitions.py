@@ -1,0 +1,67 @@
+"""A dataset as single transitions, for methods that learn from one step and the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trajectory.data.episodes import Episodes
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """All transitions whose successor is in the data, or that end their episode for good.
+
+    Args:
+        observations, next_observations: (T, observation_dim).
+        actions, next_actions: (T, action_dim); zeros behind a termination.
+        rewards, going_on: (T, 1); 0 where the episode has terminated.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    next_observations: Tensor
+    next_actions: Tensor
+    going_on: Tensor
+
+    @classmethod
+    def of(cls, episodes: Episodes, rewards: np.ndarray | None = None) -> Transitions:
+        """Those of a dataset; what came after a time limit is not in it, so that transition is left out.
+
+        Args:
+            rewards: (T,) in the place of the dataset's.
+        """
+        rewards = episodes.rewards if rewards is None else rewards
+        last, ended = np.zeros(len(rewards), dtype=bool), np.zeros(len(rewards), dtype=bool)
+        last[episodes.ends - 1] = True
+        ended[episodes.ends - 1] = episodes.terminated
+        rows = torch.from_numpy(np.flatnonzero(~last | ended))
+        going_on = torch.from_numpy(~ended)[rows, None]
+        observations, actions = torch.from_numpy(episodes.observations), torch.from_numpy(episodes.actions)
+        following = (rows + 1).clamp(max=len(actions) - 1)
+        return cls(
+            observations[rows],
+            actions[rows],
+            torch.from_numpy(rewards)[rows, None],
+            observations[following] * going_on,
+            actions[following] * going_on,
+            going_on.float(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def batch(self, size: int, generator: torch.Generator) -> Transitions:
+        """`size` of them drawn with replacement."""
+        return self[torch.randint(len(self), (size,), generator=generator)]
+
+    def to(self, device: torch.device) -> Transitions:
+        """The same, where a model is."""
+        return Transitions(*(column.to(device) for column in vars(self).values()))
+
+    def __getitem__(self, rows: Tensor) -> Transitions:
+        return Transitions(*(column[rows] for column in vars(self).values()))
