@@ -539,9 +539,9 @@ def test_a_folder_used_again_holds_the_curves_of_its_last_run_alone(tmp_path: Pa
     ("main", "override"), [("evaluate", "evaluation.episodes=1"), ("analyze", "analysis=attention")]
 )
 def test_what_looks_at_a_run_does_not_write_over_it(
-    trained: Run, request: pytest.FixtureRequest, main: str, override: str, of: str
+    trained: Run, request: pytest.FixtureRequest, tmp_path: Path, main: str, override: str, of: str
 ) -> None:
-    folder = request.getfixturevalue(of).folder
+    folder = shutil.copytree(request.getfixturevalue(of).folder, tmp_path / "run")
     files = [
         path for path in folder.rglob("*") if path.is_file() and path.suffix != ".log" and ".hydra" not in path.parts
     ]
