@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import subprocess
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
