@@ -25,6 +25,7 @@ from omegaconf import DictConfig
 from forked import Forked
 from trajectory.files import cache_path
 
+PATIENCE = 1_800.0  # seconds, before a process that shows nothing is given up; decides no test that passes
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 
@@ -115,7 +116,7 @@ def run_main(main: str, *overrides: str, folder: Path, **options: Any) -> subpro
     """What `start_main` starts, finished."""
     with start_main(main, *overrides, folder=folder, **options) as process:
         try:
-            stdout, stderr = process.communicate(timeout=300)
+            stdout, stderr = process.communicate(timeout=PATIENCE)
         except BaseException:
             process.kill()
             raise

@@ -1,6 +1,7 @@
 """Draws some steps of an environment, at every sixth of which a plan foresees five still steps, what came, or nothing.
 
-As a script, with an environment's id, "still", "true" or "", and a folder. MuJoCo's import decides which GL is used.
+As a script, with an environment's id, "still", "true" or "", and folders, in each of which it is drawn. MuJoCo's import
+decides which GL is used.
 """
 
 from __future__ import annotations
@@ -42,4 +43,5 @@ def draw(id: str, foresees: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     choose_gl()
-    draw(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    for folder in sys.argv[3:]:
+        draw(sys.argv[1], sys.argv[2], Path(folder))

@@ -11,9 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from command_line import Process, start_main
-
-PATIENCE = 600.0  # seconds, before a process that shows nothing is given up; decides no test that passes
+from command_line import PATIENCE, Process, start_main
 
 
 @contextmanager

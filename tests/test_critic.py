@@ -222,7 +222,12 @@ def test_its_losses_and_values_are_logged(place: Path) -> None:
 def test_a_checkpoint_plans_with_its_critic_or_without(place: Path, value: str) -> None:
     """Nothing is trained again, and what it was trained with is not restated."""
     chosen = [] if value == "critic" else ["planner.value=model"]
-    chosen += ["evaluation.episodes=2", "evaluation.max_steps=15", f"hydra.run.dir=evaluated-{value}"]
+    chosen += [
+        "evaluation.episodes=2",
+        "evaluation.max_steps=15",
+        "evaluation.video=false",
+        f"hydra.run.dir=evaluated-{value}",
+    ]
     process = run_main_here("evaluate", "checkpoint=with/last.ckpt", "logger=csv", *chosen, folder=place)
     assert process.returncode == 0, process.stderr
     results = json.loads((place / f"evaluated-{value}" / "results.json").read_text())

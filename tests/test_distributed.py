@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import torch
 
-from command_line import ROOT, TINY, Process, Refusal, compose_config, run_main
-from holding import PATIENCE, Hold, running, wait_for
+from command_line import PATIENCE, ROOT, TINY, Process, Refusal, compose_config, run_main
+from holding import Hold, running, wait_for
 from test_configs import section
 from trajectory.config import settings
 from trajectory.data.windows import ShuffledBatches

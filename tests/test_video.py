@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import matplotlib.image
@@ -93,6 +94,19 @@ def test_without_gl_there_is_one_line_that_names_the_packages(tmp_path: Path) ->
     assert "libosmesa6" in line
     assert "\n" not in line
     assert [entry.name for entry in tmp_path.iterdir()] == ["rollout.png"]
+
+
+def test_what_was_refused_is_not_asked_for_again(tmp_path: Path) -> None:
+    """A window without a display: MuJoCo would end the process at the second attempt."""
+    (tmp_path / "second").mkdir()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DISPLAY", "WAYLAND"))}
+    command = [sys.executable, draw_an_episode.__file__, "Hopper-v5", "", str(tmp_path), str(tmp_path / "second")]
+    options: dict[str, Any] = {"env": kept | {"MUJOCO_GL": "glfw"}, "cwd": tmp_path}
+    done = subprocess.run(command, **options, capture_output=True, text=True, check=True)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("no video: ")]
+    assert len(lines) == 2
+    assert lines[0] == lines[1]
+    assert (tmp_path / "second" / "rollout.png").is_file()
 
 
 def test_of_other_simulators_there_are_numbers_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,8 @@ MISSING = (
     "no offscreen OpenGL was found; on Debian or Ubuntu install libegl1 libegl-mesa0 libgl1-mesa-dri (or libosmesa6)"
 )
 
+REFUSED: list[str] = []  # why there was no OpenGL: asked for it again, some libraries end the process
+
 Draw = Callable[[np.ndarray], np.ndarray]  # (nq,) positions -> (size, size, 3) uint8 frame
 
 
@@ -37,8 +39,15 @@ def frames(env: Any, *, size: int = 480) -> Generator[Draw]:
     # antialiasing, shadows and reflections cost most of a frame in software
     model.vis.quality.offsamples = 0
     model.vis.global_.offwidth = model.vis.global_.offheight = size
+    if REFUSED:
+        raise NotDrawn(REFUSED[0])
+    try:
+        with _driver_errors():
+            renderer = mujoco.Renderer(model, size, size)
+    except NotDrawn as reason:
+        REFUSED.append(str(reason))
+        raise
     with _driver_errors():
-        renderer = mujoco.Renderer(model, size, size)
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
     data = mujoco.MjData(model)
