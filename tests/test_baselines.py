@@ -201,6 +201,19 @@ def test_perceptrons_side_by_side_are_each_one_of_its_own() -> None:
         torch.testing.assert_close(both(x)[member], hidden @ second[0] + second[1])
 
 
+def test_gradients_of_perceptrons_are_autograds() -> None:
+    torch.manual_seed(0)
+    networks, x = Perceptrons(2, (3, 5, 4, 1)).double(), torch.randn(7, 3, dtype=torch.float64)
+    loss = (networks(x) ** 2).sum()
+    expected = torch.autograd.grad(loss, list(networks.parameters()))
+    with torch.no_grad():
+        layers = networks.layers(x)
+        networks.set_gradients(layers, 2 * layers[-1])
+    torch.testing.assert_close(layers[-1], networks(x))
+    for parameter, gradient in zip(networks.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
 def test_the_best_episodes_are_whole_and_those_of_the_highest_return() -> None:
     rewards = np.array([1, 1, 9, 9, 9, 5, 5, 0, 0, 0], dtype=np.float32)
     columns = np.zeros((10, 1), dtype=np.float32)
@@ -213,7 +226,7 @@ def test_the_best_episodes_are_whole_and_those_of_the_highest_return() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "sac"}, "baseline.name must be one of behaviour, cloning, dt, iql, rebrac, got 'sac'"),
+        ({"name": "sac"}, "baseline.name must be one of behaviour, cloning, cql, dt, iql, mbop, rebrac, got 'sac'"),
         ({"name": "iql", "expectile": 1.5}, "baseline.expectile must be above 0 and at most 1, got 1.5"),
         ({"name": "rebrac", "noise": -1.0}, "baseline.noise must be at least 0, got -1.0"),
         ({"name": "dt", "n_head": 3}, "baseline.n_embd must be a multiple of n_head=3, got 64"),

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trajectory.critic.critic import Critic
@@ -61,7 +60,7 @@ class ImplicitQLearning:
         self.following = (data.next_observations - critic.observation_mean) / critic.observation_std
         self.rewards = (data.rewards - mean + discount * data.going_on * mean) / std
         self.discounts = discount * data.going_on
-        self.q = deepcopy(critic.q).requires_grad_(True)
+        self.q = deepcopy(critic.q)
         sizes = (self.following.shape[1], *settings.hidden, 1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -81,23 +80,26 @@ class ImplicitQLearning:
             self.update(rows.to(self.inputs.device))
         self.updates = max(self.updates, updates)
 
+    @torch.no_grad()
     def update(self, rows: Tensor) -> None:
         """One step on (B,) rows of the data."""
         inputs, settings = self.inputs[rows], self.settings
         here = inputs[:, : self.following.shape[1]]
-        with torch.no_grad():
-            q_value = self.critic.q(inputs).amin(0)
-        v_values, next_v_values = self.v(torch.cat([here, self.following[rows]]))[0].chunk(2)
-        advantage = q_value - v_values
-        weight = torch.where(advantage.detach() > 0, settings.expectile, 1 - settings.expectile)
-        v_loss = (weight * advantage**2).mean()
-        target = self.rewards[rows] + self.discounts[rows] * next_v_values.detach()
-        q_loss = F.mse_loss(self.q(inputs), target.expand(settings.members, -1, -1))
-        self.optimizer.zero_grad()
-        (v_loss + q_loss).backward()
+        least_q = self.critic.q(inputs).amin(0)
+        v_layers = [layer[0] for layer in self.v.layers(torch.cat([here, self.following[rows]]))]
+        v_values, next_v_values = v_layers[-1].chunk(2)
+        advantage = least_q - v_values
+        weight = torch.where(advantage > 0, settings.expectile, 1 - settings.expectile)
+        self.v.set_gradients(
+            [layer[None, : len(rows)] for layer in v_layers], (-2 / len(rows) * weight * advantage)[None]
+        )
+        target = self.rewards[rows] + self.discounts[rows] * next_v_values
+        q_layers = self.q.layers(inputs)
+        error = q_layers[-1] - target
+        self.q.set_gradients(q_layers, 2 / error.numel() * error)
         self.optimizer.step()
         follow(self.critic.q, self.q, settings.target_rate)
-        self.last = {"q_loss": q_loss.detach(), "v_loss": v_loss.detach(), "q_value": q_value}
+        self.last = {"q_loss": (error**2).mean(), "v_loss": (weight * advantage**2).mean(), "q_value": least_q}
 
     def metrics(self) -> dict[str, float]:
         """Of the last update: `q_loss` and `v_loss` in the critic's units squared, `q_value`, the mean of the data's
