@@ -185,7 +185,7 @@ def test_transitions_end_where_episodes_do() -> None:
     data = Episodes(observations, actions, np.ones(5, dtype=np.float32), np.array([2, 5]), np.array([True, False]))
     found = Transitions.of(data, 2 * data.rewards)
     assert found.actions[:, 0].tolist() == [0, 1, 2, 3]
-    assert found.going_on[:, 0].tolist() == [1, 0, 1, 1]
+    assert found.not_done[:, 0].tolist() == [1, 0, 1, 1]
     assert found.next_observations.tolist() == [[2, 3], [0, 0], [6, 7], [8, 9]]
     assert found.next_actions[:, 0].tolist() == [1, 0, 3, 4]
     assert found.rewards.tolist() == [[2.0]] * 4

@@ -257,8 +257,7 @@ def test_one_that_diverges_ends_the_training_and_the_last_good_one_is_kept(tmp_p
     model = GPTSettings(n_layer=1, n_head=1, n_embd=8, window=3, bins=10)
     module = toy_module(data, model, PlannerSettings(beam_width=2, horizon=2), critic=settings)
     assert module.critic is not None
-    transitions = prepare(module.critic, data.source.load(), data.tokenizer)
-    training = CriticTraining(module.critic, transitions, settings, data.tokenizer.discount, seed=0, every_n_steps=1)
+    training = CriticTraining(module.critic, data.source.load(), settings, data.tokenizer, seed=0, every_n_steps=1)
     last = tmp_path / "last.ckpt"
     message = r"^critic/greatest_q must be at most \S+, 10 times what .* allow, got \S+ at step \d+; a lower critic"
     with pytest.raises(UserError, match=message) as refused:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from hypothesis import strategies as st
 from shared import made_once
 from test_beam_search import DISCOUNT, LAYOUT, Model, make_model
 from test_windows import STOP, numbered_windows
-from toy_world import fit, toy_module
+from toy_world import fit, stored_data, toy_module
 from trajectory.baselines.cloning import train_cloning
 from trajectory.baselines.settings import CloningSettings
 from trajectory.behaviour.record import RecordedEpisode
@@ -29,8 +28,6 @@ from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.goals import HindsightWindows, goal_tokens, later_rows
 from trajectory.data.settings import HindsightSettings, TokenizerSettings
-from trajectory.data.source import locate
-from trajectory.data.store import STORE_VARIABLE, save_episodes
 from trajectory.data.windows import ShuffledBatches, hashed
 from trajectory.environments.make import check_goal, make_environment
 from trajectory.environments.settings import EnvironmentSettings
@@ -301,7 +298,7 @@ gymnasium.register(LINE, entry_point="test_goals:GoalLine", max_episode_steps=40
 
 
 @pytest.fixture(scope="module")
-def line_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrajectoryDataModule]:
+def line_data(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryDataModule:
     """Random walks at full speed that turn round now and then, and half of the time where the line ends."""
     rng = np.random.default_rng(0)
     env: Any = gymnasium.make(LINE)
@@ -315,16 +312,9 @@ def line_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrajectoryDa
             observations.append(env.step(actions[-1])[0])
         columns = {key: np.stack([each[key] for each in observations]) for key in observations[0]}
         episodes.append(RecordedEpisode(columns, np.stack(actions), np.zeros(40), terminated=False))
-    about = dict.fromkeys(("algorithm_name", "author", "code_permalink", "description"), "tests")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(STORE_VARIABLE, str(tmp_path_factory.mktemp("store")))
-        save_episodes("toy/line-v0", episodes, LINE_ENVIRONMENT, **about)
-        source = locate({"source": "minari", "id": "toy/line-v0"}, LINE_ENVIRONMENT)
-        data = TrajectoryDataModule(
-            source, TokenizerSettings(bins=20), window=5, batch_size=64, seed=0, hindsight=HindsightSettings(5.0)
-        )
-        data.setup()
-        yield data
+    options = {"window": 5, "batch_size": 64, "seed": 0, "hindsight": HindsightSettings(5.0)}
+    store, tokenizer = tmp_path_factory.mktemp("store"), TokenizerSettings(bins=20)
+    return stored_data(store, "toy/line-v0", episodes, LINE_ENVIRONMENT, tokenizer, **options)
 
 
 @pytest.fixture(scope="module")

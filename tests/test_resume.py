@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from command_line import TINY, compose_config, run_main_here
 from toy_world import TOY_ENVIRONMENT, fit, toy_data, toy_module
 from trajectory.critic.callback import CriticTraining
-from trajectory.critic.learning import prepare
 from trajectory.critic.settings import CriticSettings
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.settings import TokenizerSettings
@@ -84,8 +83,7 @@ def train(data: TrajectoryDataModule, *callbacks: pl.Callback, checkpoint: Path 
         pl.seed_everything(0, verbose=False)
     module = toy_module(data, MODEL, PLANNER, OPTIMIZER, critic=CRITIC)
     assert module.critic is not None
-    transitions = prepare(module.critic, data.source.load(), data.tokenizer)
-    critic = CriticTraining(module.critic, transitions, CRITIC, data.tokenizer.discount, seed=0, every_n_steps=1)
+    critic = CriticTraining(module.critic, data.source.load(), CRITIC, data.tokenizer, seed=0, every_n_steps=1)
     return fit(module, data, STEPS, checkpoint, callbacks=[critic, *callbacks])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,17 +11,14 @@ import pytest
 import torch
 from gymnasium.spaces import Box
 
-from toy_world import fit, toy_module
+from toy_world import fit, stored_data, toy_module
 from trajectory.baselines.cloning import train_cloning
 from trajectory.baselines.settings import CloningSettings
 from trajectory.behaviour.record import RecordedEpisode
 from trajectory.critic.callback import CriticTraining
-from trajectory.critic.learning import prepare
 from trajectory.critic.settings import CriticSettings
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.settings import TokenizerSettings
-from trajectory.data.source import locate
-from trajectory.data.store import STORE_VARIABLE, save_episodes
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.evaluation.episodes import Agent
 from trajectory.evaluation.rollout import run_episodes
@@ -65,7 +61,7 @@ gymnasium.register(FORKS, entry_point="test_stitching:Forks", max_episode_steps=
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrajectoryDataModule]:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryDataModule:
     """From the start either way, and then never to the whole reward; half of the episodes begin at the junction."""
     rng = np.random.default_rng(0)
     env: Any = gymnasium.make(FORKS)
@@ -81,15 +77,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrajectoryDataMod
             observations.append(observation)
             rewards.append(reward)
         episodes.append(RecordedEpisode(np.stack(observations), np.stack(actions), np.array(rewards), terminated))
-    about = dict.fromkeys(("algorithm_name", "author", "code_permalink", "description"), "tests")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(STORE_VARIABLE, str(tmp_path_factory.mktemp("store")))
-        save_episodes("toy/forks-v0", episodes, ENVIRONMENT, **about)
-        source = locate({"source": "minari", "id": "toy/forks-v0"}, ENVIRONMENT)
-        tokenizer = TokenizerSettings(bins=20, discount=DISCOUNT, terminal_reward=None)
-        data = TrajectoryDataModule(source, tokenizer, window=3, batch_size=64, seed=0)
-        data.setup()
-        yield data
+    tokenizer = TokenizerSettings(bins=20, discount=DISCOUNT, terminal_reward=None)
+    options = {"window": 3, "batch_size": 64, "seed": 0}
+    return stored_data(tmp_path_factory.mktemp("store"), "toy/forks-v0", episodes, ENVIRONMENT, tokenizer, **options)
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +92,7 @@ def module(data: TrajectoryDataModule) -> TrajectoryModule:
         torch.manual_seed(0)
         module = toy_module(data, model, PLANNER, optimizer, ENVIRONMENT, settings)
         assert module.critic is not None
-        transitions = prepare(module.critic, data.source.load(), data.tokenizer)
-        training = CriticTraining(module.critic, transitions, settings, DISCOUNT, seed=0, every_n_steps=50)
+        training = CriticTraining(module.critic, data.source.load(), settings, data.tokenizer, seed=0, every_n_steps=50)
         fit(module, data, steps=200, callbacks=[training])
     return module.eval()
 

@@ -84,22 +84,28 @@ def toy_data(
     **behaviour: Any,
 ) -> TrajectoryDataModule:
     """Toy episodes, of `record_toy_episodes`, written to and read from a Minari store of their own."""
+    recorded = record_toy_episodes(episodes, seed, **behaviour)
+    options = {"window": window, "batch_size": batch_size, "seed": seed}
+    return stored_data(store, "toy/mixed-v0", recorded, TOY_ENVIRONMENT, tokenizer, **options)
+
+
+def stored_data(
+    store: Path,
+    dataset_id: str,
+    episodes: list[RecordedEpisode],
+    environment: EnvironmentSettings,
+    tokenizer: TokenizerSettings,
+    **options: Any,
+) -> TrajectoryDataModule:
+    """Episodes written to and read from a Minari store of their own; `options` are of `TrajectoryDataModule`."""
+    about = dict.fromkeys(("algorithm_name", "author", "code_permalink", "description"), "tests")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(STORE_VARIABLE, str(store))
-        dataset_id = "toy/mixed-v0"
-        save_episodes(
-            dataset_id,
-            record_toy_episodes(episodes, seed, **behaviour),
-            TOY_ENVIRONMENT,
-            algorithm_name="three noisy policies",
-            author="tests",
-            code_permalink="tests/toy_world.py",
-            description="a walk on a line",
-        )
-        source = locate({"source": "minari", "id": dataset_id}, TOY_ENVIRONMENT)
+        save_episodes(dataset_id, episodes, environment, **about)
+        source = locate({"source": "minari", "id": dataset_id}, environment)
         loaded = source.load()
-        source = replace(source, read=lambda **options: loaded)  # also when the store is another
-        data = TrajectoryDataModule(source, tokenizer, window=window, batch_size=batch_size, seed=seed)
+        source = replace(source, read=lambda **_: loaded)  # also when the store is another
+        data = TrajectoryDataModule(source, tokenizer, **options)
         data.setup()
     return data
 

@@ -73,26 +73,23 @@ class Perceptrons(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs), or with a leading K for each its own -> (K, B, outputs)."""
+        return self.layers(x)[-1]
+
+    def layers(self, x: Tensor) -> list[Tensor]:
+        """What goes into each layer, (K, B, ...), and at last the outputs."""
         x = x.expand(len(self.weights[0]), *x.shape[-2:])
+        found = []
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if layer > 0:
                 x = nn.functional.relu(x)
                 x = nn.functional.layer_norm(x, x.shape[-1:]) if self.norm else x
-            x = torch.baddbmm(bias, x, weight)
-        return x
-
-    def layers(self, x: Tensor) -> list[Tensor]:
-        """(B, inputs) -> what goes into each layer, (K, B, ...), and at last the outputs; without a norm."""
-        x = x.expand(len(self.weights[0]), *x.shape[-2:])
-        found = [x]
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.baddbmm(bias, x, weight)
-            x = x.relu_() if layer < len(self.weights) - 1 else x
             found.append(x)
-        return found
+            x = torch.baddbmm(bias, x, weight)
+        return [*found, x]
 
     def set_gradients(self, layers: list[Tensor], gradient: Tensor) -> None:
         """Of all weights, from `layers` and a loss's gradient by (K, B, outputs); faster than autograd by a third."""
+        assert not self.norm
         for layer in reversed(range(len(self.weights))):
             weight, bias, inputs = self.weights[layer], self.biases[layer], layers[layer]
             weight.grad = inputs.transpose(1, 2) @ gradient

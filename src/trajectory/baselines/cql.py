@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trajectory.baselines.policy import PolicyAgent
+from trajectory.baselines.policy import BoundedPolicy, PolicyAgent
 from trajectory.baselines.settings import CQLSettings
 from trajectory.data.episodes import Episodes
 from trajectory.data.transitions import Transitions
@@ -21,22 +21,19 @@ from trajectory.networks import Bounds, Normal, Perceptrons, follow
 from trajectory.progress import progress_bar
 
 
-class _Policy(nn.Module):
+class _Policy(BoundedPolicy):
     """A Gaussian, squashed into the bounds of actions; it acts by the mean."""
 
     def __init__(self, normal: Normal, bounds: Bounds, sizes: tuple[int, ...]) -> None:
-        super().__init__()
-        self.normal = normal
-        self.bounds = bounds
-        self.layers = Perceptrons(1, (*sizes[:-1], 2 * sizes[-1]))
+        super().__init__(normal, bounds, (*sizes[:-1], 2 * sizes[-1]))
 
-    def forward(self, observations: Tensor) -> Tensor:
-        mean, _ = self.gaussian(observations.view(-1, observations.shape[-1]))
-        return self.bounds(mean.tanh()).view(*observations.shape[:-1], -1)
+    def scaled(self, observations: Tensor) -> Tensor:
+        """(..., A) the mean, in units of the bounds."""
+        return self.gaussian(observations)[0].tanh()
 
     def gaussian(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, observation_dim) -> (B, A) mean and standard deviation, before they are squashed."""
-        mean, log_std = self.layers(self.normal(observations))[0].chunk(2, dim=-1)
+        """(..., observation_dim) -> (..., A) mean and standard deviation, before they are squashed."""
+        mean, log_std = self.outputs(observations).chunk(2, dim=-1)
         return mean, log_std.clamp(-20.0, 2.0).exp()
 
     def sample(self, observations: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -86,9 +83,9 @@ def train_cql(
         (actor_loss + entropy_loss).backward()
         actor_optimizer.step()
         with torch.no_grad():
-            following, _ = policy.sample(batch.next_observations, 1, generator)
-            next_q = q_values(targets, batch.next_observations, following).amin(0)
-            target = batch.rewards + settings.discount * batch.going_on * next_q
+            next_actions, _ = policy.sample(batch.next_observations, 1, generator)
+            next_q = q_values(targets, batch.next_observations, next_actions).amin(0)
+            target = batch.rewards + settings.discount * batch.not_done * next_q
             here, here_log = policy.sample(batch.observations, count, generator)
             there, there_log = policy.sample(batch.next_observations, count, generator)
             anywhere = 2 * torch.rand(here.shape, generator=generator) - 1

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trajectory.baselines.policy import PolicyAgent
+from trajectory.baselines.policy import BoundedPolicy, PolicyAgent
 from trajectory.baselines.settings import IQLSettings
 from trajectory.data.episodes import Episodes
 from trajectory.data.transitions import Transitions
@@ -19,28 +19,17 @@ from trajectory.progress import progress_bar
 MOST_WEIGHT = 100.0  # of a transition, as published
 
 
-class _Policy(nn.Module):
+class _Policy(BoundedPolicy):
     """A Gaussian whose mean depends on the observation; it acts by the mean."""
 
     def __init__(self, normal: Normal, bounds: Bounds, sizes: tuple[int, ...]) -> None:
-        super().__init__()
-        self.normal = normal
-        self.bounds = bounds
-        self.layers = Perceptrons(1, sizes)
+        super().__init__(normal, bounds, sizes)
         self.log_std = nn.Parameter(torch.zeros(sizes[-1]))
-
-    def forward(self, observations: Tensor) -> Tensor:
-        return self.bounds(self.mean(observations))
-
-    def mean(self, observations: Tensor) -> Tensor:
-        """(..., action_dim) in units of the bounds."""
-        scaled = self.layers(self.normal(observations).view(-1, len(self.normal.mean)))[0].tanh()
-        return scaled.view(*observations.shape[:-1], -1)
 
     def log_probability(self, observations: Tensor, scaled: Tensor) -> Tensor:
         """(B,) of actions in units of the bounds."""
         deviation = self.log_std.clamp(-5.0, 2.0).exp()
-        return torch.distributions.Normal(self.mean(observations), deviation).log_prob(scaled).sum(1)
+        return torch.distributions.Normal(self.scaled(observations), deviation).log_prob(scaled).sum(1)
 
 
 def train_iql(
@@ -73,7 +62,7 @@ def train_iql(
         here, there, actions = normal(batch.observations), normal(batch.next_observations), bounds.scale(batch.actions)
         with torch.no_grad():
             q_value = targets(torch.cat([here, actions], 1)).amin(0)
-            target = batch.rewards + settings.discount * batch.going_on * value(there)[0]
+            target = batch.rewards + settings.discount * batch.not_done * value(there)[0]
         advantage = q_value - value(here)[0]
         upper = (advantage.detach() > 0).float()
         value_loss = ((1 - settings.expectile + (2 * settings.expectile - 1) * upper) * advantage**2).mean()

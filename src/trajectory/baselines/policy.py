@@ -1,4 +1,4 @@
-"""A policy, from observations to actions, behind the agent's calls."""
+"""Policies, from observations to actions, and one behind the agent's calls."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from trajectory.files import write_file
+from trajectory.networks import Bounds, Normal, Perceptrons
 
 
 class PolicyAgent:
@@ -46,3 +47,29 @@ class PolicyAgent:
     def save(self, path: Path) -> None:
         """Write the policy's weights as safetensors."""
         write_file(path, save(self.policy.state_dict()))
+
+
+class BoundedPolicy(nn.Module):
+    """A deterministic policy within the bounds of actions.
+
+    Args:
+        sizes: of the observation, the hidden layers and the outputs.
+    """
+
+    def __init__(self, normal: Normal, bounds: Bounds, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.normal = normal
+        self.bounds = bounds
+        self.layers = Perceptrons(1, sizes)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.bounds(self.scaled(observations))
+
+    def scaled(self, observations: Tensor) -> Tensor:
+        """(..., action_dim) in units of the bounds."""
+        return self.outputs(observations).tanh()
+
+    def outputs(self, observations: Tensor) -> Tensor:
+        """(..., outputs) of the last layer."""
+        rows = self.normal(observations).view(-1, len(self.normal.mean))
+        return self.layers(rows)[0].view(*observations.shape[:-1], -1)

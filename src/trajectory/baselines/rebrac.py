@@ -9,30 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trajectory.baselines.policy import PolicyAgent
+from trajectory.baselines.policy import BoundedPolicy, PolicyAgent
 from trajectory.baselines.settings import ReBRACSettings
 from trajectory.data.episodes import Episodes
 from trajectory.data.transitions import Transitions
 from trajectory.networks import Bounds, Normal, Perceptrons, follow
 from trajectory.progress import progress_bar
-
-
-class _Policy(nn.Module):
-    """A deterministic policy within the bounds of actions."""
-
-    def __init__(self, normal: Normal, bounds: Bounds, sizes: tuple[int, ...]) -> None:
-        super().__init__()
-        self.normal = normal
-        self.bounds = bounds
-        self.layers = Perceptrons(1, sizes)
-
-    def forward(self, observations: Tensor) -> Tensor:
-        return self.bounds(self.scaled(observations))
-
-    def scaled(self, observations: Tensor) -> Tensor:
-        """(..., action_dim) in units of the bounds."""
-        actions = self.layers(self.normal(observations).view(-1, len(self.normal.mean)))[0].tanh()
-        return actions.view(*observations.shape[:-1], -1)
 
 
 def train_rebrac(
@@ -48,7 +30,7 @@ def train_rebrac(
     normal, bounds = Normal(data.observations), Bounds.of(action_bounds, data.actions)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        policy = _Policy(normal, bounds, (inputs, *settings.hidden, outputs))
+        policy = BoundedPolicy(normal, bounds, (inputs, *settings.hidden, outputs))
         critics = Perceptrons(2, (inputs + outputs, *settings.hidden, 1), norm=True)
     target_policy = deepcopy(policy).requires_grad_(False)
     targets = deepcopy(critics).requires_grad_(False)
@@ -60,14 +42,14 @@ def train_rebrac(
 
     for step in progress_bar(range(settings.steps), desc="rebrac", unit="step"):
         batch = data.batch(settings.batch_size, generator)
-        actions, following = bounds.scale(batch.actions), batch.next_observations
+        actions = bounds.scale(batch.actions)
         with torch.no_grad():
             noise = settings.noise * torch.randn(actions.shape, generator=generator)
             noise = noise.clamp(-settings.noise_limit, settings.noise_limit)
-            chosen = (target_policy.scaled(following) + noise).clamp(-1, 1)
+            chosen = (target_policy.scaled(batch.next_observations) + noise).clamp(-1, 1)
             distance = ((chosen - bounds.scale(batch.next_actions)) ** 2).sum(1, keepdim=True)
-            next_q = q_values(targets, following, chosen).amin(0) - settings.critic_penalty * distance
-            target = batch.rewards + settings.discount * batch.going_on * next_q
+            next_q = q_values(targets, batch.next_observations, chosen).amin(0) - settings.critic_penalty * distance
+            target = batch.rewards + settings.discount * batch.not_done * next_q
         critic_loss = F.mse_loss(q_values(critics, batch.observations, actions), target.expand(2, -1, -1))
         critic_optimizer.zero_grad()
         critic_loss.backward()

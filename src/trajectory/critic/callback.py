@@ -7,9 +7,10 @@ from typing import Any
 import pytorch_lightning as pl
 
 from trajectory.critic.critic import Critic
-from trajectory.critic.learning import ImplicitQLearning
+from trajectory.critic.learning import ImplicitQLearning, prepare
 from trajectory.critic.settings import CriticSettings
-from trajectory.data.transitions import Transitions
+from trajectory.data.episodes import Episodes
+from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
 
 MARGIN = 10.0  # of values beyond what can be, before they are taken to diverge
@@ -22,27 +23,27 @@ class CriticTraining(pl.Callback):
 
     Args:
         critic: the module's.
-        data: of `prepare`.
-        discount: of its rewards.
+        episodes: the dataset.
+        tokenizer: gives their rewards and discount.
         every_n_steps: training steps between what is logged.
     """
 
     def __init__(
         self,
         critic: Critic,
-        data: Transitions,
+        episodes: Episodes,
         settings: CriticSettings,
-        discount: float,
+        tokenizer: TokenizerSettings,
         seed: int,
         every_n_steps: int,
     ) -> None:
         self.critic = critic
-        self.data = data
+        self.data = prepare(critic, episodes, tokenizer)
         self.settings = settings
-        self.discount = discount
+        self.discount = tokenizer.discount
         self.seed = seed
         self.every_n_steps = every_n_steps
-        self.limit = MARGIN * float(data.rewards.abs().max()) / (1 - discount)
+        self.limit = MARGIN * float(self.data.rewards.abs().max()) / (1 - self.discount)
         self.earlier: dict[str, Any] | None = None  # of the run that this one continues
 
     def state_dict(self) -> dict[str, Any]:

@@ -54,14 +54,14 @@ class ImplicitQLearning:
     def __init__(self, critic: Critic, data: Transitions, settings: CriticSettings, discount: float, seed: int) -> None:
         self.critic, self.settings, self.discount, self.seed = critic, settings, discount, seed
         self.rows = len(data)
-        # in the critic's units: q' = (q - mean) / std, so r' = (r - mean + discount * going_on * mean) / std
+        # in the critic's units: q' = (q - mean) / std, so r' = (r - mean + discount * not_done * mean) / std
         mean, std = critic.value_mean, critic.value_std
         self.inputs = critic.inputs(data.observations, data.actions)
-        self.following = (data.next_observations - critic.observation_mean) / critic.observation_std
-        self.rewards = (data.rewards - mean + discount * data.going_on * mean) / std
-        self.discounts = discount * data.going_on
+        self.next_observations = (data.next_observations - critic.observation_mean) / critic.observation_std
+        self.rewards = (data.rewards - mean + discount * data.not_done * mean) / std
+        self.discounts = discount * data.not_done
         self.q = deepcopy(critic.q)
-        sizes = (self.following.shape[1], *settings.hidden, 1)
+        sizes = (self.next_observations.shape[1], *settings.hidden, 1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.v = Perceptrons(1, sizes).to(self.inputs)
@@ -84,9 +84,9 @@ class ImplicitQLearning:
     def update(self, rows: Tensor) -> None:
         """One step on (B,) rows of the data."""
         inputs, settings = self.inputs[rows], self.settings
-        here = inputs[:, : self.following.shape[1]]
+        here = inputs[:, : self.next_observations.shape[1]]
         least_q = self.critic.q(inputs).amin(0)
-        v_layers = [layer[0] for layer in self.v.layers(torch.cat([here, self.following[rows]]))]
+        v_layers = [layer[0] for layer in self.v.layers(torch.cat([here, self.next_observations[rows]]))]
         v_values, next_v_values = v_layers[-1].chunk(2)
         advantage = least_q - v_values
         weight = torch.where(advantage > 0, settings.expectile, 1 - settings.expectile)

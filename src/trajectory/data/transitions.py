@@ -18,7 +18,7 @@ class Transitions:
     Args:
         observations, next_observations: (T, observation_dim).
         actions, next_actions: (T, action_dim); zeros behind a termination.
-        rewards, going_on: (T, 1); 0 where the episode has terminated.
+        rewards, not_done: (T, 1); 0 where the episode has terminated.
     """
 
     observations: Tensor
@@ -26,7 +26,7 @@ class Transitions:
     rewards: Tensor
     next_observations: Tensor
     next_actions: Tensor
-    going_on: Tensor
+    not_done: Tensor
 
     @classmethod
     def of(cls, episodes: Episodes, rewards: np.ndarray | None = None) -> Transitions:
@@ -40,16 +40,16 @@ class Transitions:
         last[episodes.ends - 1] = True
         ended[episodes.ends - 1] = episodes.terminated
         rows = torch.from_numpy(np.flatnonzero(~last | ended))
-        going_on = torch.from_numpy(~ended)[rows, None]
+        not_done = torch.from_numpy(~ended)[rows, None]
         observations, actions = torch.from_numpy(episodes.observations), torch.from_numpy(episodes.actions)
-        following = (rows + 1).clamp(max=len(actions) - 1)
+        next_rows = (rows + 1).clamp(max=len(actions) - 1)
         return cls(
             observations[rows],
             actions[rows],
             torch.from_numpy(rewards)[rows, None],
-            observations[following] * going_on,
-            actions[following] * going_on,
-            going_on.float(),
+            observations[next_rows] * not_done,
+            actions[next_rows] * not_done,
+            not_done.float(),
         )
 
     def __len__(self) -> int:

@@ -94,16 +94,14 @@ def beam_search(
             gains = gains.repeat_interleave(copies, dim=1)
             for dimension in range(layout.observation_dim, layout.reward_index):
                 search.draw(step, dimension)
-            q_value = None if critic is None else discount**step * search.q_value(critic)
-            rewards = discount**step * search.expectation(layout.reward_index)
+            objective = gains if critic is None else gains + discount**step * search.q_value(critic)
+            if settings.objective == "return":
+                gains = gains + discount**step * search.expectation(layout.reward_index)
             search.draw(step, layout.reward_index)
             if settings.objective == "likelihood":
                 objective = search.log_probability()
-            elif q_value is not None:
-                objective = gains + q_value
-            else:
-                objective = gains + rewards + discount ** (step + 1) * search.expectation(layout.value_index)
-            gains = gains + rewards
+            elif critic is None:
+                objective = gains + discount ** (step + 1) * search.expectation(layout.value_index)
             if settings.likelihood_weight > 0:
                 lacking = settings.likelihood_threshold - search.log_probability()
                 objective = objective - settings.likelihood_weight * lacking.clamp(min=0)

@@ -24,7 +24,6 @@ from trajectory.baselines.settings import BehaviourSettings
 from trajectory.baselines.training import train_baseline
 from trajectory.config import given
 from trajectory.critic.callback import CriticTraining
-from trajectory.critic.learning import prepare
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.goals import goal_tokens
 from trajectory.distributed import all_ranks, from_all_ranks
@@ -189,10 +188,8 @@ def _run(config: DictConfig, settings: TrainingSettings, start: Start, folder: P
         )
         critic = []
         if module.critic is not None and settings.critic is not None:
-            transitions = prepare(module.critic, source.load(), tokenizer)
-            critic = [
-                CriticTraining(module.critic, transitions, settings.critic, tokenizer.discount, settings.seed, every)
-            ]
+            chosen = (settings.critic, tokenizer, settings.seed, every)
+            critic = [CriticTraining(module.critic, source.load(), *chosen)]
         last = LastCheckpoint(folder / LAST, trainer_settings.checkpoint_every_n_steps, interruption, checkpoint)
         trainer = pl.Trainer(
             max_steps=trainer_settings.max_steps,
