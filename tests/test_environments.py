@@ -27,6 +27,13 @@ def configured(name: str) -> EnvironmentSettings:
 
 
 WITH_GOALS = {"four_rooms": (2, 2), "pointmaze": (4, 2)}
+# dimensions, and how far from each other the places are that are rewarded in different episodes
+REWARDED = {
+    "antmaze": (31, 8, 2.0),
+    "four_rooms_reward": (2, 2, 0.0),
+    "maze_large": (4, 2, 0.5),
+    "maze_medium": (4, 2, 0.5),
+}
 
 
 @pytest.mark.parametrize("name", WITH_GOALS)
@@ -49,8 +56,30 @@ def test_configured_environments_have_the_dimensions_of_d4rl(name: str) -> None:
     env.close()
 
 
+@pytest.mark.parametrize("name", REWARDED)
+def test_configured_environments_with_a_rewarded_place_do_not_tell_it_to_the_model(name: str) -> None:
+    environment = configured(name)
+    env = make_environment(environment)
+    *dimensions, apart = REWARDED[name]
+    check_layout(env, TransitionLayout(*dimensions), "this test")
+    assert (environment.goal, environment.reference) == (None, {"random": 0.0, "expert": 1.0})
+    places = []
+    for seed in range(8):
+        observation, info = env.reset(seed=seed)
+        places.append(info["desired_goal"])
+        assert not info["success"]
+        if name != "antmaze":
+            np.testing.assert_allclose(observation[:2], info["achieved_goal"])
+    assert np.ptp(places, axis=0).max() <= apart
+    env.unwrapped.goal = np.array(info["achieved_goal"], dtype=float)
+    _, reward, terminated, _, info = env.step(np.zeros(env.action_space.shape, np.float32))
+    assert (reward, terminated, info["success"]) == (1.0, True, True)
+    env.close()
+
+
 def test_every_environment_of_conf_is_tested_here() -> None:
-    assert {path.stem for path in (CONF / "env").glob("*.yaml")} == {*DIMENSIONS, *WITH_GOALS, "gym", "from_checkpoint"}
+    tested = {*DIMENSIONS, *WITH_GOALS, *REWARDED}
+    assert {path.stem for path in (CONF / "env").glob("*.yaml")} == {*tested, "gym", "from_checkpoint"}
 
 
 @pytest.mark.parametrize(

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from command_line import CONF, compose_config, run_main, run_main_here
-from trajectory.config import given
+from example_data import save
+from trajectory.behaviour.record import record_episodes
+from trajectory.config import given, settings
+from trajectory.environments.settings import EnvironmentSettings
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 ANALYSES = sorted(path.stem for path in (CONF / "analysis").glob("*.yaml"))
 GOALS = {"four_rooms", "four_rooms_published", "pointmaze", "pointmaze_published"}
+REWARDED = {"antmaze_published", "maze"}  # at a place that the model is not told
 SMALL = (
     *("dataset.steps=1000", "model.n_layer=1", "model.n_head=2", "model.n_embd=16", "trainer.threads=1"),
     *("trainer.max_steps=4", "trainer.batch_size=8", "planner.beam_width=2", "planner.horizon=1"),
     *("evaluation.episodes=2", "evaluation.max_steps=8", "evaluation.every_n_steps=null", "evaluation.video=false"),
     "logger=csv",
 )
+SMALL_CRITIC = ("critic.hidden=[8]", "critic.steps=8", "critic.batch_size=8")
 SMALL_ANALYSIS = {
     "attention": ("analysis.windows=8",),
     "prediction": (
@@ -37,11 +44,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_trains_and_plans_as_its_file_says(name: str, place: Path) -> None:
-    if name.startswith("pointmaze") and find_spec("gymnasium_robotics") is None:
+def test_every_experiment_trains_and_plans_as_its_file_says(
+    name: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "maze" in name and find_spec("gymnasium_robotics") is None:
         pytest.skip("needs the extra robotics")
     options = (f"experiment={name}", *SMALL)
-    options += () if name in GOALS else ("env=hopper",)
+    options += SMALL_CRITIC if name in REWARDED else ()
+    options += () if name in GOALS | REWARDED else ("env=hopper",)
+    if name == "antmaze_published":
+        options = tuple(option for option in options if option != "dataset.steps=1000")
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(place / "store"))
+        environment = settings(EnvironmentSettings, compose_config("train", *options).env, "env")
+        first, *others = record_episodes(environment, [None], steps=1_500, seed=0)
+        arrived = replace(first, rewards=np.eye(len(first.rewards))[-1], terminated=True)
+        save("D4RL/antmaze/umaze-v1", [arrived, *others], environment)
     process = run_main_here("train", *options, f"hydra.run.dir={name}", folder=place)
     assert process.returncode == 0, process.stderr
     results = json.loads((place / name / "results.json").read_text())
@@ -53,8 +70,12 @@ def test_every_experiment_trains_and_plans_as_its_file_says(name: str, place: Pa
     assert {key: results["planner"][key] for key in asked if asked[key] is not None} == {
         key: value for key, value in asked.items() if value is not None
     }
-    assert (results["planner"]["objective"] == "likelihood") == (name != "laptop")
-    assert ("reached_share" in results) == (name in GOALS)
+    assert (results["planner"]["objective"] == "likelihood") == (name not in REWARDED | {"laptop"})
+    assert ("reached_share" in results) == (name in GOALS | REWARDED)
+    if name in REWARDED:
+        shares = (results["reached_share"], 100 * results["return_mean"])
+        assert results["planner"]["value"] == "critic"
+        assert shares == (results["return_mean"], results["normalized_score_mean"])
 
 
 @pytest.mark.parametrize("name", ANALYSES)

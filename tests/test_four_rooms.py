@@ -143,6 +143,27 @@ def test_episodes_have_goals_apart_from_their_starts_and_tell_when_they_are_reac
     assert (info["success"], reward, terminated) == (True, 0.0, False)
 
 
+def test_a_rewarded_place_is_the_same_in_all_episodes_and_ends_them() -> None:
+    env: Any = gymnasium.make(ROOMS, reward_at=[8.5, 8.5])
+    for seed in range(20):
+        observation, info = env.reset(seed=seed)
+        assert observation["desired_goal"].tolist() == [8.5, 8.5]
+        assert np.linalg.norm(observation["observation"] - 8.5) > 2 * RADIUS
+        assert not info["success"]
+    _, reward, terminated, _, info = env.step(np.zeros(2))
+    assert (info["success"], reward, terminated) == (False, 0.0, False)
+    env.unwrapped.position = np.array([8.5, 8.3])
+    _, reward, terminated, _, info = env.step(np.zeros(2))
+    assert (info["success"], reward, terminated) == (True, 1.0, True)
+    assert env.unwrapped.compute_reward(np.array([[8.5, 8.6], [1.0, 1.0]]), np.full((2, 2), 8.5), {}).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("place", [[5.0, 5.0], [11.0, 1.0], [1.0]])
+def test_a_rewarded_place_in_a_wall_or_outside_is_refused(place: list[float]) -> None:
+    with pytest.raises(ValueError, match="a place in one of the rooms"):
+        gymnasium.make(ROOMS, reward_at=place)
+
+
 def test_walks_go_at_full_speed_and_through_doors() -> None:
     env: Any = gymnasium.make(ROOMS)
     rooms, rng = set(), np.random.default_rng(0)

@@ -16,6 +16,7 @@ from test_beam_search import DISCOUNT, make_model
 from toy_world import STEPS, TOY_ENVIRONMENT
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.evaluation.episodes import EpisodeResult, Rollouts
+from trajectory.evaluation.results import summarize_rollouts
 from trajectory.evaluation.rollout import run_episodes
 from trajectory.planning.agent import TrajectoryAgent
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
@@ -75,6 +76,19 @@ class Diary:
         return np.full((len(observation), 1), self.action, np.float32)
 
 
+class Straight(Diary):
+    """Walks to the right, and knows nothing of a place."""
+
+    def act(
+        self,
+        observation: np.ndarray,
+        previous_reward: float | np.ndarray | None = None,
+        environments: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        assert observation.shape[1] == 2
+        return np.tile(np.array([1.0, 0.0], np.float32), (len(observation), 1))
+
+
 def run(agent: Diary, seeds: Sequence[int], **options: Any) -> Rollouts:
     environment = EnvironmentSettings("scripted", SCRIPTED, options.pop("env_kwargs", {}))
     return run_episodes(agent, environment, seeds, progress=False, **options)
@@ -82,6 +96,24 @@ def run(agent: Diary, seeds: Sequence[int], **options: Any) -> Rollouts:
 
 def outcomes(rollouts: Rollouts) -> list[tuple[int, int, bool, bool]]:
     return [(episode.seed, episode.length, episode.terminated, episode.truncated) for episode in rollouts.episodes]
+
+
+def test_of_a_goal_that_the_agent_is_not_told_it_is_kept_whether_episodes_reach_it() -> None:
+    """The environment's reward is the task, and its end ends the episode."""
+    rooms = "trajectory.worlds.four_rooms:FourRooms-v0"
+    agent, kwargs = Straight(), {"reward_at": [8.0, 6.0]}
+    environment = EnvironmentSettings("rooms", rooms, kwargs, observation_keys=["observation"])
+    episodes = run_episodes(agent, environment, range(40), max_steps=60, progress=False).episodes
+    assert agent.goals is None
+    reached = [episode for episode in episodes if episode.reached]
+    assert 0 < len(reached) < len(episodes)
+    for episode in episodes:
+        assert episode.goal is not None
+        assert episode.goal.tolist() == [8.0, 6.0]
+        assert len(episode.path) == episode.length + 1
+        assert (episode.episode_return, episode.terminated) == (float(episode.reached), episode.reached)
+    summary = summarize_rollouts(Rollouts(episodes, 1.0, 1.0), None)
+    assert summary["reached_share"] == summary["return_mean"] == len(reached) / len(episodes)
 
 
 def test_terminations_and_time_limits_are_told_apart() -> None:

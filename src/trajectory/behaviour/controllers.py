@@ -95,9 +95,15 @@ class WaypointController(Controller):
 # the name of an environment -> its qualities, and who acts
 CONTROLLERS: dict[str, dict[str, type[Controller]]] = {
     "four_rooms": {"walk": RandomWalk},
+    "four_rooms_reward": {"walk": RandomWalk},
+    "maze_large": {"waypoint": WaypointController},
+    "maze_medium": {"waypoint": WaypointController},
     "pointmaze": {"waypoint": WaypointController},
 }
 IDS = {  # under which datasets go by the name alone
     "four_rooms": "trajectory.worlds.four_rooms:FourRooms-v0",
+    "four_rooms_reward": "trajectory.worlds.four_rooms:FourRooms-v0",
+    "maze_large": "gymnasium_robotics:PointMaze_Large-v3",
+    "maze_medium": "gymnasium_robotics:PointMaze_Medium-v3",
     "pointmaze": "gymnasium_robotics:PointMaze_UMaze-v3",
 }

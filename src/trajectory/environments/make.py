@@ -54,7 +54,7 @@ def make_raw_environment(settings: EnvironmentSettings) -> Any:
 def make_environment(settings: EnvironmentSettings) -> Any:
     """A Gymnasium environment with one-dimensional Box observations and actions, Dict observations made flat.
 
-    Of one with goals `info` holds the `desired_goal` and the `achieved_goal`.
+    Of one with goals, whether the model is told them or not, `info` holds the `desired_goal` and the `achieved_goal`.
 
     Raises:
         UserError: an unknown id, arguments it does not take, observation keys or goals it does not have, or spaces of
@@ -65,7 +65,8 @@ def make_environment(settings: EnvironmentSettings) -> Any:
         keys = observation_keys(env.observation_space, settings.observation_keys, f"env.id={settings.id}")
         if settings.goal is not None:
             _check_goal_space(env.observation_space, keys, settings)
-            env = _GoalInInfo(env)
+        if isinstance(env.observation_space, Dict) and set(GOAL_KEYS) <= set(env.observation_space.spaces):
+            env = _GoalInInfo(env, success=settings.goal is not None)
         check_box(env.action_space, "action", f"env.id={settings.id}")
     except UserError:
         env.close()
@@ -80,23 +81,31 @@ def make_environment(settings: EnvironmentSettings) -> Any:
 
 
 class _GoalInInfo(gymnasium.Wrapper):
-    """Tells the goal, asked for and achieved, in `info`: a flat observation has lost it; and `success`, by one name."""
+    """Tells the goal, asked for and achieved, in `info`: a flat observation has lost it; and `success`, by one name.
+
+    Args:
+        success: whether its steps have to tell of it.
+    """
+
+    def __init__(self, env: Any, *, success: bool) -> None:
+        super().__init__(env)
+        self.success = success
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
-        return observation, {**info, **_goals_of(observation)}
+        return observation, self._told(observation, info)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        names = [name for name in ("success", "is_success") if name in info]
+        told = self._told(observation, info)
         rule = "of an environment whose steps tell of success or is_success, where env.goal is given"
-        require(len(names) > 0, "env.id", rule, str(self.env.spec and self.env.spec.id))
-        told = {**info, **_goals_of(observation), "success": bool(info[names[0]])}
+        require("success" in told or not self.success, "env.id", rule, str(self.env.spec and self.env.spec.id))
         return observation, reward, terminated, truncated, told
 
-
-def _goals_of(observation: Any) -> dict[str, np.ndarray]:
-    return {key: np.array(observation[key]) for key in GOAL_KEYS}
+    def _told(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
+        goals = {key: np.array(observation[key]) for key in GOAL_KEYS}
+        success = [bool(info[name]) for name in ("success", "is_success") if name in info]
+        return {**info, **goals, **({"success": success[0]} if success else {})}
 
 
 def _check_goal_space(space: Space, keys: Sequence[str] | None, settings: EnvironmentSettings) -> None:

@@ -77,9 +77,9 @@ class EpisodeResult:
     Args:
         length: environment steps.
         recording: for drawing, where asked for.
-        goal: (G,) what was asked for, where the environment has goals.
+        goal: (G,) what was asked for, or hidden, where the environment has goals.
         path: (G,) of the start and after every step.
-        reached: whether the goal was; that ends the episode.
+        reached: whether the goal was; that ends the episode where the agent was told the goal.
         shortest_path: the length of the shortest way from start to goal, where the environment knows it.
     """
 

@@ -37,7 +37,7 @@ def evaluate_and_report(
 ) -> dict[str, Any]:
     """Run one episode per seed, dealt out among the ranks; the first leaves `results.json`, last of all.
 
-    In an environment with goals it leaves a picture of the paths too, `goals.png`.
+    In an environment with goals, told or hidden, it leaves a picture of the paths too, `goals.png`.
 
     Args:
         video: whether the first episode is drawn, as `episode.mp4` and `rollout.png`.
@@ -69,7 +69,7 @@ def evaluate_and_report(
     }
     if rank() > 0:
         return results
-    if environment.goal is not None:
+    if "reached_share" in results:
         env = make_environment(environment)
         write_file(folder / "goals.png", draw_paths(rollouts.episodes, env))
         env.close()

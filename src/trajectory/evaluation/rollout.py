@@ -52,7 +52,8 @@ def run_episodes(
     begun = [env.reset(seed=seed) for env, seed in zip(envs, seeds, strict=True)]
     observations = [observation for observation, _ in begun]
     for env, result, (_, info) in zip(envs, results, begun, strict=True):
-        if environment.goal is not None:
+        # of a goal that the agent is not told it is only kept how near episodes come, where the environment says so
+        if environment.goal is not None or {"desired_goal", "success"} <= info.keys():
             _begin_with_goal(env, result, info, goal)
     rewards = np.zeros(len(seeds), dtype=np.float32)
     limit = max_steps or min(env.spec.max_episode_steps or 1_000 for env in envs)
@@ -83,9 +84,10 @@ def run_episodes(
                 result.truncated = truncated or (not result.terminated and result.length >= limit)
                 if result.goal is not None:
                     result.path.append(info["achieved_goal"])
-                    result.reached = info["success"]
+                    result.reached = result.reached or info["success"]
                 bar.update()
-                if result.terminated or result.truncated or result.reached:
+                arrived = result.reached and environment.goal is not None
+                if result.terminated or result.truncated or arrived:
                     active.remove(i)
                     bar.update(limit - result.length)
     for env in envs:

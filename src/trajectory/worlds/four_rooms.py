@@ -1,7 +1,8 @@
-"""Four rooms: a point that walks in two dimensions, walls with doors, and a place to get to. Nothing is rewarded."""
+"""Four rooms: a point that walks in two dimensions, walls with doors, and a place to get to."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -40,15 +41,26 @@ class FourRooms(gymnasium.Env):
     """After the four rooms of Sutton, Precup and Singh (1999), in continuous space.
 
     An action moves the point along x, then along y, by `STEP` times its two numbers; what is in the way stops it along
-    that axis alone, so that it slides along walls. The reward is always 0 and no episode terminates; `info["success"]`
-    tells whether the goal is within `RADIUS`. Observations are as Gymnasium's goal environments have them.
+    that axis alone, so that it slides along walls. `info["success"]` tells whether the goal is within `RADIUS`. The
+    reward is always 0 and no episode terminates, unless there is one rewarded place. Observations are as Gymnasium's
+    goal environments have them.
+
+    Args:
+        reward_at: x and y of the goal of every episode, where the reward is 1 and the episode terminates; None draws a
+            goal for each and rewards nothing.
+
+    Raises:
+        ValueError: `reward_at` is a place outside the world or in a wall.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - as Gymnasium has it
     walls, radius = np.clip(WALLS, 0.0, SIZE), RADIUS  # as they are drawn
 
-    def __init__(self, render_mode: str | None = None) -> None:
+    def __init__(self, render_mode: str | None = None, reward_at: Sequence[float] | None = None) -> None:
         self.render_mode = render_mode
+        self.reward_at = reward_at
+        if reward_at is not None:
+            self.goal = np.array(reward_at)
         place = Box(0.0, SIZE, (2,), np.float32)
         self.observation_space = Dict(dict.fromkeys(("observation", "achieved_goal", "desired_goal"), place))
         self.action_space = Box(-1.0, 1.0, (2,), np.float32)
@@ -72,9 +84,14 @@ class FourRooms(gymnasium.Env):
         self._goal = np.asarray(goal, dtype=float)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
-        """Start and goal uniformly at random, not within reach of each other."""
+        """Start, and the goal unless it is given, uniformly at random, not within reach of each other."""
         super().reset(seed=seed)
-        self.position, self.goal = self._place(), self._place()
+        self.position = self._place()
+        if self.reward_at is not None:
+            while np.linalg.norm(self.position - self.goal) <= 2 * RADIUS:
+                self.position = self._place()
+            return self._observe()
+        self.goal = self._place()
         while np.linalg.norm(self.position - self.goal) <= 2 * RADIUS:
             self.goal = self._place()
         return self._observe()
@@ -82,11 +99,13 @@ class FourRooms(gymnasium.Env):
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
         self.position = moved(self.position, STEP * np.clip(np.asarray(action, dtype=float), -1.0, 1.0))
         observation, info = self._observe()
-        return observation, 0.0, False, False, info
+        arrived = self.reward_at is not None and info["success"]
+        return observation, float(arrived), arrived, False, info
 
     def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: dict) -> np.ndarray | float:
-        """0, as Gymnasium's goal environments ask for it; the task is the goal alone."""
-        return 0.0 * np.linalg.norm(np.subtract(achieved_goal, desired_goal), axis=-1)
+        """As Gymnasium's goal environments ask for it: 1 at the rewarded place, 0 elsewhere."""
+        distance = np.linalg.norm(np.subtract(achieved_goal, desired_goal), axis=-1)
+        return 1.0 * (distance <= RADIUS) if self.reward_at is not None else 0.0 * distance
 
     def shortest_path_length(self, start: np.ndarray, goal: np.ndarray) -> float:
         """The length of the shortest way from a place to within reach of a goal: that to the goal less its radius."""
