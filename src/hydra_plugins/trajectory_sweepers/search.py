@@ -35,9 +35,9 @@ class SearchSweeper(TrajectorySweeper):
         params: Any,
         max_batch_size: int | None = None,
     ) -> None:
-        super().__init__(max_batch_size)
+        super().__init__(params, max_batch_size)
         self.n_trials, self.n_jobs, self.direction = n_trials, n_jobs, direction
-        self.sampler, self.pruner, self.params = (dict(values or {}) for values in (sampler, pruner, params))
+        self.sampler, self.pruner = (dict(values or {}) for values in (sampler, pruner))
 
     def sweep(self, arguments: list[str]) -> float:
         """Run the trials and leave `optimization_results.yaml`; returns the best value."""
@@ -49,7 +49,7 @@ class SearchSweeper(TrajectorySweeper):
             check_positive("n_jobs", self.n_jobs)
             directions = ("maximize", "minimize")
             require(self.direction in directions, "hydra.sweeper.direction", " or ".join(directions), self.direction)
-            overrides = self.overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
+            overrides = self.overrides(arguments)
             self.space = {one.get_key_element(): Choices(one) for one in overrides if one.is_sweep_override()}
             require(bool(self.space), "hydra.sweeper.params", "given, or search=... that gives them", self.params)
             self.fixed = [str(one.input_line) for one in overrides if not one.is_sweep_override()]

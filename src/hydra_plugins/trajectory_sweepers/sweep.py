@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from trajectory.errors import UserError, first_line, require
 from trajectory.files import one_line_for_disk_errors
 from trajectory.resume import finished
-from trajectory.sweeps.folders import RECORD, sweep_folder
+from trajectory.sweeps.folders import RECORD, listed, sweep_folder
 from trajectory.sweeps.jobs import Attempt, Outcome, let_processes_import, summary
 
 log = logging.getLogger(__name__)
@@ -52,10 +52,12 @@ class TrajectorySweeper(Sweeper):
     """The part of a sweeper that does not choose what is run.
 
     Args:
+        params: what is swept, by key, where the command line does not say otherwise.
         max_batch_size: jobs that the launcher is given at a time; None gives it all.
     """
 
-    def __init__(self, max_batch_size: int | None = None) -> None:
+    def __init__(self, params: Any = None, max_batch_size: int | None = None) -> None:
+        self.params = dict(params or {})
         self.max_batch_size = max_batch_size
         self.folder = Path()
 
@@ -66,8 +68,9 @@ class TrajectorySweeper(Sweeper):
         self.resume = bool(config.get("resume", False))
 
     def overrides(self, arguments: Iterable[str]) -> list[Override]:
-        """What was asked for, the last word on every key."""
-        parsed = OverridesParser.create(self.context.config_loader).parse_overrides(list(arguments))
+        """What was asked for, by the configs' `params` and then the command line: the last word on every key."""
+        asked = [*listed(self.params), *arguments]
+        parsed = OverridesParser.create(self.context.config_loader).parse_overrides(asked)
         return list({one.get_key_element(): one for one in parsed}.values())
 
     def begin(self, arguments: Sequence[str], jobs: Iterable[Job]) -> list[Job]:
@@ -88,7 +91,8 @@ class TrajectorySweeper(Sweeper):
         self.detached = "submitit" in target
         checked = [(job, self.check(job)) for job in jobs]
         given = any(override.startswith("hydra.sweep.dir=") for override in hydra.overrides.hydra)
-        self.folder = sweep_folder(Path(hydra.sweep.dir).resolve(), list(arguments), given=given, resume=self.resume)
+        asked = [*listed(self.params), *arguments]
+        self.folder = sweep_folder(Path(hydra.sweep.dir).resolve(), asked, given=given, resume=self.resume)
         with one_line_for_disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / RECORD).exists():

@@ -9,10 +9,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from trajectory.evaluation.results import provenance
-from trajectory.reporting.figures import draw_bars, draw_curves, draw_profile
+from trajectory.reporting.figures import draw_bars, draw_curves, draw_league, draw_profile
+from trajectory.reporting.league import League, league_table, league_values, make_league
 from trajectory.reporting.published import PublishedScore, of_tasks, published_scores
 from trajectory.reporting.rows import Group, Row
 from trajectory.reporting.runs import Problem, Run
+from trajectory.reporting.settings import ReportSettings
 from trajectory.reporting.tables import (
     METHOD,
     describe_data,
@@ -44,6 +46,7 @@ class Report:
     Args:
         notes: episodes that were planned twice and count once.
         published: scores of the environments' tasks on other data.
+        league: all methods on all datasets; None where there is one dataset or method.
         overview: pictures of all datasets; `pictures` has those of each group.
     """
 
@@ -52,12 +55,15 @@ class Report:
     groups: list[Group]
     notes: list[str]
     published: list[PublishedScore]
+    league: League | None
     made: str
     overview: list[Picture]
     pictures: list[list[Picture]]
 
 
-def make_report(runs: list[Run], problems: list[Problem], groups: list[Group], notes: list[str]) -> Report:
+def make_report(
+    runs: list[Run], problems: list[Problem], groups: list[Group], notes: list[str], settings: ReportSettings
+) -> Report:
     """Choose what is published on the same tasks, and draw."""
     scored = [group for group in groups if group.scored]
     published = published_scores()
@@ -66,8 +72,12 @@ def make_report(runs: list[Run], problems: list[Problem], groups: list[Group], n
         same = of_tasks(published, [group.dataset["id"] for group in scored])
         description = "Mean normalised score of each row, with its 95 % bootstrap interval."
         overview = [Picture("bars", description + (f" {APART}" if same else ""), draw_bars(scored, same))]
+    league = make_league(groups, settings)
+    if league is not None and league.means:
+        description = "Mean normalised score of each method over all datasets, with its 95 % bootstrap interval."
+        overview = [Picture("league", description, draw_league(league)), *overview]
     pictures = [_pictures(index, group) for index, group in enumerate(groups)]
-    return Report(runs, problems, groups, notes, published, date.today().isoformat(), overview, pictures)
+    return Report(runs, problems, groups, notes, published, league, date.today().isoformat(), overview, pictures)
 
 
 def _pictures(index: int, group: Group) -> list[Picture]:
@@ -89,6 +99,7 @@ def as_markdown(report: Report) -> str:
     if report.problems:
         parts.append(to_markdown(problems_table(report.problems)))
     parts += [f"- {escape_markdown(note)}" for note in report.notes] + [""] * bool(report.notes)
+    parts += [to_markdown(league_table(report.league))] if report.league else []
     parts += [_link(picture) for picture in report.overview]
     for group, pictures in zip(report.groups, report.pictures, strict=True):
         parts.append(f"## {escape_markdown(group.dataset['id'])}\n\n{escape_markdown(describe_data(group))}\n")
@@ -106,7 +117,8 @@ def _link(picture: Picture) -> str:
 
 def as_latex(report: Report) -> str:
     """Tables of scores and of what is published, to be put into a document that has the package booktabs."""
-    tables = [*(score_table(group) for group in report.groups), *published_tables(report.published)]
+    tables = [league_table(report.league)] if report.league else []
+    tables += [*(score_table(group) for group in report.groups), *published_tables(report.published)]
     left_out = [f"% left out: {' '.join(f'{one.folder}: {one.reason}'.split())}" for one in report.problems]
     note = "% " + METHOD
     return "\n".join([r"% needs \usepackage{booktabs}", note, *left_out, *(to_latex(table) for table in tables)])
@@ -124,6 +136,7 @@ def as_values(report: Report) -> dict[str, Any]:
             }
             for group in report.groups
         ],
+        "league": league_values(report.league) if report.league else None,
         "left_out": [{"folder": str(one.folder), "reason": one.reason} for one in report.problems],
         "notes": report.notes,
         "published": [asdict(score) for score in report.published],

@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from trajectory.colors import COLORS
+from trajectory.reporting.league import League
 from trajectory.reporting.published import PublishedScore
 from trajectory.reporting.rows import Group
 
@@ -68,6 +69,26 @@ def draw_bars(groups: Sequence[Group], published: Sequence[PublishedScore]) -> F
             axes.set_ylabel("normalised score")
             axes.grid(axis="y", alpha=0.3)
             axes.set_axisbelow(True)
+    return figure
+
+
+def draw_league(league: League) -> Figure:
+    """Mean normalised score of every method over all datasets, the best first, as the paper's bar chart."""
+    means = sorted(league.means.items(), key=lambda item: item[1].value, reverse=True)
+    with _figure(6.4, 1.4 + 0.32 * len(means)) as figure:
+        axes = figure.subplots()
+        for place, (_, mean) in enumerate(means):
+            color = COLORS[0] if place == 0 else "#bbbbbb"
+            axes.barh(place, mean.value, 0.7, color=color, edgecolor="#000000", linewidth=0.5)
+            low, high = mean.interval
+            errors = [[max(mean.value - low, 0)], [max(high - mean.value, 0)]]
+            axes.errorbar(mean.value, place, xerr=errors, fmt="none", ecolor="#000000", capsize=3, linewidth=1)
+        axes.set_yticks(range(len(means)), [method for method, _ in means])
+        axes.invert_yaxis()
+        axes.set_xlabel(f"normalised score, mean of {len(league.datasets)} datasets, 95 % interval")
+        axes.axvline(0, color="#000000", linewidth=0.8)
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_axisbelow(True)
     return figure
 
 

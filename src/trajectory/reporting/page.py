@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trajectory.reporting.contents import Picture, Report
 from trajectory.reporting.figures import inline_svg
+from trajectory.reporting.league import league_table
 from trajectory.reporting.rows import Group
 from trajectory.reporting.runs import Run
 from trajectory.reporting.tables import (
@@ -47,6 +48,7 @@ def render_page(report: Report, svgs: Mapping[str, str], *, video_mb: float) -> 
             f'<section class="warn" aria-label="left out">{table}{f"<ul>{notes}</ul>" if notes else ""}</section>'
         )
     parts.append(f"<p>{escape(METHOD)}</p>")
+    parts += [render_table(league_table(report.league))] if report.league else []
     parts += [_picture(picture, svgs) for picture in report.overview]
     for index, group in enumerate(report.groups):
         parts.append(f'<section><h2 id="data-{index}">{escape(group.dataset["id"])}, {escape(group.environment)}</h2>')

@@ -10,6 +10,7 @@ from trajectory.evaluation.results import write_results
 from trajectory.files import write_file
 from trajectory.reporting.contents import as_latex, as_markdown, as_values, make_report
 from trajectory.reporting.figures import as_png, as_svg
+from trajectory.reporting.league import league_table
 from trajectory.reporting.page import render_page
 from trajectory.reporting.rows import group_runs
 from trajectory.reporting.runs import collect
@@ -34,7 +35,7 @@ def report(patterns: Sequence[str], settings: ReportSettings, folder: Path, *, f
     """
     runs, problems = collect(patterns)
     groups, notes = group_runs(runs, settings, force=force)
-    contents = make_report(runs, problems, groups, notes)
+    contents = make_report(runs, problems, groups, notes, settings)
     svgs = {}
     for picture in [*contents.overview, *(picture for pictures in contents.pictures for picture in pictures)]:
         svgs[picture.name] = as_svg(picture.figure)
@@ -47,6 +48,8 @@ def report(patterns: Sequence[str], settings: ReportSettings, folder: Path, *, f
     write_file(page, render_page(contents, svgs, video_mb=settings.video_mb))
     for group in groups:
         log.info("%s", to_text(score_table(group)))
+    if contents.league:
+        log.info("%s", to_text(league_table(contents.league)))
     for problem in problems:
         log.warning("left out: %s: %s", problem.folder, problem.reason)
     for note in notes:

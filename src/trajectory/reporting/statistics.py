@@ -97,3 +97,24 @@ def bootstrap_interval(
         rng=generator,
     )
     return np.stack([found.confidence_interval.low, found.confidence_interval.high])
+
+
+def resampled_means(runs: Sequence[np.ndarray], *, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """(resamples,) means of all episodes of a row, resampled as its interval is.
+
+    Args:
+        runs: the values of each run's episodes, (N_run,).
+    """
+    lengths = np.array([len(run) for run in runs])
+    padded = np.stack([np.pad(run, (0, lengths.max() - len(run))) for run in runs])
+    drawn = generator.integers(len(runs), size=(resamples, len(runs)))
+    count = lengths[drawn][..., None]  # episodes of each drawn run
+    episodes = (generator.random((*drawn.shape, lengths.max())) * count).astype(int)
+    counted = np.arange(lengths.max()) < count
+    return (padded[drawn[..., None], episodes] * counted).sum((1, 2)) / count.sum((1, 2))
+
+
+def middle(resampled: np.ndarray) -> Interval:
+    """The middle 95 % of resampled statistics."""
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)

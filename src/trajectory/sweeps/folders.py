@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -18,7 +19,7 @@ def sweep_folder(asked: Path, overrides: Sequence[str], *, given: bool, resume: 
 
     Args:
         asked: what `hydra.sweep.dir` is.
-        overrides: what the sweep was asked for; its jobs are numbered by it.
+        overrides: what the sweep was asked for, `params` first; its jobs are numbered by it.
         given: whether the user named the folder; else it is called after the time, and `resume` takes the newest of the
             folders beside it that is of the same overrides.
 
@@ -43,8 +44,14 @@ def sweep_folder(asked: Path, overrides: Sequence[str], *, given: bool, resume: 
     return folder
 
 
+def listed(params: Mapping[str, Any]) -> list[str]:
+    """The overrides that a sweeper's `params` stand for."""
+    return [f"{key}={value}" for key, value in params.items()]
+
+
 def _recorded(folder: Path) -> list[str]:
-    return [str(override) for override in OmegaConf.load(folder / RECORD).hydra.overrides.task]
+    record: Any = OmegaConf.load(folder / RECORD)
+    return [*listed(OmegaConf.select(record, "hydra.sweeper.params") or {}), *map(str, record.hydra.overrides.task)]
 
 
 def _identity(overrides: Sequence[str]) -> list[str]:

@@ -1,0 +1,137 @@
+"""The league: every method's mean score on every dataset, and over all of them, as in the paper's table and chart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trajectory.reporting.rows import Group, Row
+from trajectory.reporting.settings import ReportSettings
+from trajectory.reporting.statistics import Interval, middle, resampled_means
+from trajectory.reporting.tables import UNKNOWN, Cell, Table
+
+FIRST = "•"  # marks the best, and what cannot be told from it
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Of a method over datasets, each counting the same.
+
+    Args:
+        value: the mean of the datasets' means.
+        interval: 95 %, trainings and episodes resampled within each dataset.
+    """
+
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class League:
+    """Datasets with normalised scores, and the rows of each by method.
+
+    Args:
+        first: the methods that are first, or not to be told from the first, on each dataset: the 95 % interval of the
+            difference of means has 0 in it.
+        means: of the methods that are there on all datasets.
+    """
+
+    datasets: list[str]
+    methods: list[str]
+    rows: list[dict[str, Row]]
+    first: list[set[str]]
+    means: dict[str, Mean]
+
+
+def make_league(groups: Sequence[Group], settings: ReportSettings) -> League | None:
+    """None with fewer than two datasets that have normalised scores, or fewer than two methods."""
+    scored = [group for group in groups if group.scored]
+    rows = [{_label(row, group): row for row in group.rows} for group in scored]
+    methods = list(dict.fromkeys(label for of_data in rows for label in of_data))
+    if len(scored) < 2 or len(methods) < 2:
+        return None
+    generator = np.random.default_rng(settings.seed)
+    resampled = [
+        {
+            method: resampled_means(row.values, resamples=settings.resamples, generator=generator)
+            for method, row in of_data.items()
+        }
+        for of_data in rows
+    ]
+    means = {}
+    for method in methods:
+        if all(method in of_data for of_data in rows):
+            value = float(np.mean([of_data[method].summary.mean for of_data in rows]))
+            means[method] = Mean(value, middle(np.mean([of_data[method] for of_data in resampled], axis=0)))
+    first = [_first(*of_data) for of_data in zip(rows, resampled, strict=True)]
+    return League([_name(group) for group in scored], methods, rows, first, means)
+
+
+def league_table(league: League) -> Table:
+    """A row for each dataset and their means, a column for each method."""
+    lines = [
+        [Cell(name), *(_score(of_data.get(method), marked=method in first) for method in league.methods)]
+        for name, of_data, first in zip(league.datasets, league.rows, league.first, strict=True)
+    ]
+    means = [
+        Cell(f"{mean.value:.1f} {_brackets(mean.interval)}", mean.value) if mean else UNKNOWN
+        for mean in (league.means.get(method) for method in league.methods)
+    ]
+    lines.append([Cell(f"mean of {len(league.datasets)}"), *means])
+    for name, values in (("training, min", _minutes), ("ms per decision", _latency)):
+        known = [
+            [value for of_data in league.rows if (value := values(of_data.get(m))) is not None] for m in league.methods
+        ]
+        lines.append([Cell(name), *(Cell(f"{np.mean(v):.3g}", float(np.mean(v))) if v else UNKNOWN for v in known)])
+    caption = f"Mean normalised scores [95 %]; {FIRST}: the best of a dataset, or not to be told from it"
+    return Table(caption, ["dataset", *league.methods], lines)
+
+
+def league_values(league: League) -> dict[str, Any]:
+    """As plain values."""
+    datasets = [
+        {"dataset": name, "first": sorted(first), "scores": {method: row.summary.mean for method, row in rows.items()}}
+        for name, rows, first in zip(league.datasets, league.rows, league.first, strict=True)
+    ]
+    means = [{"method": name, "mean": mean.value, "interval": mean.interval} for name, mean in league.means.items()]
+    return {"datasets": datasets, "means": means}
+
+
+def _label(row: Row, group: Group) -> str:
+    """Without the checkpoint, unless the dataset has several of the method."""
+    alone = sum(other.label == row.label for other in group.rows) == 1
+    return row.label if alone else row.full_label
+
+
+def _name(group: Group) -> str:
+    """`hopper/medium` of the dataset `trajectory/hopper/medium-v0`."""
+    return "/".join(group.dataset["id"].split("/")[-2:]).removesuffix("-v0")
+
+
+def _first(rows: dict[str, Row], resampled: dict[str, np.ndarray]) -> set[str]:
+    best = max(rows, key=lambda method: rows[method].summary.mean)
+    differences = {method: middle(resampled[best] - resampled[method]) for method in rows}
+    return {method for method, (low, high) in differences.items() if method == best or low <= 0 <= high}
+
+
+def _score(row: Row | None, *, marked: bool) -> Cell:
+    if row is None:
+        return UNKNOWN
+    interval = row.summary.mean_interval
+    text = f"{row.summary.mean:.1f}" + (f" {_brackets(interval)}" if interval else "")
+    return Cell(f"{text} {FIRST}" if marked else text, row.summary.mean)
+
+
+def _brackets(interval: Interval) -> str:
+    return f"[{interval[0]:.1f}, {interval[1]:.1f}]"
+
+
+def _minutes(row: Row | None) -> float | None:
+    return None if row is None or row.training_s is None else row.training_s / 60
+
+
+def _latency(row: Row | None) -> float | None:
+    return None if row is None else row.latency_ms
