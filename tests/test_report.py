@@ -329,7 +329,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_report_leaves_every_form_of_itself(written: Path) -> None:
     names = {path.name for path in written.iterdir()}
-    pictures = {"bars", "profile-0", "profile-1", "curves-0", "curves-1"}
+    pictures = {"league", "bars", "profile-0", "profile-1", "curves-0", "curves-1"}
     texts = {"report.html", "report.md", "report.tex", "report.json"}
     assert names == texts | {f"{picture}.{kind}" for picture in pictures for kind in ("png", "svg")}
     for picture in pictures:
