@@ -42,6 +42,20 @@ def test_the_table_of_starts_is_that_of_the_measurement() -> None:
     assert startup_table(measured) in (ROOT / "docs" / "startup.md").read_text()
 
 
+def test_the_table_of_the_suites_runs_is_that_of_the_measurement() -> None:
+    measured = json.loads((ROOT / "results" / "suite.json").read_text())
+    assert suite_table(measured) in (ROOT / "docs" / "startup.md").read_text()
+
+
+def suite_table(measured: dict[str, Any]) -> str:
+    """Markdown of whole runs of the suite."""
+    lines = ["| run of the suite | command | minutes | passed, skipped, failed |", "| --- | --- | --- | --- |"]
+    for run in measured["runs"]:
+        counts = ", ".join(f"{run[outcome]:,}" for outcome in ("passed", "skipped", "failed"))
+        lines.append(f"| {run['name']} | `{run['command']}` | {run['seconds'] / 60:.1f} | {counts} |")
+    return "\n".join(lines)
+
+
 def startup_table(measured: dict[str, Any]) -> str:
     """Markdown of `benchmark.suites=[startup]`, beside the checkout that it was compared with."""
     head = "| command | before, s | now, s | `import` of | s | now, times that |"
