@@ -64,7 +64,8 @@ def goal_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
         rows.append((str(index), str(episode["seed"]), *places, steps, f"{path:.2f}", *times, end))
     direct = results["direct_share"]
     within = "" if direct is None else f", {direct:.1%} within {ENOUGH:g} times the shortest way"
-    hidden = results["environment"]["goal"] is None  # so that what is rewarded is the task
+    environment = results["environment"]
+    hidden = environment is not None and environment["goal"] is None  # so that what is rewarded is the task
     earned = f", mean return {results['return_mean']:.2f}" if hidden else ""
     return [*rows, ("", "", "", "", "", "", "", "", f"{results['reached_share']:.1%} reached{within}{earned}")]
 
