@@ -14,6 +14,7 @@ from gymnasium.spaces import Box
 from example_data import HOPPER
 from test_beam_search import DISCOUNT, make_model
 from toy_world import STEPS, TOY_ENVIRONMENT
+from trajectory.environments.make import make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.evaluation.episodes import EpisodeResult, Rollouts
 from trajectory.evaluation.results import summarize_rollouts
@@ -54,7 +55,7 @@ gymnasium.register(SCRIPTED, entry_point="test_rollout:Scripted", max_episode_st
 class Diary:
     """An agent that always takes the same action and writes down what it is told."""
 
-    action: float = 0.5
+    action: float | tuple[float, ...] = 0.5
     reset_with: tuple[int, list[int]] | None = None
     goals: np.ndarray | Sequence | None = None
     told: list[tuple[list[int], list[float], list[float]]] = field(default_factory=list)
@@ -73,20 +74,7 @@ class Diary:
         assert environments is not None
         assert isinstance(previous_reward, np.ndarray)
         self.told.append((list(environments), observation[:, 1].tolist(), previous_reward.tolist()))
-        return np.full((len(observation), 1), self.action, np.float32)
-
-
-class Straight(Diary):
-    """Walks to the right, and knows nothing of a place."""
-
-    def act(
-        self,
-        observation: np.ndarray,
-        previous_reward: float | np.ndarray | None = None,
-        environments: Sequence[int] | None = None,
-    ) -> np.ndarray:
-        assert observation.shape[1] == 2
-        return np.tile(np.array([1.0, 0.0], np.float32), (len(observation), 1))
+        return np.tile(np.array(self.action, np.float32), (len(observation), 1))
 
 
 def run(agent: Diary, seeds: Sequence[int], **options: Any) -> Rollouts:
@@ -101,8 +89,9 @@ def outcomes(rollouts: Rollouts) -> list[tuple[int, int, bool, bool]]:
 def test_of_a_goal_that_the_agent_is_not_told_it_is_kept_whether_episodes_reach_it() -> None:
     """The environment's reward is the task, and its end ends the episode."""
     rooms = "trajectory.worlds.four_rooms:FourRooms-v0"
-    agent, kwargs = Straight(), {"reward_at": [8.0, 6.0]}
+    agent, kwargs = Diary(action=(1.0, 0.0)), {"reward_at": [8.0, 6.0]}  # walks to the right
     environment = EnvironmentSettings("rooms", rooms, kwargs, observation_keys=["observation"])
+    assert make_environment(environment).observation_space.shape == (2,)
     episodes = run_episodes(agent, environment, range(40), max_steps=60, progress=False).episodes
     assert agent.goals is None
     reached = [episode for episode in episodes if episode.reached]

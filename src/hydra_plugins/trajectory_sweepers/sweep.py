@@ -67,10 +67,13 @@ class TrajectorySweeper(Sweeper):
         self.task_function = task_function
         self.resume = bool(config.get("resume", False))
 
+    def requested(self, arguments: Iterable[str]) -> list[str]:
+        """The overrides of the configs' `params`, and then those of the command line."""
+        return [*listed(self.params), *arguments]
+
     def overrides(self, arguments: Iterable[str]) -> list[Override]:
-        """What was asked for, by the configs' `params` and then the command line: the last word on every key."""
-        asked = [*listed(self.params), *arguments]
-        parsed = OverridesParser.create(self.context.config_loader).parse_overrides(asked)
+        """What was requested, the last word on every key."""
+        parsed = OverridesParser.create(self.context.config_loader).parse_overrides(self.requested(arguments))
         return list({one.get_key_element(): one for one in parsed}.values())
 
     def begin(self, arguments: Sequence[str], jobs: Iterable[Job]) -> list[Job]:
@@ -91,8 +94,8 @@ class TrajectorySweeper(Sweeper):
         self.detached = "submitit" in target
         checked = [(job, self.check(job)) for job in jobs]
         given = any(override.startswith("hydra.sweep.dir=") for override in hydra.overrides.hydra)
-        asked = [*listed(self.params), *arguments]
-        self.folder = sweep_folder(Path(hydra.sweep.dir).resolve(), asked, given=given, resume=self.resume)
+        requested = self.requested(arguments)
+        self.folder = sweep_folder(Path(hydra.sweep.dir).resolve(), requested, given=given, resume=self.resume)
         with one_line_for_disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / RECORD).exists():

@@ -93,16 +93,16 @@ class _GoalInInfo(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
-        return observation, self._told(observation, info)
+        return observation, self._with_goals(observation, info)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        told = self._told(observation, info)
+        info = self._with_goals(observation, info)
         rule = "of an environment whose steps tell of success or is_success, where env.goal is given"
-        require("success" in told or not self.success, "env.id", rule, str(self.env.spec and self.env.spec.id))
-        return observation, reward, terminated, truncated, told
+        require("success" in info or not self.success, "env.id", rule, str(self.env.spec and self.env.spec.id))
+        return observation, reward, terminated, truncated, info
 
-    def _told(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
+    def _with_goals(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
         goals = {key: np.array(observation[key]) for key in GOAL_KEYS}
         success = [bool(info[name]) for name in ("success", "is_success") if name in info]
         return {**info, **goals, **({"success": success[0]} if success else {})}

@@ -11,7 +11,7 @@ import numpy as np
 from trajectory.reporting.rows import Group, Row
 from trajectory.reporting.settings import ReportSettings
 from trajectory.reporting.statistics import Interval, middle, resampled_means
-from trajectory.reporting.tables import UNKNOWN, Cell, Table
+from trajectory.reporting.tables import UNKNOWN, Cell, Table, estimate
 
 FIRST = "•"  # marks the best, and what cannot be told from it
 
@@ -77,7 +77,7 @@ def league_table(league: League) -> Table:
         for name, of_data, first in zip(league.datasets, league.rows, league.first, strict=True)
     ]
     means = [
-        Cell(f"{mean.value:.1f} {_brackets(mean.interval)}", mean.value) if mean else UNKNOWN
+        Cell(estimate(mean.value, mean.interval), mean.value) if mean else UNKNOWN
         for mean in (league.means.get(method) for method in league.methods)
     ]
     lines.append([Cell(f"mean of {len(league.datasets)}"), *means])
@@ -120,13 +120,8 @@ def _first(rows: dict[str, Row], resampled: dict[str, np.ndarray]) -> set[str]:
 def _score(row: Row | None, *, marked: bool) -> Cell:
     if row is None:
         return UNKNOWN
-    interval = row.summary.mean_interval
-    text = f"{row.summary.mean:.1f}" + (f" {_brackets(interval)}" if interval else "")
+    text = estimate(row.summary.mean, row.summary.mean_interval)
     return Cell(f"{text} {FIRST}" if marked else text, row.summary.mean)
-
-
-def _brackets(interval: Interval) -> str:
-    return f"[{interval[0]:.1f}, {interval[1]:.1f}]"
 
 
 def _minutes(row: Row | None) -> float | None:

@@ -70,14 +70,15 @@ def _score_row(row: Row) -> list[Cell]:
         Cell(row.checkpoint),
         Cell(row.episodes, sum(map(len, row.values))),
         Cell(f"{row.returns:.1f}", row.returns),
-        Cell(_estimate(row.summary.mean, row.summary.mean_interval) + star, row.summary.mean),
-        Cell(_estimate(row.summary.iqm, row.summary.iqm_interval) + star, row.summary.iqm),
+        Cell(estimate(row.summary.mean, row.summary.mean_interval) + star, row.summary.mean),
+        Cell(estimate(row.summary.iqm, row.summary.iqm_interval) + star, row.summary.iqm),
         Cell(f"{row.latency_ms:.3g}", row.latency_ms),
         UNKNOWN if minutes is None else Cell(f"{minutes:.1f}", minutes),
     ]
 
 
-def _estimate(value: float, interval: Interval | None) -> str:
+def estimate(value: float, interval: Interval | None) -> str:
+    """A mean with its interval, which a single episode does not have."""
     return f"{value:.1f}" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else " [one episode]")
 
 
