@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from typing import Any
 
@@ -74,6 +75,9 @@ class ImplicitQLearning:
     def learn_until(self, updates: int) -> None:
         """Go on until that many updates are made, from the beginning on."""
         for number in range(self.updates, updates):
+            done = number / self.settings.steps
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
             # a generator that counts, so that any update's draws are found without those before it
             generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, number]))
             rows = torch.from_numpy(generator.integers(self.rows, size=self.settings.batch_size))

@@ -13,12 +13,12 @@ class CriticSettings:
 
     name: str = "iql"
     members: int = 2
-    hidden: tuple[int, ...] = (256, 256)
-    steps: int = 50_000
+    hidden: tuple[int, ...] = (64, 64)
+    steps: int = 100_000
     batch_size: int = 256
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     expectile: float = 0.7
-    target_rate: float = 5e-3
+    target_rate: float = 1e-2
 
     def __post_init__(self) -> None:
         require(self.name == "iql", "critic.name", "iql", self.name)
