@@ -20,6 +20,7 @@ from trajectory.model.decoder import Decoder
 from trajectory.model.gpt import GPT
 from trajectory.model.native.decoder import NativeGPT
 from trajectory.model.settings import GPTSettings
+from trajectory.networks import Perceptrons
 from trajectory.planning.beam_search import Plan, beam_search, draws_needed
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 from trajectory.transition import TransitionLayout
@@ -129,6 +130,15 @@ def make_uniforms(model: Model, environments: int, settings: PlannerSettings, se
     return torch.rand(environments, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
+def perceptron(networks: Perceptrons, member: int, units: list[float]) -> float:
+    """The output of one of them, one layer and number at a time."""
+    for layer, (weight, bias) in enumerate(zip(networks.weights, networks.biases, strict=True)):
+        units = [max(0.0, unit) for unit in units] if layer else units
+        columns, biases = weight[member].T.tolist(), bias[member, 0].tolist()
+        units = [b + sum(w * u for w, u in zip(c, units, strict=True)) for c, b in zip(columns, biases, strict=True)]
+    return units[0]
+
+
 class SlowSearch:
     """Beam search for one environment, written down as directly as it can be."""
 
@@ -172,7 +182,7 @@ class SlowSearch:
         return sum(p * value for p, value in zip(probabilities, values, strict=False))
 
     def q_value(self, sequence: Sequence) -> float:
-        """The least Q of the observation and the action that the sequence ends with, one layer and number at a time."""
+        """The least Q of the observation and the action that the sequence ends with."""
         if sequence.ended:
             return 0.0
         critic, acted = self.model.critic, self.layout.reward_index
@@ -180,17 +190,10 @@ class SlowSearch:
         numbers = [self.model.discretizer.values[d][token].item() for d, token in enumerate(tokens)]
         means = [*critic.observation_mean.tolist(), *critic.action_mean.tolist()]
         stds = [*critic.observation_std.tolist(), *critic.action_std.tolist()]
-        found = []
-        for member in range(3):
-            units = [(number - mean) / std for number, mean, std in zip(numbers, means, stds, strict=True)]
-            for layer, (weight, bias) in enumerate(zip(critic.q.weights, critic.q.biases, strict=True)):
-                units = [max(0.0, unit) for unit in units] if layer else units
-                columns, biases = weight[member].T.tolist(), bias[member, 0].tolist()
-                units = [
-                    b + sum(w * u for w, u in zip(c, units, strict=True)) for c, b in zip(columns, biases, strict=True)
-                ]
-            found.append(critic.value_mean.item() + critic.value_std.item() * units[0])
-        return min(found)
+        units = [(number - mean) / std for number, mean, std in zip(numbers, means, stds, strict=True)]
+        v_value = critic.value_std.item() * perceptron(critic.v, 0, units[: self.layout.observation_dim])
+        advantages = [critic.advantage_std.item() * perceptron(critic.advantage, member, units) for member in range(3)]
+        return critic.value_mean.item() + v_value + min(advantages)
 
     def append_value(self, sequence: Sequence) -> None:
         logits = self.logits(sequence, self.layout.value_index)
@@ -366,7 +369,7 @@ def test_values_of_a_critic(horizon: int, weight: float, positions: str, stop_bi
     model.discretizer.values[LAYOUT.value_index] *= -100
     assert torch.equal(plan_with(model, context, settings).tokens, plan.tokens)
     with torch.no_grad():
-        model.critic.q.weights[-1].neg_()
+        model.critic.advantage.weights[-1].neg_()
     assert not torch.equal(plan_with(model, context, settings).objective, plan.objective)
 
 

@@ -213,10 +213,10 @@ def test_a_critic_leaves_the_transformers_training_as_it_is(place: Path) -> None
 def test_its_losses_and_values_are_logged(place: Path) -> None:
     with (place / "with" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    steps = [int(row["step"]) for row in rows if row["critic/q_loss"]]
+    steps = [int(row["step"]) for row in rows if row["critic/advantage_loss"]]
     assert steps == [2, 4, 6]
-    for name in ("q_loss", "v_loss", "q_value", "greatest_q"):
-        assert all(np.isfinite(float(row[f"critic/{name}"])) for row in rows if row["critic/q_loss"])
+    for name in ("advantage_loss", "v_loss", "q_value", "greatest_q"):
+        assert all(np.isfinite(float(row[f"critic/{name}"])) for row in rows if row["critic/advantage_loss"])
 
 
 @pytest.mark.parametrize("value", ["critic", "model"])

@@ -1,4 +1,4 @@
-"""Q of a dataset, by which a planner values actions."""
+"""V and Q of a dataset, by which a planner values actions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from trajectory.transition import TransitionLayout
 
 
 class Critic(nn.Module):
-    """K Q functions, in the units of the tokeniser's rewards.
+    """One V and K advantages, in the units of the tokeniser's rewards; Q = V + A.
+
+    Actions change what can be earned by a hundredth of what states do, so a network of Q alone learns them last. The
+    advantage is a network of its own, in units of (1 - discount) times the spread of values, which is what one step
+    can change.
 
     Inside, observations, actions and values are in units of the data's mean and standard deviation, which are buffers:
     a checkpoint's weights hold all that is needed.
@@ -23,6 +27,7 @@ class Critic(nn.Module):
     action_std: Tensor
     value_mean: Tensor
     value_std: Tensor
+    advantage_std: Tensor
 
     def __init__(self, layout: TransitionLayout, settings: CriticSettings) -> None:
         super().__init__()
@@ -30,7 +35,9 @@ class Critic(nn.Module):
         for name, shape in (*inputs.items(), ("value", ())):
             self.register_buffer(f"{name}_mean", torch.zeros(shape))
             self.register_buffer(f"{name}_std", torch.ones(shape))
-        self.q = Perceptrons(settings.members, (sum(inputs.values()), *settings.hidden, 1))
+        self.register_buffer("advantage_std", torch.ones(()))
+        self.v = Perceptrons(1, (layout.observation_dim, *settings.hidden, 1))
+        self.advantage = Perceptrons(settings.members, (sum(inputs.values()), *settings.hidden, 1))
 
     @torch.no_grad()
     def measure(self, name: str, numbers: Tensor) -> None:
@@ -45,4 +52,6 @@ class Critic(nn.Module):
 
     def q_values(self, observations: Tensor, actions: Tensor) -> Tensor:
         """(B, observation_dim) and (B, action_dim) -> (K, B) discounted sums of rewards, the present one included."""
-        return self.value_mean + self.value_std * self.q(self.inputs(observations, actions))[..., 0]
+        inputs = self.inputs(observations, actions)
+        v_value = self.value_mean + self.value_std * self.v(inputs[:, : observations.shape[-1]])
+        return (v_value + self.advantage_std * self.advantage(inputs))[..., 0]

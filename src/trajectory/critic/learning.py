@@ -1,4 +1,4 @@
-"""Implicit Q-learning without its policy (Kostrikov, Nair, Levine 2021, equations 5 and 6)."""
+"""Implicit Q-learning without its policy (Kostrikov, Nair, Levine 2021), with Q = V + A."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trajectory.data.returns import return_to_go, shape_rewards
 from trajectory.data.settings import TokenizerSettings
 from trajectory.data.transitions import Transitions
 from trajectory.errors import require
-from trajectory.networks import Perceptrons, follow
+from trajectory.networks import follow
 
 
 def prepare(critic: Critic, episodes: Episodes, tokenizer: TokenizerSettings) -> Transitions:
@@ -34,21 +34,24 @@ def prepare(critic: Critic, episodes: Episodes, tokenizer: TokenizerSettings) ->
     critic.measure("observation", torch.from_numpy(episodes.observations))
     critic.measure("action", torch.from_numpy(episodes.actions))
     critic.measure("value", torch.from_numpy(returns))
+    critic.advantage_std.copy_((1 - tokenizer.discount) * critic.value_std)
     return Transitions.of(episodes, rewards)
 
 
 class ImplicitQLearning:
     """Fits a critic to a dataset's transitions.
 
-    V is the given expectile of the least of the target Qs over the data's actions; each Q is the reward and what V
-    promises next. A termination ends the sum; behind a time limit it goes on, since those last transitions, whose
-    successor is not known, are left out.
+    The advantage A(s, a) is fitted to the TD error r + discount * V(s') - V(s). V is the given expectile of Q over the
+    data's actions (equation 5). Its condition, that w(a) * (Q(s, a) - V(s)) has mean 0 with w the expectile where
+    A(s, a) > 0 and one less it elsewhere, needs Q in expectation alone, so V is fitted to r + discount * V(s') with
+    the weights w. The sign is that of the least of the K advantages. A termination ends the sum; behind a time limit it
+    goes on, since those last transitions, whose successor is not known, are left out.
 
     Which transitions an update takes depends on the seed and its number alone, so that a training that is continued
     goes on with the same.
 
     Args:
-        critic: what is planned with, whose units are set; its Qs are the targets, which follow those trained here.
+        critic: what is planned with, whose units are set; its networks are the targets of those trained here.
         discount: of the rewards.
     """
 
@@ -61,14 +64,9 @@ class ImplicitQLearning:
         self.next_observations = (data.next_observations - critic.observation_mean) / critic.observation_std
         self.rewards = (data.rewards - mean + discount * data.not_done * mean) / std
         self.discounts = discount * data.not_done
-        self.q = deepcopy(critic.q)
-        sizes = (self.next_observations.shape[1], *settings.hidden, 1)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.v = Perceptrons(1, sizes).to(self.inputs)
-        self.optimizer = torch.optim.Adam(
-            [*self.q.parameters(), *self.v.parameters()], lr=settings.learning_rate, fused=True
-        )
+        self.v, self.advantage = deepcopy(critic.v), deepcopy(critic.advantage)
+        parameters = [*self.v.parameters(), *self.advantage.parameters()]
+        self.optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
         self.updates = 0
         self.last: dict[str, Tensor] = {}
 
@@ -87,45 +85,50 @@ class ImplicitQLearning:
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
         """One step on (B,) rows of the data."""
-        inputs, settings = self.inputs[rows], self.settings
+        inputs, settings, critic = self.inputs[rows], self.settings, self.critic
         here = inputs[:, : self.next_observations.shape[1]]
-        least_q = self.critic.q(inputs).amin(0)
-        v_layers = [layer[0] for layer in self.v.layers(torch.cat([here, self.next_observations[rows]]))]
-        v_values, next_v_values = v_layers[-1].chunk(2)
-        advantage = least_q - v_values
+        v_values, next_v_values = critic.v(torch.cat([here, self.next_observations[rows]]))[0].chunk(2)
+        td_target = self.rewards[rows] + self.discounts[rows] * next_v_values
+        td_error = td_target - v_values
+        unit = critic.advantage_std / critic.value_std
+        advantage_layers = self.advantage.layers(inputs)
+        advantage_error = advantage_layers[-1] - td_error / unit
+        self.advantage.set_gradients(advantage_layers, 2 / len(rows) * advantage_error)
+        advantage = advantage_layers[-1].amin(0)
         weight = torch.where(advantage > 0, settings.expectile, 1 - settings.expectile)
-        self.v.set_gradients(
-            [layer[None, : len(rows)] for layer in v_layers], (-2 / len(rows) * weight * advantage)[None]
-        )
-        target = self.rewards[rows] + self.discounts[rows] * next_v_values
-        q_layers = self.q.layers(inputs)
-        error = q_layers[-1] - target
-        self.q.set_gradients(q_layers, 2 / error.numel() * error)
+        v_layers = self.v.layers(here)
+        v_error = v_layers[-1] - td_target
+        self.v.set_gradients(v_layers, 2 / len(rows) * weight * v_error)
         self.optimizer.step()
-        follow(self.critic.q, self.q, settings.target_rate)
-        self.last = {"q_loss": (error**2).mean(), "v_loss": (weight * advantage**2).mean(), "q_value": least_q}
+        follow(critic.v, self.v, settings.target_rate)
+        follow(critic.advantage, self.advantage, settings.target_rate)
+        self.last = {
+            "advantage_loss": (advantage_error**2).mean(),
+            "v_loss": (weight * v_error**2).mean(),
+            "q_value": v_values + unit * advantage,
+        }
 
     def metrics(self) -> dict[str, float]:
-        """Of the last update: `q_loss` and `v_loss` in the critic's units squared, `q_value`, the mean of the data's
-        actions, and the `greatest_q` in size, in those of rewards.
+        """Of the last update: `advantage_loss` and `v_loss` in the networks' units squared, `q_value`, the mean of the
+        data's actions, and the `greatest_q` in size, in those of rewards.
         """
         if not self.last:
             return {}
         q_value = self.critic.value_mean + self.critic.value_std * self.last["q_value"]
-        losses = {name: float(self.last[name]) for name in ("q_loss", "v_loss")}
+        losses = {name: float(self.last[name]) for name in ("advantage_loss", "v_loss")}
         return {**losses, "q_value": float(q_value.mean()), "greatest_q": float(q_value.abs().max())}
 
     def state_dict(self) -> dict[str, Any]:
         """All that a training goes on with, beside the critic's own weights."""
         return {
             "updates": self.updates,
-            "q": self.q.state_dict(),
             "v": self.v.state_dict(),
+            "advantage": self.advantage.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates = state["updates"]
-        self.q.load_state_dict(state["q"])
         self.v.load_state_dict(state["v"])
+        self.advantage.load_state_dict(state["advantage"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -13,8 +13,8 @@ class CriticSettings:
 
     name: str = "iql"
     members: int = 2
-    hidden: tuple[int, ...] = (64, 64)
-    steps: int = 100_000
+    hidden: tuple[int, ...] = (128, 128)
+    steps: int = 50_000
     batch_size: int = 256
     learning_rate: float = 1e-3
     expectile: float = 0.7
