@@ -80,7 +80,7 @@ class PlannerSettings:
     discount: float | None = None
     replan_interval: int = 1
     execute: str = "best"
-    execute_temperature: float = 0.5
+    execute_temperature: float = 2.0
     likelihood_weight: float = 0.0
     likelihood_threshold: float = 0.0
     deadline_ms: float | None = None
