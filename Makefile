@@ -38,7 +38,7 @@ format: $(INSTALLED)
 # the site in site/; a warning, a page that is missing from the navigation or a broken link is an error
 docs: $(DOCS_INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet --clean
-	@echo "open site/index.html"
+	@echo "the site is in site/; make docs-serve shows it"
 
 docs-serve: $(DOCS_INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs serve
