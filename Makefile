@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+DOCS_VENV := .venv-docs
+DOCS_INSTALLED := $(DOCS_VENV)/.installed
 CORES := $(shell nproc 2>/dev/null || echo auto)
 
-.PHONY: train test test-random test-slow bench lint format install clean
+.PHONY: train test test-random test-slow bench lint format docs docs-serve install clean
 
 train: $(INSTALLED)
 	$(RUN) src/train.py env=hopper experiment=laptop
@@ -33,6 +35,21 @@ format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
+# the site in site/; a warning, a page that is missing from the navigation or a broken link is an error
+docs: $(DOCS_INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet --clean
+	@echo "the site is in site/; make docs-serve shows it"
+
+docs-serve: $(DOCS_INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs serve
+
+# the API reference is read from the sources, so that none of the package's dependencies is needed
+$(DOCS_INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -m venv $(DOCS_VENV) || { echo "the venv module is needed: apt install python3-venv"; exit 1; }
+	@$(DOCS_VENV)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(DOCS_VENV)/requirements.txt
+	$(DOCS_VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt -r $(DOCS_VENV)/requirements.txt
+	@touch $@
+
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -42,4 +59,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(DOCS_VENV) site

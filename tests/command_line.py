@@ -30,8 +30,7 @@ ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 
 # a run of seconds that still does everything: records, trains, evaluates while training, plans, draws
-TINY = (
-    "experiment=laptop",
+SHORT = (
     "dataset.steps=1000",
     "model.n_layer=1",
     "model.n_embd=16",
@@ -44,6 +43,9 @@ TINY = (
     "evaluation.max_steps=15",
     "evaluation.every_n_steps=3",
 )
+LAPTOP = ("experiment=laptop", "critic=none", "planner=beam_search")  # plans as published
+TINY = (*LAPTOP, *SHORT)
+TINY_CRITIC = ("experiment=laptop", "critic.steps=40", "critic.hidden=[8]", *SHORT)
 
 
 Refusal = Callable[..., str]  # the type of the fixture `refusal`

@@ -11,7 +11,7 @@ import imageio.v2 as imageio
 import numpy as np
 from omegaconf import OmegaConf
 
-from command_line import compose_config
+from command_line import LAPTOP, compose_config
 from trajectory.evaluation.episodes import EpisodeResult, Rollouts
 from trajectory.evaluation.results import summarize_rollouts
 
@@ -46,7 +46,7 @@ def write_training(
     returns: list[float],
     *,
     seed: int = 0,
-    overrides: tuple[str, ...] = ("experiment=laptop",),
+    overrides: tuple[str, ...] = LAPTOP,
     data: dict[str, Any] | None = None,
     reference: dict[str, float] | None = HOPPER,
     baseline: str | None = None,

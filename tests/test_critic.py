@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from command_line import TINY, Refusal, run_main_here
+from command_line import TINY, TINY_CRITIC, Refusal, run_main_here
 from toy_world import fit, toy_data, toy_module
 from trajectory.critic.callback import CriticTraining
 from trajectory.critic.critic import Critic
@@ -189,16 +189,15 @@ def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str
     assert str(refused.value) == message
 
 
-CRITIC = ("critic=iql", "critic.steps=40", "critic.hidden=[8]", "planner.value=critic")
-RUN = (*TINY, "logger=csv", "evaluation.video=false", "evaluation.every_n_steps=null")
+RUN = ("logger=csv", "evaluation.video=false", "evaluation.every_n_steps=null")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two runs, `with` and `without` a critic."""
     folder = tmp_path_factory.mktemp("place")
-    for name, overrides in (("with", CRITIC), ("without", ())):
-        process = run_main_here("train", *RUN, *overrides, f"hydra.run.dir={name}", folder=folder)
+    for name, overrides in (("with", TINY_CRITIC), ("without", TINY)):
+        process = run_main_here("train", *overrides, *RUN, f"hydra.run.dir={name}", folder=folder)
         assert process.returncode == 0, process.stderr
     return folder
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from command_line import PATIENCE, ROOT, TINY, Process, Refusal, compose_config, run_main
+from command_line import PATIENCE, ROOT, TINY, TINY_CRITIC, Process, Refusal, compose_config, run_main
 from holding import Hold, running, wait_for
 from test_configs import section
 from trajectory.config import settings
@@ -31,10 +31,9 @@ from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
 
 # one periodic episode: more ranks than episodes
-QUICK = (*TINY, "logger=csv", "evaluation.video=false", "evaluation.periodic_episodes=1", "evaluation.episodes=3")
-CRITIC = ("critic=iql", "critic.steps=60", "critic.hidden=[8]", "planner.value=critic")
+QUICK = ("logger=csv", "evaluation.video=false", "evaluation.periodic_episodes=1", "evaluation.episodes=3")
 CPU = (
-    *(*QUICK, *CRITIC, "trainer.accelerator=cpu"),
+    *(*TINY_CRITIC, *QUICK, "trainer.accelerator=cpu"),
     *("trainer.log_every_n_steps=1", "model.optimizer.average_decay=0.9"),
 )
 TWO = ("trainer=ddp", "trainer.devices=2")

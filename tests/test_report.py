@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from command_line import Refusal, compose_config
+from command_line import LAPTOP, Refusal, compose_config
 from example_runs import MEDIUM, dataset, write_clip, write_evaluation, write_training
 from trajectory.commands.report import report
 from trajectory.reporting.page import choose_videos
@@ -137,7 +137,7 @@ def test_episodes_planned_twice_count_once(tmp_path: Path) -> None:
 )
 def test_other_settings_are_another_row_that_names_them(tmp_path: Path, overrides: tuple[str, ...], label: str) -> None:
     write_training(tmp_path / "a", [1000.0])
-    write_training(tmp_path / "b", [1000.0], seed=1, overrides=("experiment=laptop", *overrides))
+    write_training(tmp_path / "b", [1000.0], seed=1, overrides=(*LAPTOP, *overrides))
     (group,) = groups_of(tmp_path)
     assert sorted(row.episodes for row in group.rows) == ["1 × 1", "1 × 1"]
     assert f"Trajectory Transformer ({label}), last" in labels(group)
@@ -146,7 +146,7 @@ def test_other_settings_are_another_row_that_names_them(tmp_path: Path, override
 @pytest.mark.parametrize("override", ["trainer.threads=1", "logger=csv", "evaluation.episodes=3", "trainer.devices=1"])
 def test_settings_that_change_no_result_share_a_row(tmp_path: Path, override: str) -> None:
     write_training(tmp_path / "a", [1000.0])
-    write_training(tmp_path / "b", [1000.0], seed=1, overrides=("experiment=laptop", override))
+    write_training(tmp_path / "b", [1000.0], seed=1, overrides=(*LAPTOP, override))
     (group,) = groups_of(tmp_path)
     assert labels(group) == ["Trajectory Transformer, last"]
 
