@@ -30,7 +30,9 @@ from trajectory.transition import TransitionLayout
 STATES, ACTIONS = 6, np.array([-1.0, 0.0, 1.0], dtype=np.float32)
 DISCOUNT = 0.9
 TOKENIZER = TokenizerSettings(discount=DISCOUNT, terminal_reward=None)
-SETTINGS = CriticSettings(hidden=(32, 32), steps=2_000, batch_size=64, learning_rate=3e-3, target_rate=0.02)
+SETTINGS = CriticSettings(
+    hidden=(32, 32), steps=2_000, batch_size=64, learning_rate=3e-3, target_rate=0.02, warm_start=0.2
+)
 
 
 def random_world(seed: int, *, stochastic: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +100,7 @@ def learn(episodes: Episodes, settings: CriticSettings, seed: int = 0) -> tuple[
     torch.manual_seed(seed)
     critic = Critic(TransitionLayout(episodes.observations.shape[1], episodes.actions.shape[1]), settings)
     critic.requires_grad_(False)
-    learner = ImplicitQLearning(critic, prepare(critic, episodes, TOKENIZER), settings, DISCOUNT, seed)
+    learner = ImplicitQLearning(critic, *prepare(critic, episodes, TOKENIZER), settings, DISCOUNT, seed)
     return critic, learner
 
 
@@ -123,6 +125,25 @@ def test_q_is_what_dynamic_programming_finds(expectile: float, limit: int, stoch
     assert np.ptp(expected) > 2
     for table in table_of(critic):
         assert np.abs(table - expected).max() < 0.05 * np.ptp(expected)
+
+
+def test_a_warm_start_begins_at_the_returns_of_the_data() -> None:
+    """So long as nothing is trusted to dynamic programming yet, V is what was earned behind each state."""
+    episodes, steps = walk(random_world(7, stochastic=True), episodes=600, limit=10)
+    returns = np.zeros(len(steps))
+    for t in reversed(range(len(steps))):
+        later = 0.0 if t + 1 in episodes.ends else returns[t + 1]
+        returns[t] = episodes.rewards[t] + DISCOUNT * later
+    critic, learner = learn(episodes, replace(SETTINGS, expectile=0.5, warm_start=1.0, steps=1_000_000))
+    learner.learn_until(1_500)
+    ends = np.zeros(len(steps), dtype=bool)
+    ends[episodes.ends - 1] = True
+    kept = ~ends | (steps[:, 2] == STATES - 1)
+    means = [returns[kept & (steps[:, 0] == state)].mean() for state in range(STATES - 1)]
+    observations = (torch.eye(STATES)[: STATES - 1] - critic.observation_mean) / critic.observation_std
+    v_values = critic.value_mean + critic.value_std * critic.v(observations)[0, :, 0]
+    assert np.ptp(means) > 1
+    np.testing.assert_allclose(v_values.numpy(), means, atol=0.1 * np.ptp(means))
 
 
 def test_updates_depend_on_seed_and_number_alone() -> None:
@@ -179,6 +200,7 @@ def test_data_whose_returns_are_all_the_same_are_refused() -> None:
         ({"members": 0}, "critic.members must be at least 1, got 0"),
         ({"hidden": (0,)}, "critic.hidden must be sizes of at least 1, got [0]"),
         ({"learning_rate": 0.0}, "critic.learning_rate must be above 0, got 0.0"),
+        ({"warm_start": 1.5}, "critic.warm_start must be in [0, 1], got 1.5"),
         ({"target_rate": 1.5}, "critic.target_rate must be above 0 and at most 1, got 1.5"),
         ({"name": "sac"}, "critic.name must be iql, got 'sac'"),
     ],

@@ -38,7 +38,7 @@ class CriticTraining(pl.Callback):
         every_n_steps: int,
     ) -> None:
         self.critic = critic
-        self.data = prepare(critic, episodes, tokenizer)
+        self.data, self.returns = prepare(critic, episodes, tokenizer)
         self.settings = settings
         self.discount = tokenizer.discount
         self.seed = seed
@@ -54,7 +54,8 @@ class CriticTraining(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = self.data.to(pl_module.device)
-        self.learner = ImplicitQLearning(self.critic, data, self.settings, self.discount, self.seed)
+        returns = self.returns.to(pl_module.device)
+        self.learner = ImplicitQLearning(self.critic, data, returns, self.settings, self.discount, self.seed)
         if self.earlier is not None:
             self.learner.load_state_dict(self.earlier)
 

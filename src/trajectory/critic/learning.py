@@ -20,8 +20,9 @@ from trajectory.errors import require
 from trajectory.networks import follow
 
 
-def prepare(critic: Critic, episodes: Episodes, tokenizer: TokenizerSettings) -> Transitions:
-    """The transitions of a dataset, with the rewards that the tokeniser gives them; the critic's units are set to them.
+def prepare(critic: Critic, episodes: Episodes, tokenizer: TokenizerSettings) -> tuple[Transitions, Tensor]:
+    """The transitions of a dataset, with the rewards that the tokeniser gives them, and the (T, 1) discounted returns
+    that begin with them; the critic's units are set to both.
 
     Raises:
         UserError: all returns are the same, so that there is nothing to choose by.
@@ -35,7 +36,7 @@ def prepare(critic: Critic, episodes: Episodes, tokenizer: TokenizerSettings) ->
     critic.measure("action", torch.from_numpy(episodes.actions))
     critic.measure("value", torch.from_numpy(returns))
     critic.advantage_std.copy_((1 - tokenizer.discount) * critic.value_std)
-    return Transitions.of(episodes, rewards)
+    return Transitions.of(episodes, rewards), Transitions.of(episodes, returns).rewards
 
 
 class ImplicitQLearning:
@@ -47,15 +48,27 @@ class ImplicitQLearning:
     the weights w. The sign is that of the least of the K advantages. A termination ends the sum; behind a time limit it
     goes on, since those last transitions, whose successor is not known, are left out.
 
+    V begins at the data's own returns: its target passes from them to r + discount * V(s') during the first
+    `warm_start` of the updates. That saves the many updates that values take to travel along an episode.
+
     Which transitions an update takes depends on the seed and its number alone, so that a training that is continued
     goes on with the same.
 
     Args:
         critic: what is planned with, whose units are set; its networks are the targets of those trained here.
+        data, returns: of `prepare`.
         discount: of the rewards.
     """
 
-    def __init__(self, critic: Critic, data: Transitions, settings: CriticSettings, discount: float, seed: int) -> None:
+    def __init__(
+        self,
+        critic: Critic,
+        data: Transitions,
+        returns: Tensor,
+        settings: CriticSettings,
+        discount: float,
+        seed: int,
+    ) -> None:
         self.critic, self.settings, self.discount, self.seed = critic, settings, discount, seed
         self.rows = len(data)
         # in the critic's units: q' = (q - mean) / std, so r' = (r - mean + discount * not_done * mean) / std
@@ -64,6 +77,7 @@ class ImplicitQLearning:
         self.next_observations = (data.next_observations - critic.observation_mean) / critic.observation_std
         self.rewards = (data.rewards - mean + discount * data.not_done * mean) / std
         self.discounts = discount * data.not_done
+        self.returns = (returns - mean) / std
         self.v, self.advantage = deepcopy(critic.v), deepcopy(critic.advantage)
         parameters = [*self.v.parameters(), *self.advantage.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
@@ -76,15 +90,16 @@ class ImplicitQLearning:
             done = number / self.settings.steps
             for group in self.optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
+            trust = min(1.0, done / self.settings.warm_start) if self.settings.warm_start > 0 else 1.0
             # a generator that counts, so that any update's draws are found without those before it
             generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, number]))
             rows = torch.from_numpy(generator.integers(self.rows, size=self.settings.batch_size))
-            self.update(rows.to(self.inputs.device))
+            self.update(rows.to(self.inputs.device), trust)
         self.updates = max(self.updates, updates)
 
     @torch.no_grad()
-    def update(self, rows: Tensor) -> None:
-        """One step on (B,) rows of the data."""
+    def update(self, rows: Tensor, trust: float) -> None:
+        """One step on (B,) rows of the data, V's target between their returns and, at a trust of 1, their TD target."""
         inputs, settings, critic = self.inputs[rows], self.settings, self.critic
         here = inputs[:, : self.next_observations.shape[1]]
         v_values, next_v_values = critic.v(torch.cat([here, self.next_observations[rows]]))[0].chunk(2)
@@ -97,7 +112,7 @@ class ImplicitQLearning:
         advantage = advantage_layers[-1].amin(0)
         weight = torch.where(advantage > 0, settings.expectile, 1 - settings.expectile)
         v_layers = self.v.layers(here)
-        v_error = v_layers[-1] - td_target
+        v_error = v_layers[-1] - torch.lerp(self.returns[rows], td_target, trust)
         self.v.set_gradients(v_layers, 2 / len(rows) * weight * v_error)
         self.optimizer.step()
         follow(critic.v, self.v, settings.target_rate)

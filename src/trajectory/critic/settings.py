@@ -19,6 +19,7 @@ class CriticSettings:
     learning_rate: float = 1e-3
     expectile: float = 0.7
     target_rate: float = 1e-2
+    warm_start: float = 0.5
 
     def __post_init__(self) -> None:
         require(self.name == "iql", "critic.name", "iql", self.name)
@@ -27,4 +28,5 @@ class CriticSettings:
         require(min(self.hidden, default=1) >= 1, "critic.hidden", "sizes of at least 1", list(self.hidden))
         require(self.learning_rate > 0, "critic.learning_rate", "above 0", self.learning_rate)
         require(0 < self.expectile < 1, "critic.expectile", "in (0, 1)", self.expectile)
+        require(0 <= self.warm_start <= 1, "critic.warm_start", "in [0, 1]", self.warm_start)
         require(0 < self.target_rate <= 1, "critic.target_rate", "above 0 and at most 1", self.target_rate)
