@@ -134,7 +134,9 @@ def test_a_warm_start_begins_at_the_returns_of_the_data() -> None:
     for t in reversed(range(len(steps))):
         later = 0.0 if t + 1 in episodes.ends else returns[t + 1]
         returns[t] = episodes.rewards[t] + DISCOUNT * later
-    critic, learner = learn(episodes, replace(SETTINGS, expectile=0.5, warm_start=1.0, steps=1_000_000))
+    critic, learner = learn(
+        episodes, replace(SETTINGS, expectile=0.5, warm_start=1.0, steps=1_000_000, batch_size=1_024)
+    )
     learner.learn_until(1_500)
     ends = np.zeros(len(steps), dtype=bool)
     ends[episodes.ends - 1] = True
