@@ -19,6 +19,7 @@ from trajectory.critic.critic import Critic
 from trajectory.critic.learning import ImplicitQLearning, prepare
 from trajectory.critic.settings import CriticSettings
 from trajectory.data.episodes import Episodes
+from trajectory.data.returns import return_to_go
 from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
 from trajectory.model.callbacks import LastCheckpoint
@@ -130,10 +131,8 @@ def test_q_is_what_dynamic_programming_finds(expectile: float, limit: int, stoch
 def test_a_warm_start_begins_at_the_returns_of_the_data() -> None:
     """So long as nothing is trusted to dynamic programming yet, V is what was earned behind each state."""
     episodes, steps = walk(random_world(7, stochastic=True), episodes=600, limit=10)
-    returns = np.zeros(len(steps))
-    for t in reversed(range(len(steps))):
-        later = 0.0 if t + 1 in episodes.ends else returns[t + 1]
-        returns[t] = episodes.rewards[t] + DISCOUNT * later
+    later = return_to_go(episodes.rewards, episodes.ends, episodes.terminated, DISCOUNT)
+    returns = episodes.rewards + DISCOUNT * later
     critic, learner = learn(
         episodes, replace(SETTINGS, expectile=0.5, warm_start=1.0, steps=1_000_000, batch_size=1_024)
     )
