@@ -271,6 +271,25 @@ def suite_table(measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def test_the_table_of_the_critics_tried_is_that_of_the_measurement() -> None:
+    measured = json.loads((ROOT / "results" / "critic_pilots.json").read_text())
+    assert critics_table(measured) in TEXTS[DOCS / "values.md"]
+
+
+def critics_table(measured: dict[str, Any]) -> str:
+    """Markdown of the critics that were tried, and of what was executed with them."""
+    columns = ["best of 32", "mean of 16 of 32, T=1", "mean of 8 of 16", "mean of 16 of 32", "mean of 16, T=1"]
+    head = ["dataset", "critic", "units", "updates", "learning rate", "warm start", *columns]
+    lines = [" | ".join(("", *head, "")).strip(), "|" + " --- |" * len(head)]
+    for row in measured["rows"]:
+        setting = [row["dataset"], row["critic"], "{} x {}".format(*row["hidden"]), f"{row['updates']:,}"]
+        setting += [row["learning_rate"], f"{row['warm_start']:g}"]
+        found = (row["returns"].get(column) for column in columns)
+        cells = ["" if pair is None else f"{pair[0]:.0f} ± {pair[1]:.0f}" for pair in found]
+        lines.append(" | ".join(("", *setting, *cells, "")).strip())
+    return "\n".join(lines)
+
+
 def startup_table(measured: dict[str, Any]) -> str:
     """Markdown of `benchmark.suites=[startup]`, beside the checkout that it was compared with."""
     head = "| command | before, s | now, s | `import` of | s | now, times that |"
