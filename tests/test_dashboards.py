@@ -33,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(place: Path) -> Path:
     """The folder of a training by somebody who has an account and does not ask for it."""
-    options = ("logger.tags=[one,two]", "logger.project=mine", "hydra.run.dir=hopper/run")
+    options = ("logger.wandb.tags=[one,two]", "logger.wandb.project=mine", "hydra.run.dir=hopper/run")
     process = run_main("train", *TINY, *options, folder=place, WANDB_API_KEY=KEY)
     assert process.returncode == 0, process.stderr
     return place / "hopper" / "run"
@@ -142,7 +142,7 @@ def _no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_login_one_line_names_what_would_be_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("wandb_workspaces")
     caplog.set_level(logging.INFO, "dashboard")
-    dashboard(compose_config("dashboard", "logger.project=mine"), tmp_path)
+    dashboard(compose_config("dashboard", "logger.wandb.project=mine"), tmp_path)
     path = tmp_path / "workspace.json"
     (line,) = caplog.messages
     assert line.startswith("no Weights & Biases login")

@@ -22,8 +22,8 @@ GOALS = {"four_rooms", "four_rooms_published", "pointmaze", "pointmaze_published
 REWARDED = {"antmaze_published", "maze"}  # at a place that the model is not told
 WITH_CRITIC = {"league"} | REWARDED
 SMALL = (
-    *("dataset.steps=1000", "model.n_layer=1", "model.n_head=2", "model.n_embd=16", "trainer.threads=1"),
-    *("trainer.max_steps=4", "trainer.batch_size=8", "planner.beam_width=2", "planner.horizon=1"),
+    *("dataset.steps=1000", "model.n_layer=1", "model.n_head=2", "model.n_embd=16", "runtime.threads=1"),
+    *("trainer.max_steps=4", "data.batch_size=8", "planner.beam_width=2", "planner.horizon=1"),
     *("evaluation.episodes=2", "evaluation.max_steps=8", "evaluation.every_n_steps=null", "evaluation.video=false"),
     "logger=csv",
 )
@@ -88,7 +88,7 @@ def test_every_analysis_looks_into_a_checkpoint(name: str, place: Path) -> None:
         )
         assert trained.returncode == 0, trained.stderr
     small = SMALL_ANALYSIS[name.removesuffix("_published")]
-    options = (f"analysis={name}", f"checkpoint={checkpoint}", "dataset.steps=400", "trainer.threads=1", "logger=csv")
+    options = (f"analysis={name}", f"checkpoint={checkpoint}", "dataset.steps=400", "runtime.threads=1", "logger=csv")
     process = run_main_here("analyze", *options, *small, f"hydra.run.dir={name}", folder=place)
     assert process.returncode == 0, process.stderr
     results = json.loads((place / name / "results.json").read_text())

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from trajectory.errors import UserError, require
 from trajectory.files import check_file
 from trajectory.locks import in_use
+from trajectory.renamed import KEYS, current
 
 LAST = "last.ckpt"
 
@@ -21,10 +22,15 @@ FREE = (
     "checkpoint",
     "debug",
     "logger",
-    "trainer.threads",
-    "trainer.checkpoint_every_n_steps",
+    "runtime.threads",
+    "callbacks.last_checkpoint.every_n_steps",
+    "callbacks.progress",
+    "trainer.max_time",
+    "trainer.profiler",
     "evaluation.optimized_metric",
 )
+# what a setting that a run of an earlier release did not have must be now, so that it does what it did
+AS_BEFORE = (None, False, True, 0, 1, -1)
 
 
 def run_folder(parent: str, new: str, *, _root_: DictConfig) -> str:
@@ -48,13 +54,20 @@ def run_folder(parent: str, new: str, *, _root_: DictConfig) -> str:
 
 def differences(folder: Path, config: DictConfig) -> list[str]:
     """Each setting in which a config differs from that of the run in `folder`, as `key=value there, value here`."""
-    there, here = flat(OmegaConf.load(folder / "config.yaml")), flat(config)
+    written, here = flat(OmegaConf.load(folder / "config.yaml")), flat(config)
+    there = current(written)
+    if not written.keys().isdisjoint(KEYS):  # of an earlier release, which had less to set
+        there |= {key: value for key, value in here.items() if key not in there and _as_before(key, value)}
     keys = sorted(there.keys() | here.keys())
     return [
         f"{key}={there.get(key)!r} there, {here.get(key)!r} here"
         for key in keys
         if there.get(key) != here.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in FREE)
     ]
+
+
+def _as_before(key: str, value: Any) -> bool:
+    return key.endswith("._target_") or key.startswith("callbacks.") or value in AS_BEFORE or value == "planning"
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -35,10 +35,10 @@ def analyze(config: DictConfig, settings: AnalysisSettings, folder: Path) -> Non
     Raises:
         UserError: a checkpoint that cannot be read or is not of that kind, or data that do not fit it.
     """
-    checkpoint = load_checkpoint(settings.checkpoint, device_for(settings.trainer.accelerator))
+    checkpoint = load_checkpoint(settings.checkpoint, device_for(settings.runtime.accelerator, "runtime.accelerator"))
     rule = "of a model without goals: an analysis has none to put in front"
     require(checkpoint.gpt.settings.goal is None, "checkpoint", rule, str(settings.checkpoint))
-    set_threads(settings.trainer.threads)
+    set_threads(settings.runtime.threads)
     data = analysed_data(checkpoint, settings.dataset)
     if not data.held_out:
         log.warning("the checkpoint was trained on these episodes; give another dataset=... to hold some out")

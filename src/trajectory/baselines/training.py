@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from trajectory.baselines.behaviour import BehaviourAgent, behaviour_agent
 from trajectory.baselines.cloning import train_cloning
 from trajectory.baselines.cql import train_cql
 from trajectory.baselines.decision_transformer import train_decision_transformer
 from trajectory.baselines.iql import train_iql
 from trajectory.baselines.mbop import train_mbop
 from trajectory.baselines.rebrac import train_rebrac
+from trajectory.baselines.settings import BehaviourSettings
 from trajectory.data.episodes import Episodes
 from trajectory.data.settings import HindsightSettings
+from trajectory.data.source import Source
+from trajectory.environments.make import action_bounds
 from trajectory.errors import require
+from trajectory.settings import TrainingSettings
 
 
 class TrainedAgent(Protocol):
@@ -74,3 +80,27 @@ def train_baseline(
     if baseline.name in BOUNDED:
         return train(episodes, baseline, seed, action_bounds)
     return train(episodes, baseline, seed)
+
+
+def baseline_agent(
+    settings: TrainingSettings, source: Source, folder: Path
+) -> tuple[TrainedAgent | BehaviourAgent, dict[str, Any]]:
+    """The baseline of a run, trained on its dataset and kept as `policy.safetensors`, and what the results say of it.
+
+    Raises:
+        UserError: what `train_baseline` refuses, or a quality that no controller recorded.
+    """
+    facts = {"planner": None, "baseline": asdict(settings.baseline)}
+    if isinstance(settings.baseline, BehaviourSettings):
+        return behaviour_agent(settings.environment, settings.dataset.get("quality")), facts | {"checkpoint": None}
+    path = folder / "policy.safetensors"
+    policy = train_baseline(
+        source.load(),
+        settings.baseline,
+        settings.seed,
+        action_bounds=action_bounds(settings.environment),
+        goal=settings.environment.goal,
+        hindsight=settings.hindsight,
+    )
+    policy.save(path)
+    return policy, facts | {"checkpoint": str(path)}

@@ -22,7 +22,7 @@ from trajectory.benchmarks.table import Columns, measure_all
 from trajectory.errors import UserError
 
 SRC = Path(__file__).parents[2]
-SHORT = ("env=hopper", "experiment=laptop", "dataset.steps=1000", "trainer.threads=1", "hydra.run.dir=run")
+SHORT = ("env=hopper", "experiment=laptop", "dataset.steps=1000", "runtime.threads=1", "hydra.run.dir=run")
 EPISODE = ("trainer.max_steps=2", "evaluation.episodes=1", "evaluation.max_steps=50", "evaluation.every_n_steps=null")
 
 

@@ -21,7 +21,7 @@ import hydra
 from omegaconf import DictConfig
 
 from trajectory.commands.folder import CONF, run_folder
-from trajectory.config import check_complete, given, settings
+from trajectory.config import check_complete, check_keys, given, settings
 from trajectory.data.settings import check_dataset
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.imports import importing
@@ -29,6 +29,7 @@ from trajectory.imports import importing
 
 def collect(config: DictConfig, folder: Path) -> None:
     """One dataset; its summary and data card are left under `folder`."""
+    check_keys(config, ("env", "dataset"))
     check_complete(config)
     environment, dataset = settings(EnvironmentSettings, config.env, "env"), given(config.dataset)
     check_dataset(dataset)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from trajectory.behaviour.settings import RecipeSettings
 from trajectory.commands.folder import CONF, run_folder
-from trajectory.config import settings
+from trajectory.config import check_keys, settings
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.imports import importing
 
@@ -24,6 +24,7 @@ log = logging.getLogger("train_behaviour")
 
 def train_behaviour(config: DictConfig, folder: Path) -> None:
     """Snapshots, their returns and the policies chosen among them land in `folder`."""
+    check_keys(config, ("env", "behaviour"))
     recipe = settings(RecipeSettings, config.behaviour, "behaviour")
     environment = settings(EnvironmentSettings, config.env, "env")
     with importing():

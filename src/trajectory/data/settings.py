@@ -39,6 +39,29 @@ class TokenizerSettings:
 
 
 @dataclass(frozen=True)
+class DataSettings:
+    """What training is given of a dataset.
+
+    Args:
+        batch_size: windows, of all processes together.
+        validation_share: of the episodes, held out of training for `val/loss`; 0 trains on all of them.
+    """
+
+    batch_size: int = 256
+    validation_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "data.batch_size", "at least 1", self.batch_size)
+        share = self.validation_share
+        require(0 <= share < 1, "data.validation_share", "at least 0 and below 1", share)
+
+    def check_processes(self, processes: int) -> None:
+        """Raise a `UserError` for a batch that several processes cannot share evenly."""
+        rule = f"a multiple of the {processes} processes, which share every batch"
+        require(self.batch_size % processes == 0, "data.batch_size", rule, self.batch_size)
+
+
+@dataclass(frozen=True)
 class HindsightSettings:
     """Which later observation of its episode is a window's goal.
 

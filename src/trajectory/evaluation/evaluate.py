@@ -35,7 +35,7 @@ def evaluate(config: DictConfig, chosen: CheckpointSettings, folder: Path) -> fl
         UserError: a checkpoint that cannot be read, or settings that it cannot be planned with.
     """
     evaluation, owner = chosen.evaluation, f"checkpoint={chosen.checkpoint}"
-    checkpoint = load_checkpoint(chosen.checkpoint, device_for(chosen.trainer.accelerator))
+    checkpoint = load_checkpoint(chosen.checkpoint, device_for(chosen.runtime.accelerator, "runtime.accelerator"))
     trained = checkpoint.hyperparameters
     planner = settings(PlannerSettings, merge(trained["planner"], chosen.planner), "planner")
     environment = _environment(trained["environment"], chosen.environment, owner)
@@ -48,7 +48,7 @@ def evaluate(config: DictConfig, chosen: CheckpointSettings, folder: Path) -> fl
         goal = np.array(evaluation.goal)
         goal_tokens(checkpoint.discretizer, environment.goal, goal, key="evaluation.goal")
     agent = TrajectoryAgent.of(checkpoint, planner)
-    set_threads(chosen.trainer.threads)
+    set_threads(chosen.runtime.threads)
     check_no_training(folder)
     forget_curves(folder)
     resolved = {**given(config), "planner": asdict(planner), "env": asdict(environment)}
@@ -63,11 +63,7 @@ def evaluate(config: DictConfig, chosen: CheckpointSettings, folder: Path) -> fl
         folder,
         agent,
         environment,
-        evaluation.seeds,
-        max_steps=evaluation.max_steps,
-        video=evaluation.video,
-        plan_every_n_steps=evaluation.plan_every_n_steps,
-        goal=evaluation.goal,
+        evaluation,
         facts={
             "dataset": trained["dataset"],
             "planner": asdict(planner),

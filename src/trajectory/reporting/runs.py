@@ -25,8 +25,8 @@ WITH_CRITIC = f"{TRANSFORMER} + Q"  # planner.value=critic
 
 # what may differ between runs of one row: seeds, how often something is looked at, and where it is computed
 APART = (*FREE, "seed", "evaluation", "dataset", "env", "planner", "trainer.log_every_n_steps", "trainer.accelerator")
-APART += ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.compile")
-OF_THE_TRANSFORMER = ("model", "tokenizer", "trainer")  # a baseline reads none of them
+APART += ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "runtime")
+OF_THE_TRANSFORMER = ("model", "tokenizer", "trainer", "data", "callbacks")  # a baseline reads none of them
 
 
 @dataclass(frozen=True)

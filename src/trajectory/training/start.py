@@ -79,6 +79,11 @@ def prepare(config: DictConfig, settings: TrainingSettings, folder: Path) -> Sta
     device = device_for(trainer.accelerator)
     check_devices(device, trainer.devices)
     settings.planner.check_device(device.type)
+    if settings.extended:
+        with importing():
+            from trajectory.training.check import check_extensions
+
+        check_extensions(settings)
     began = time.perf_counter()
     source = locate(settings.dataset, environment)
     return Start(checkpoint, None, source, time.perf_counter() - began)

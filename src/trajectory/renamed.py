@@ -1,0 +1,80 @@
+"""Configuration keys of release 0.0 that have another name today: accepted for one release, with a hint."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+KEYS = {  # old -> new
+    "trainer.batch_size": "data.batch_size",
+    "trainer.gradient_clip": "trainer.gradient_clip_val",
+    "trainer.compile": "runtime.compile",
+    "trainer.threads": "runtime.threads",
+    "trainer.checkpoint_every_n_steps": "callbacks.last_checkpoint.every_n_steps",
+    "trainer.skip_nonfinite": "callbacks.guard.skip",
+    "logger.mode": "logger.wandb.mode",
+    "logger.project": "logger.wandb.project",
+    "logger.group": "logger.wandb.group",
+    "logger.tags": "logger.wandb.tags",
+    "logger.checkpoints": "logger.wandb.checkpoints",
+}
+OF_A_CHECKPOINT = KEYS | {"trainer.accelerator": "runtime.accelerator"}  # of evaluate and analyze, which do not train
+VALUES = {"trainer.strategy": {"single": "auto"}}  # by key: old -> new
+OVERRIDE = re.compile(r"([+~]{0,2})([\w./]+)(=|$)(.*)", re.DOTALL)
+
+
+def keys_of(command: str) -> dict[str, str]:
+    """The renamed keys of a command, old -> new."""
+    return OF_A_CHECKPOINT if command in ("evaluate", "analyze") else KEYS
+
+
+def rename_overrides(overrides: Iterable[str], command: str) -> list[str]:
+    """A command line with today's keys; each old one is said on standard error."""
+    return [_renamed(override, keys_of(command)) for override in overrides]
+
+
+def _renamed(override: str, keys: dict[str, str]) -> str:
+    found = OVERRIDE.fullmatch(override)
+    if found is None:
+        return override
+    prefix, key, equals, value = found.groups()
+    new_key, new_value = keys.get(key, key), VALUES.get(key, {}).get(value, value)
+    if (new_key, new_value) == (key, value):
+        return override
+    _hint(f"{key}{'' if new_key != key else f'={value}'}", f"{new_key}{'' if new_key != key else f'={new_value}'}")
+    return f"{prefix}{new_key}{equals}{new_value}"
+
+
+def rename_config(config: DictConfig, command: str, overrides: Iterable[str] = ()) -> None:
+    """Move what a user's config file gives under an old key to its new one, in place; each is said.
+
+    Args:
+        overrides: of the command line, which win.
+    """
+    chosen = {override.partition("=")[0].lstrip("+") for override in overrides}
+    for old, new in keys_of(command).items():
+        group, _, name = old.rpartition(".")
+        section = OmegaConf.select(config, group)
+        if isinstance(section, DictConfig) and name in section:
+            with open_dict(config):
+                value = section.pop(name)
+                if new not in chosen:
+                    OmegaConf.update(config, new, value, force_add=True)
+            _hint(old, new)
+
+
+def current(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run by today's keys, from what its `config.yaml` holds by whole keys, old or new."""
+    renamed = {KEYS.get(key, key): value for key, value in config.items()}
+    for key, values in VALUES.items():
+        if renamed.get(key) in values:
+            renamed[key] = values[renamed[key]]
+    return renamed
+
+
+def _hint(old: str, new: str) -> None:
+    print(f"warning: {old} is now {new}; the old name is accepted until the next release", file=sys.stderr)
