@@ -25,7 +25,7 @@ from trajectory.model.checkpoint import read_checkpoint
 from trajectory.model.settings import GPTSettings
 from trajectory.model.throughput import Throughput
 from trajectory.planning.settings import PlannerSettings
-from trajectory.renamed import KEYS, OF_A_CHECKPOINT, current, rename_config, rename_overrides
+from trajectory.renamed import KEYS, OF_A_CHECKPOINT, comparable, rename_config, rename_overrides
 from trajectory.resume import differences, flat
 from trajectory.settings import training_settings
 from trajectory.training.settings import CALLBACKS
@@ -440,7 +440,7 @@ def test_a_run_of_an_earlier_release_can_be_gone_on_with(tmp_path: Path) -> None
         "data.batch_size=32 there, 64 here",
         "trainer.accumulate_grad_batches=None there, 2 here",
     ]
-    assert current(flat(old))["trainer.strategy"] == "auto"
+    assert comparable(flat(old))["trainer.strategy"] == "auto"
 
 
 def test_what_a_training_will_take_is_told_after_twenty_steps(place: Path) -> None:

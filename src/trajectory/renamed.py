@@ -24,6 +24,8 @@ KEYS = {  # old -> new
 }
 OF_A_CHECKPOINT = KEYS | {"trainer.accelerator": "runtime.accelerator"}  # of evaluate and analyze, which do not train
 VALUES = {"trainer.strategy": {"single": "auto"}}  # by key: old -> new
+OWN = ("pytorch_lightning.Trainer", "gymnasium.make")  # `_target_`s that are there unless the user names others
+LATER = (("env.wrappers", []), ("data.validation_share", 0), ("evaluation.best_by", "planning"))
 OVERRIDE = re.compile(r"([+~]{0,2})([\w./]+)(=|$)(.*)", re.DOTALL)
 
 
@@ -67,13 +69,23 @@ def rename_config(config: DictConfig, command: str, overrides: Iterable[str] = (
             _hint(old, new)
 
 
-def current(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run by today's keys, from what its `config.yaml` holds by whole keys, old or new."""
+def comparable(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run by today's keys, from what its `config.yaml` holds by whole keys, old or new.
+
+    What an earlier release did not have is left out where it says that nothing is to be otherwise than it was then.
+    """
     renamed = {KEYS.get(key, key): value for key, value in config.items()}
     for key, values in VALUES.items():
         if renamed.get(key) in values:
             renamed[key] = values[renamed[key]]
-    return renamed
+    return {key: value for key, value in renamed.items() if not _as_ever(key, value)}
+
+
+def _as_ever(key: str, value: Any) -> bool:
+    if key.endswith("._target_"):
+        return value in OWN or str(value).startswith("trajectory.")
+    neutral = key.startswith("trainer.") and value in (None, False, True, 0, 1, -1)
+    return neutral or (key, value) in LATER
 
 
 def _hint(old: str, new: str) -> None:

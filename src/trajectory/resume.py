@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from trajectory.errors import UserError, require
 from trajectory.files import check_file
 from trajectory.locks import in_use
-from trajectory.renamed import KEYS, current
+from trajectory.renamed import comparable
 
 LAST = "last.ckpt"
 
@@ -29,8 +29,6 @@ FREE = (
     "trainer.profiler",
     "evaluation.optimized_metric",
 )
-# what a setting that a run of an earlier release did not have must be now, so that it does what it did
-AS_BEFORE = (None, False, True, 0, 1, -1)
 
 
 def run_folder(parent: str, new: str, *, _root_: DictConfig) -> str:
@@ -54,20 +52,13 @@ def run_folder(parent: str, new: str, *, _root_: DictConfig) -> str:
 
 def differences(folder: Path, config: DictConfig) -> list[str]:
     """Each setting in which a config differs from that of the run in `folder`, as `key=value there, value here`."""
-    written, here = flat(OmegaConf.load(folder / "config.yaml")), flat(config)
-    there = current(written)
-    if not written.keys().isdisjoint(KEYS):  # of an earlier release, which had less to set
-        there |= {key: value for key, value in here.items() if key not in there and _as_before(key, value)}
+    there, here = comparable(flat(OmegaConf.load(folder / "config.yaml"))), comparable(flat(config))
     keys = sorted(there.keys() | here.keys())
     return [
         f"{key}={there.get(key)!r} there, {here.get(key)!r} here"
         for key in keys
         if there.get(key) != here.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in FREE)
     ]
-
-
-def _as_before(key: str, value: Any) -> bool:
-    return key.endswith("._target_") or key.startswith("callbacks.") or value in AS_BEFORE or value == "planning"
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:

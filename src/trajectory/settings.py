@@ -23,13 +23,13 @@ from trajectory.benchmarks.settings import (
 from trajectory.config import check_complete, check_keys, check_seed, given, settings
 from trajectory.critic.settings import CriticSettings
 from trajectory.data.settings import DataSettings, HindsightSettings, TokenizerSettings, check_dataset
-from trajectory.environments.settings import EnvironmentSettings
+from trajectory.environments.settings import EnvironmentSettings, environment_settings
 from trajectory.errors import UserError, require
 from trajectory.evaluation.settings import EvaluationSettings, LoggerSettings, logger_settings
 from trajectory.files import check_file
 from trajectory.model.settings import GPTSettings, OptimizerSettings
-from trajectory.planning.settings import PlannerSettings, check_partial
-from trajectory.targets import TARGET, Foreign, chosen
+from trajectory.planning.settings import Planner, PlannerSettings, check_partial, planner_settings
+from trajectory.targets import TARGET, Foreign, chosen, ours
 from trajectory.training.settings import (
     CALLBACKS,
     NEEDED,
@@ -44,6 +44,8 @@ KEYS = (  # of `train`
     *("dataset", "tokenizer", "hindsight", "model", "planner", "critic", "evaluation", "data", "runtime", "trainer"),
     *("callbacks", "logger", "env", "baseline", "seed", "resume", "checkpoint"),
 )
+TOKENIZER, MODEL = "trajectory.data.discretizer.Discretizer", "trajectory.model.gpt.GPT"
+CRITIC = "trajectory.critic.critic.Critic"
 SUITES = ("planning", "training", "data", "laptop", "startup")
 
 
@@ -67,7 +69,7 @@ class TrainingSettings:
     runtime: RuntimeSettings
     trainer: TrainerSettings
     callbacks: dict[str, Any]
-    planner: PlannerSettings
+    planner: Planner
     evaluation: EvaluationSettings
     logger: LoggerSettings
     baseline: Any
@@ -77,7 +79,7 @@ class TrainingSettings:
     @property
     def extended(self) -> bool:
         """Whether there are callbacks, loggers or flags that others than this project check."""
-        theirs = [*self.callbacks.values(), *self.logger.values()]
+        theirs = [*self.callbacks.values(), *self.logger.values(), self.planner, self.baseline]
         return self.trainer.changed or any(isinstance(one, Foreign) for one in theirs)
 
     @property
@@ -87,12 +89,14 @@ class TrainingSettings:
 
     def __str__(self) -> str:
         """What a training is about to do, in a line."""
+        source = self.dataset.get("source") or self.dataset[TARGET]
         data = ", ".join(str(self.dataset[key]) for key in ("id", "path", "quality") if self.dataset.get(key))
-        method = f"baseline {self.baseline.name}" if self.baseline else f"{self.trainer.max_steps:,} training steps"
+        name = self.baseline.target if isinstance(self.baseline, Foreign) else getattr(self.baseline, "name", None)
+        method = f"baseline {name}" if self.baseline else f"{self.trainer.max_steps:,} training steps"
         if not self.baseline:
             method += f" of {self.data.batch_size} windows of {self.model.window} transitions"
         return (
-            f"{self.environment.name} ({self.environment.id}), dataset {self.dataset['source']} {data}: {method}, "
+            f"{self.environment.name} ({self.environment.id}), dataset {source} {data}: {method}, "
             f"seed {self.seed}, then {self.evaluation.episodes} episodes"
         )
 
@@ -105,8 +109,8 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     """
     check_keys(config, KEYS)
     check_complete(config)
-    planner = settings(PlannerSettings, config.planner, "planner")
-    tokenizer = settings(TokenizerSettings, config.tokenizer, "tokenizer")
+    planner = planner_settings(config.planner)
+    tokenizer = ours(config.tokenizer, "tokenizer", TOKENIZER, TokenizerSettings)
     evaluation = settings(EvaluationSettings, config.evaluation, "evaluation")
     data = settings(DataSettings, config.data, "data")
     runtime = settings(RuntimeSettings, config.runtime, "runtime")
@@ -114,14 +118,16 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     data.check_processes(trainer.processes)
     callbacks = callback_settings(config.callbacks, data.validation_share)
     architecture = {key: value for key, value in config.model.items() if key != "optimizer"}
-    environment = settings(EnvironmentSettings, config.env, "env")
-    model = settings(GPTSettings, {**architecture, "bins": tokenizer.bins, "goal": environment.goal}, "model")
+    environment = environment_settings(config.env)
+    from_others = {"bins": tokenizer.bins, "goal": environment.goal}
+    model = ours({**architecture, **from_others}, "model", MODEL, GPTSettings)
     optimizer = settings(OptimizerSettings, config.model.optimizer, "model.optimizer")
     hindsight = settings(HindsightSettings, config.hindsight, "hindsight")
     baseline = baseline_settings(config.baseline) if "baseline" in config else None
-    critic = settings(CriticSettings, config.critic, "critic") if "critic" in config else None
-    planner.check_window(model.window)
-    planner.check_critic(there=critic is not None, owner="critic=none")
+    critic = ours(config.critic, "critic", CRITIC, CriticSettings) if "critic" in config else None
+    if isinstance(planner, PlannerSettings):
+        planner.check_window(model.window)
+        planner.check_critic(there=critic is not None, owner="critic=none")
     with_goals = critic is not None and environment.goal is not None
     require(not with_goals, "critic", "none in an environment with goals", critic and critic.name)
     logger = logger_settings(config.logger)
@@ -164,9 +170,7 @@ def trainer_settings(config: DictConfig) -> TrainerSettings:
     Raises:
         UserError: an unknown flag, one that contradicts this project, or a value out of its range.
     """
-    found = chosen(config, "trainer", {TRAINER: TrainerSettings}, TRAINER)
-    require(isinstance(found, TrainerSettings), f"trainer.{TARGET}", TRAINER, getattr(found, "target", None))
-    return found
+    return ours(config, "trainer", TRAINER, TrainerSettings)
 
 
 def callback_settings(config: DictConfig, validation_share: float) -> dict[str, Any]:
@@ -232,13 +236,16 @@ def evaluation_settings(config: DictConfig) -> CheckpointSettings:
 
 @dataclass(frozen=True)
 class AnalysisSettings:
-    """Of `analyze`; `chosen` are the settings of that kind of analysis."""
+    """Of `analyze`; `chosen` are the settings of that kind of analysis, `environment` what differs from the
+    checkpoint's.
+    """
 
     kind: str
     chosen: Any
     checkpoint: Path
     dataset: dict[str, Any]
     runtime: DeviceSettings
+    environment: dict[str, Any]
     logger: LoggerSettings
 
 
@@ -248,15 +255,17 @@ def analysis_settings(config: DictConfig) -> AnalysisSettings:
     Raises:
         UserError: a value of the wrong type or out of its range, or no file where the checkpoint should be.
     """
-    check_keys(config, ("analysis", "dataset", "runtime", "logger", "checkpoint"))
-    check_complete(config)
+    check_keys(config, ("analysis", "dataset", "runtime", "logger", "env", "checkpoint"))
+    check_complete(OmegaConf.masked_copy(config, [key for key in map(str, config) if key != "env"]))
     kind = config.analysis.kind
     require(kind in ANALYSES, "analysis.kind", f"one of {', '.join(ANALYSES)}", kind)
     values = {key: value for key, value in config.analysis.items() if key != "kind"}
     chosen: Any = settings(ANALYSES[kind], values, "analysis")
     runtime = settings(DeviceSettings, config.runtime, "runtime")
     logger = logger_settings(config.logger)
-    return AnalysisSettings(kind, chosen, _checkpoint(config), given(config.dataset), runtime, logger)
+    return AnalysisSettings(
+        kind, chosen, _checkpoint(config), given(config.dataset), runtime, given(config.env), logger
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from trajectory.config import given, settings
+from trajectory.config import Settings, given, settings
 from trajectory.errors import UserError, first_line, require
 
 TARGET = "_target_"
@@ -99,3 +99,14 @@ def chosen(values: Any, key: str, own: Mapping[str, type], default: str | None =
     rule = f"one of {', '.join(own)}, or of a package of your own"
     require(not target.startswith("trajectory."), f"{key}.{TARGET}", rule, target)
     return Foreign(key, target, plain)
+
+
+def ours(values: Any, key: str, target: str, cls: type[Settings]) -> Settings:
+    """The settings of what only this project makes.
+
+    Raises:
+        UserError: another `_target_`, or a value that the settings refuse.
+    """
+    found = chosen(values, key, {target: cls}, target)
+    require(isinstance(found, cls), f"{key}.{TARGET}", target, getattr(found, "target", None))
+    return found

@@ -23,10 +23,15 @@ from trajectory.data.source import Source
 from trajectory.environments.make import action_bounds
 from trajectory.errors import require
 from trajectory.settings import TrainingSettings
+from trajectory.targets import TARGET, Foreign
 
 
 class TrainedAgent(Protocol):
-    """An agent, as rollouts need it, that can be kept."""
+    """An agent, as rollouts need it, that can be kept: what a baseline's training gives.
+
+    A training of the user's own, which `baseline._target_` names, is called with `(episodes, seed, action_bounds=)`
+    and its own keys of `baseline`.
+    """
 
     def reset(
         self, environments: int = 1, seeds: Sequence[int] | None = None, goals: np.ndarray | Sequence | None = None
@@ -72,6 +77,12 @@ def train_baseline(
     Raises:
         UserError: goals for another one.
     """
+    if isinstance(baseline, Foreign):
+        require(goal is None, "baseline", "cloning or behaviour in an environment with goals", baseline.target)
+        agent = baseline.build(episodes, seed, action_bounds=action_bounds)
+        right = all(callable(getattr(agent, name, None)) for name in ("reset", "act", "save"))
+        require(right, f"baseline.{TARGET}", "that of a training, which gives an agent", baseline.target)
+        return agent
     train = TRAINED[baseline.name]
     if goal is not None:
         rule = "cloning or behaviour in an environment with goals"
@@ -90,7 +101,9 @@ def baseline_agent(
     Raises:
         UserError: what `train_baseline` refuses, or a quality that no controller recorded.
     """
-    facts = {"planner": None, "baseline": asdict(settings.baseline)}
+    chosen = settings.baseline
+    own = {"name": chosen.target, **chosen.arguments} if isinstance(chosen, Foreign) else asdict(chosen)
+    facts = {"planner": None, "baseline": own}
     if isinstance(settings.baseline, BehaviourSettings):
         return behaviour_agent(settings.environment, settings.dataset.get("quality")), facts | {"checkpoint": None}
     path = folder / "policy.safetensors"

@@ -7,7 +7,7 @@ and the stop token in all others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,13 +39,6 @@ def later_rows(rows: np.ndarray, ends: np.ndarray, uniforms: np.ndarray, setting
     return rows + np.minimum(steps.astype(np.int64), left - 1)
 
 
-class Numbered(Protocol):
-    """What a goal depends on, besides its window's row."""
-
-    seed: int
-    epoch: int
-
-
 class HindsightWindows(Dataset):
     """Windows, each behind a goal: an observation of the same episode after the window's first.
 
@@ -62,7 +55,7 @@ class HindsightWindows(Dataset):
         windows: TokenWindows,
         dimensions: Sequence[int],
         settings: HindsightSettings,
-        batches: Numbered,
+        batches: Any,
     ) -> None:
         self.windows = windows
         self.dimensions = list(dimensions)

@@ -15,8 +15,8 @@ from trajectory.evaluation.results import metrics_of, summarize_rollouts
 from trajectory.evaluation.rollout import BrokenOff, run_on_all_ranks
 from trajectory.interruption import Interruption
 from trajectory.model.module import TrajectoryModule
-from trajectory.planning.agent import TrajectoryAgent
-from trajectory.planning.settings import PlannerSettings
+from trajectory.planning.agent import make_agent
+from trajectory.planning.settings import Planner
 from trajectory.steps import ends_step
 
 
@@ -40,7 +40,7 @@ class PlanningEvaluation(pl.Callback):
     def __init__(
         self,
         environment: EnvironmentSettings,
-        planner: PlannerSettings,
+        planner: Planner,
         discount: float,
         *,
         every_n_steps: int | None,
@@ -128,8 +128,8 @@ class PlanningEvaluation(pl.Callback):
         assert isinstance(module, TrajectoryModule)
         modes = [(part, part.training) for part in module.modules()]
         module.eval()
-        agent = TrajectoryAgent(
-            module.whole_gpt().eval(), module.discretizer, self.planner, self.discount, critic=module.critic
+        agent = make_agent(
+            self.planner, module.whole_gpt().eval(), module.discretizer, self.discount, critic=module.critic
         )
         final = final or trainer.global_step >= trainer.max_steps
         # the last step's is not broken off: no step after it would make up for it

@@ -24,8 +24,12 @@ def check_extensions(settings: TrainingSettings) -> None:
     for chosen in settings.logger.values():
         if isinstance(chosen, Foreign):
             build_logger(chosen)
+    for found in (settings.planner, settings.baseline):
+        if isinstance(found, Foreign):
+            found.locate()
     if settings.trainer.changed:
         with one_line_faults(settings, {}):
             flags: dict[str, Any] = settings.trainer.flags
-            alone = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
+            alone: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
+            alone |= {"precision": "32-true"}
             pl.Trainer(**{**flags, **alone}, logger=False)

@@ -21,7 +21,8 @@ from trajectory.hardware import keep_memory
 from trajectory.interruption import Interruption
 from trajectory.model.callbacks import CheckpointFiles, FiniteGradients
 from trajectory.model.module import TrajectoryModule, strategy_for
-from trajectory.planning.agent import TrajectoryAgent
+from trajectory.planning.agent import make_agent
+from trajectory.planning.settings import as_dict
 from trajectory.settings import TrainingSettings
 from trajectory.training.callbacks import make_callbacks
 from trajectory.training.faults import one_line_faults
@@ -46,7 +47,7 @@ def make_module(
         tokenizer=asdict(settings.tokenizer),
         environment=asdict(settings.environment),
         dataset=dataset,
-        planner=asdict(settings.planner),
+        planner=as_dict(settings.planner),
         critic=None if settings.critic is None else asdict(settings.critic),
     )
     module.adopt(data.discretizer)
@@ -124,15 +125,15 @@ def fit(
             trainer.fit(module, data, ckpt_path=checkpoint)
     interruption.leave_if_preempted()
     module.to(machine.device).eval()
-    agent = TrajectoryAgent(
+    agent = make_agent(
+        settings.planner,
         module.whole_gpt().eval(),
         module.discretizer,
-        settings.planner,
         settings.tokenizer.discount,
         settings.tokenizer.terminal_reward,
         module.critic,
     )
-    facts: dict[str, Any] = {"planner": asdict(settings.planner), "steps": trainer.global_step}
+    facts: dict[str, Any] = {"planner": as_dict(settings.planner), "steps": trainer.global_step}
     facts |= {"evaluations": planning.history} | ({"pruned": True} if planning.pruned else {})
     facts |= {"skipped_steps": guard.skipped, "interrupted": interruption.stopped}
     losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
