@@ -80,7 +80,8 @@ class TrainingSettings:
     def extended(self) -> bool:
         """Whether there are callbacks, loggers or flags that others than this project check."""
         theirs = [*self.callbacks.values(), *self.logger.values(), self.planner, self.baseline]
-        return self.trainer.changed or any(isinstance(one, Foreign) for one in theirs)
+        named = isinstance(getattr(self.planner, "objective", None), dict) or isinstance(self.tokenizer.binning, dict)
+        return self.trainer.changed or named or any(isinstance(one, Foreign) for one in theirs)
 
     @property
     def metric(self) -> str:

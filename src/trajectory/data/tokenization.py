@@ -42,15 +42,15 @@ def tokenize_source(source: Source, settings: TokenizerSettings) -> TokenizedDat
     Raises:
         UserError: what the source refuses.
     """
+    binning = settings.binning
+    if not isinstance(binning, str):
+        binning = chosen(binning, "tokenizer.binning", {}).build()
     episodes = source.load()
     summary = {**summarize(episodes, source), "layout": asdict(episodes.layout)}
     rewards = shape_rewards(episodes, settings.terminal_reward)
     values = return_to_go(rewards, episodes.ends, episodes.terminated, settings.discount)
     columns = [*episodes.observations.T, *episodes.actions.T, rewards, values]
     progress = progress_bar(columns, desc=f"fitting bins of {source.id}", unit="column", leave=False)
-    binning = settings.binning
-    if not isinstance(binning, str):
-        binning = chosen(binning, "tokenizer.binning", {}).build()
     discretizer = Discretizer.fit(progress, settings.bins, binning, episodes.layout)
     tokens = tokenize(episodes, rewards, values, discretizer)
     card = draw_card(episodes, summary)

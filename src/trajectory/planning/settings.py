@@ -193,7 +193,7 @@ def trained_planner(trained: dict[str, Any], changes: dict[str, Any], owner: str
     if theirs != AGENT and TARGET not in changes:
         raise UserError(f"planner.{TARGET} must be given: {why % theirs}")
     if changes.get(TARGET, AGENT) != AGENT:
-        return planner_settings(changes)
+        return planner_settings({name: value for name, value in changes.items() if value != {}})
     base = trained if theirs == AGENT else {}
     objective = base.get("objective")
     if isinstance(objective, dict) and "objective" not in changes:

@@ -7,8 +7,10 @@ from typing import Any
 import pytorch_lightning as pl
 
 from trajectory.evaluation.loggers import build_logger
+from trajectory.planning.objective import objective_of
+from trajectory.planning.settings import PlannerSettings
 from trajectory.settings import TrainingSettings
-from trajectory.targets import Foreign
+from trajectory.targets import Foreign, chosen
 from trajectory.training.faults import one_line_faults
 
 
@@ -18,15 +20,19 @@ def check_extensions(settings: TrainingSettings) -> None:
     Raises:
         UserError: one that cannot be made, or is of another kind.
     """
-    for chosen in settings.callbacks.values():
-        if isinstance(chosen, Foreign):
-            chosen.build(of=pl.Callback)
-    for chosen in settings.logger.values():
-        if isinstance(chosen, Foreign):
-            build_logger(chosen)
+    for callback in settings.callbacks.values():
+        if isinstance(callback, Foreign):
+            callback.build(of=pl.Callback)
+    for logger in settings.logger.values():
+        if isinstance(logger, Foreign):
+            build_logger(logger)
     for found in (settings.planner, settings.baseline):
         if isinstance(found, Foreign):
             found.locate()
+    if isinstance(settings.planner, PlannerSettings):
+        objective_of(settings.planner)
+    if not isinstance(settings.tokenizer.binning, str):
+        chosen(settings.tokenizer.binning, "tokenizer.binning", {}).build()
     if settings.trainer.changed:
         with one_line_faults(settings, {}):
             flags: dict[str, Any] = settings.trainer.flags

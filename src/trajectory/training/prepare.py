@@ -77,6 +77,8 @@ def open_loggers(
         "training on %s in %s, %d processes, %d CPU threads each",
         *(machine.device, machine.precision, settings.trainer.processes, machine.threads),
     )
-    loggers = make_loggers(settings.logger, folder, {**given(config), "data": data.summary})
+    shown = given(config)
+    shown["data"] |= data.summary
+    loggers = make_loggers(settings.logger, folder, shown)
     log_picture(loggers, "data/card", folder / "data_card.png")
     return loggers
