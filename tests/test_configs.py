@@ -19,7 +19,7 @@ from trajectory.behaviour.settings import RecipeSettings
 from trajectory.config import settings
 from trajectory.data.builtin import DEFAULT_SEED, DEFAULT_STEPS
 from trajectory.data.settings import DataSettings, HindsightSettings, TokenizerSettings
-from trajectory.environments.settings import EnvironmentSettings
+from trajectory.environments.settings import environment_settings
 from trajectory.evaluation.settings import EvaluationSettings, TensorBoardSettings, WandbSettings, logger_settings
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
@@ -59,17 +59,16 @@ def groups(main: str) -> list[str]:
 def choices() -> list[tuple[str, str, str]]:
     """(main, group, option) for every option that a main can be given.
 
-    from_checkpoint is for evaluate alone, which has no training to search, held_out for analyze, and not every
-    environment has a recipe.
+    from_checkpoint is for commands that read one, held_out for analyze, and not every environment has a recipe.
     """
     recipes = {path.stem for path in (CONF / "behaviour").glob("*.yaml")}
-    alone = {"from_checkpoint": "evaluate", "held_out": "analyze"}
+    alone = {"from_checkpoint": ("evaluate", "analyze"), "held_out": ("analyze",)}
     return [
         (main, group, path.stem)
         for main in MAINS
         for group in groups(main)
         for path in sorted((CONF / group).glob("*.yaml"))
-        if alone.get(path.stem, main) == main
+        if main in alone.get(path.stem, (main,))
         and (main != "train_behaviour" or group == "hydra" or path.stem in recipes)
         and ((group, path.stem) != ("search", "laptop") or main == "train")
     ]
@@ -111,8 +110,8 @@ def test_every_option_composes_resolves_and_instantiates(main: str, group: str, 
     OmegaConf.to_container(config, resolve=True, throw_on_missing=main not in ("analyze", "evaluate"))
     expected = {key for key in SECTIONS if OmegaConf.select(config, key) is not None}
     assert instantiate(config).keys() == expected
-    if "env" in config and main != "evaluate":
-        assert settings(EnvironmentSettings, config.env, "env").id == config.env.id
+    if "env" in config and main not in ("analyze", "evaluate"):
+        assert environment_settings(config.env).id == config.env.id
 
 
 def test_every_file_of_conf_is_an_option_of_a_main() -> None:

@@ -13,8 +13,8 @@ import pytest
 from command_line import CONF, compose_config, run_main, run_main_here
 from example_data import save
 from trajectory.behaviour.record import record_episodes
-from trajectory.config import given, settings
-from trajectory.environments.settings import EnvironmentSettings
+from trajectory.config import given
+from trajectory.environments.settings import environment_settings
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 ANALYSES = sorted(path.stem for path in (CONF / "analysis").glob("*.yaml"))
@@ -56,7 +56,7 @@ def test_every_experiment_trains_and_plans_as_its_file_says(
     if name == "antmaze_published":
         options = tuple(option for option in options if option != "dataset.steps=1000")
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(place / "store"))
-        environment = settings(EnvironmentSettings, compose_config("train", *options).env, "env")
+        environment = environment_settings(compose_config("train", *options).env)
         first, *others = record_episodes(environment, [None], steps=1_500, seed=0)
         arrived = replace(first, rewards=np.eye(len(first.rewards))[-1], terminated=True)
         save("D4RL/antmaze/umaze-v1", [arrived, *others], environment)
