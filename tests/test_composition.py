@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import inspect
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 
-from command_line import CONF, TINY, Refusal, compose_config, run_main_here
+from command_line import CONF, ROOT, TINY, Refusal, compose_config, run_main_here
 from toy_world import fit, toy_data, toy_module
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
-from trajectory.model.callbacks import TrainingProgress, estimate
+from trajectory.interruption import Interruption
+from trajectory.model.callbacks import LastCheckpoint, TrainingProgress, estimate
 from trajectory.model.checkpoint import read_checkpoint
 from trajectory.model.settings import GPTSettings
 from trajectory.model.throughput import Throughput
@@ -275,7 +277,7 @@ def test_early_stopping_stops_and_the_run_still_plans(place: Path) -> None:
         place,
         "stopped",
         *(*STOPPING, "+callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=100.0"),
-        *("data.validation_share=0.3", "trainer.limit_train_batches=2", "trainer.max_steps=1000000"),
+        *("data.validation_share=0.3", "trainer.val_check_interval=2", "trainer.max_steps=1000000"),
         "evaluation.best_by=val/loss",
     )
     results = json.loads((folder / "results.json").read_text())
@@ -411,36 +413,35 @@ def test_an_old_experiment_file_is_taken_and_the_command_line_wins(capsys: pytes
     training_settings(config)
 
 
+EARLIER = ROOT / "tests" / "release_0_0"  # a run's `config.yaml` and `last.ckpt`, written before this was composed so
+
+
 def test_a_run_of_an_earlier_release_can_be_gone_on_with(tmp_path: Path) -> None:
     """Its `config.yaml` has the old keys, and none of those that came since."""
-    config = compose_config("train", "experiment=laptop", "resume=true")
-    old: Any = OmegaConf.to_container(config, resolve=True)
-    for key in ("data", "runtime", "callbacks"):
-        del old[key]
-    old["evaluation"].pop("best_by")
-    old["trainer"] = {
-        "max_steps": 16_000,
-        "batch_size": 32,
-        "gradient_clip": 1.0,
-        "accelerator": "auto",
-        "devices": 1,
-        "num_nodes": 1,
-        "strategy": "single",
-        "precision": "auto",
-        "compile": None,
-        "threads": "auto",
-        "checkpoint_every_n_steps": 1000,
-        "log_every_n_steps": 50,
-        "skip_nonfinite": False,
-    }
-    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(old))
-    assert differences(tmp_path, config) == []
-    changed = compose_config("train", "experiment=laptop", "data.batch_size=64", "trainer.accumulate_grad_batches=2")
-    assert differences(tmp_path, changed) == [
+    made = (
+        *("experiment=laptop", "dataset.steps=1000", "model.n_layer=1", "model.n_embd=8", "model.n_head=1"),
+        *("tokenizer.bins=10", "model.window=3", "planner.context=1", "model.optimizer.average_decay=null"),
+        *("trainer.max_steps=3", "planner.beam_width=2", "planner.horizon=2", "evaluation.episodes=1"),
+        *("evaluation.max_steps=5", "evaluation.every_n_steps=null", "evaluation.video=false"),
+    )
+    assert differences(EARLIER, compose_config("train", *made)) == []
+    other = ("data.batch_size=64", "trainer.accumulate_grad_batches=2", "callbacks.guard.skip=true")
+    assert differences(EARLIER, compose_config("train", *made, *other)) == [
+        "callbacks.guard.skip=False there, True here",
         "data.batch_size=32 there, 64 here",
         "trainer.accumulate_grad_batches=None there, 2 here",
     ]
-    assert comparable(flat(old))["trainer.strategy"] == "auto"
+    assert comparable(flat(OmegaConf.load(EARLIER / "config.yaml")))["trainer.strategy"] == "auto"
+
+
+def test_a_checkpoint_of_an_earlier_release_is_planned_with(tmp_path: Path) -> None:
+    checkpoint = f"checkpoint={EARLIER / 'last.ckpt'}"
+    few = ("evaluation.episodes=2", "evaluation.max_steps=5", "evaluation.video=false", "logger=csv")
+    process = run_main_here("evaluate", checkpoint, *few, "hydra.run.dir=run", "runtime.threads=1", folder=tmp_path)
+    assert process.returncode == 0, process.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (results["steps"], results["planner"]["beam_width"], results["planner"]["horizon"]) == (3, 2, 2)
+    assert [episode["length"] for episode in results["episodes"]] == [5, 5]
 
 
 def test_what_a_training_will_take_is_told_after_twenty_steps(place: Path) -> None:
@@ -474,3 +475,53 @@ def test_the_order_of_callbacks_in_conf_is_that_in_which_they_are_called() -> No
     assert [(name, values["_target_"]) for name, values in written.items()] == [
         (name, target) for name, (target, _) in CALLBACKS.items()
     ]
+
+
+class StopAfter(pl.Callback):
+    """A signal in the batch of that number of a process."""
+
+    def __init__(self, interruption: Interruption, batch: int) -> None:
+        self.interruption, self.left = interruption, batch
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.interruption.received = signal.SIGUSR1
+
+
+@pytest.mark.parametrize("batch", [1, 4, 7])
+def test_a_training_that_validates_and_takes_two_batches_a_step_goes_on_bit_for_bit(tmp_path: Path, batch: int) -> None:
+    """Wherever it is ended: at the first batch of a step (1, 7), which is finished first, or at the second."""
+    model = GPTSettings(n_layer=1, n_head=1, n_embd=8, window=3, bins=10)
+
+    def train(name: str, stop_after: int | None = None, checkpoint: Path | None = None) -> dict[str, Any]:
+        torch.manual_seed(0 if checkpoint is None else 1)
+        data, interruption = validated(tmp_path, 0.3), Interruption()
+        module = toy_module(data, model, PlannerSettings(beam_width=1, horizon=1, context=1))
+        callbacks: list[pl.Callback] = [] if stop_after is None else [StopAfter(interruption, stop_after)]
+        callbacks.append(LastCheckpoint(tmp_path / name, 100, interruption))
+        options: dict[str, Any] = {"accumulate_grad_batches": 2, "val_check_interval": 1, "num_sanity_val_steps": 0}
+        trainer = fit(module, data, 6, checkpoint, callbacks=callbacks, **options)
+        assert trainer.global_step == (6 if stop_after is None else (stop_after + 1) // 2)
+        return read_checkpoint(tmp_path / name)
+
+    straight = train("straight.ckpt")
+    train("part.ckpt", batch)
+    continued = train("continued.ckpt", checkpoint=tmp_path / "part.ckpt")
+    for key in ("state_dict", "optimizer_states", "lr_schedulers"):
+        left, right = torch_leaves(straight[key]), torch_leaves(continued[key])
+        assert len(left) == len(right) > 0
+        assert all(torch.equal(*pair) for pair in zip(left, right, strict=True)), key
+    assert torch.equal(straight["process"]["generators"][0]["torch"], continued["process"]["generators"][0]["torch"])
+
+
+def torch_leaves(values: Any) -> list[torch.Tensor]:
+    """All numbers of nested containers, as tensors."""
+    if isinstance(values, dict | list | tuple):
+        below = values.values() if isinstance(values, dict) else values
+        return [leaf for value in below for leaf in torch_leaves(value)]
+    if isinstance(values, torch.Tensor):
+        return [values]
+    return [torch.tensor(values)] if isinstance(values, int | float) else []

@@ -38,8 +38,9 @@ def run(place: Path) -> Path:
         "logger.wandb.project=mine",
         "hydra.run.dir=hopper/run",
         "data.validation_share=0.3",
+        "trainer.val_check_interval=3",
     )
-    process = run_main("train", *TINY, *options, "data.validation_share=0.3", folder=place, WANDB_API_KEY=KEY)
+    process = run_main("train", *TINY, *options, folder=place, WANDB_API_KEY=KEY)
     assert process.returncode == 0, process.stderr
     return place / "hopper" / "run"
 

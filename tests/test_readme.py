@@ -11,6 +11,7 @@ import pytest
 
 from command_line import CONF, ROOT, compose_config
 from trajectory.data.store import load_episodes
+from trajectory.renamed import rename_overrides
 
 README = (ROOT / "README.md").read_text().replace("\\\n", " ")  # commands of several lines
 COMMAND = re.compile(r"python src/(\w+)\.py((?: +[^`\s#]+)*)")
@@ -34,7 +35,7 @@ def test_every_command_composes(main: str, arguments: str) -> None:
     """Hydra refuses a key or an option that is not there; `-m` sweeps over comma-separated values."""
     assert (CONF / f"{main}.yaml").exists()
     overrides = [argument.split(",")[0] if "[" not in argument else argument for argument in arguments.split()]
-    compose_config(main, *(override for override in overrides if override != "-m"))
+    compose_config(main, *rename_overrides((override for override in overrides if override != "-m"), main))
 
 
 def test_the_table_of_starts_is_that_of_the_measurement() -> None:

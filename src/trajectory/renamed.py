@@ -26,6 +26,11 @@ OF_A_CHECKPOINT = KEYS | {"trainer.accelerator": "runtime.accelerator"}  # of ev
 VALUES = {"trainer.strategy": {"single": "auto"}}  # by key: old -> new
 OWN = ("pytorch_lightning.Trainer", "gymnasium.make")  # `_target_`s that are there unless the user names others
 LATER = (("env.wrappers", []), ("data.validation_share", 0), ("evaluation.best_by", "planning"))
+OF_VALIDATION = (
+    "val_check_interval",
+    "check_val_every_n_epoch",
+    "limit_val_batches",
+)  # flags that nothing reads without
 OVERRIDE = re.compile(r"([+~]{0,2})([\w./]+)(=|$)(.*)", re.DOTALL)
 
 
@@ -78,7 +83,8 @@ def comparable(config: dict[str, Any]) -> dict[str, Any]:
     for key, values in VALUES.items():
         if renamed.get(key) in values:
             renamed[key] = values[renamed[key]]
-    return {key: value for key, value in renamed.items() if not _as_ever(key, value)}
+    unread = () if renamed.get("data.validation_share") else tuple(f"trainer.{name}" for name in OF_VALIDATION)
+    return {key: value for key, value in renamed.items() if key not in unread and not _as_ever(key, value)}
 
 
 def _as_ever(key: str, value: Any) -> bool:
