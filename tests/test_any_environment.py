@@ -81,7 +81,7 @@ def test_the_checkpoint_knows_the_parts(walked: tuple[Path, dict[str, Any]]) -> 
 
 def test_evaluation_uses_the_same_parts_without_being_told(walked: tuple[Path, dict[str, Any]], place: Path) -> None:
     folder, results = walked
-    options = ("evaluation.episodes=2", "evaluation.max_steps=15", "trainer.threads=1", "evaluation.video=false")
+    options = ("evaluation.episodes=2", "evaluation.max_steps=15", "runtime.threads=1", "evaluation.video=false")
     _, repeated = run("evaluate", f"checkpoint={folder / 'last.ckpt'}", *options, folder=place)
     assert repeated["environment"] == results["environment"]
     assert repeated["episodes"] == results["episodes"]

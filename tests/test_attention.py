@@ -174,7 +174,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_command_leaves_numbers_and_a_picture(checkpoint: Path) -> None:
     place = checkpoint.parents[1]
     options = ("dataset.steps=1000", "analysis.windows=6", "analysis.batch_size=4")
-    command = ("analysis=attention", f"checkpoint={checkpoint}", "trainer.threads=1", *options)
+    command = ("analysis=attention", f"checkpoint={checkpoint}", "runtime.threads=1", *options)
     process = run_main("analyze", *command, folder=place)
     assert process.returncode == 0, process.stderr
     (folder,) = (place / "outputs" / "analyze" / "attention").iterdir()

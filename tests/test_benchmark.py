@@ -298,8 +298,8 @@ def test_the_laptop_experiment_is_timed_until_it_plans_as_well_as_its_data(
     tmp_path: Path, quality: str, steps: int, reached: bool
 ) -> None:
     """Beside random actions, which one of many evaluations betters, and beside a policy that none does."""
-    few = ["dataset.steps=2000", f"dataset.quality={quality}", f"trainer.max_steps={steps}", "trainer.threads=1"]
-    few += ["trainer.batch_size=8"]
+    few = ["dataset.steps=2000", f"dataset.quality={quality}", f"trainer.max_steps={steps}", "runtime.threads=1"]
+    few += ["data.batch_size=8"]
     small = ["model.n_layer=1", "model.n_embd=16", "critic.steps=40", "critic.hidden=[8]", "planner.beam_width=4"]
     overrides = [*few, *small, "evaluation.episodes=1", "evaluation.max_steps=100"]
     quoted = ",".join(f"'{override}'" for override in overrides)

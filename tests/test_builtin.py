@@ -15,19 +15,18 @@ from minari.namespace import list_local_namespaces
 from command_line import compose_config
 from example_data import HOPPER, PENDULUM, SHIPPED, same_episodes, shipped
 from trajectory.behaviour.policy import GaussianPolicy
-from trajectory.config import settings
 from trajectory.data import builtin
 from trajectory.data.builtin import MIXTURES, builtin_id, describe, ensure_builtin, policy_files, qualities
 from trajectory.data.settings import check_dataset
 from trajectory.data.store import load_episodes, metadata_of
-from trajectory.environments.settings import EnvironmentSettings
+from trajectory.environments.settings import EnvironmentSettings, environment_settings
 from trajectory.errors import UserError
 
 
 def configured(name: str, **changes: Any) -> EnvironmentSettings:
     """The environment of `conf/env/NAME.yaml`, with what differs from it."""
     config = compose_config("collect", f"env={name}").env
-    return settings(EnvironmentSettings, {**config, **changes}, "env")
+    return environment_settings({**config, **changes})
 
 
 def ensure(quality: Any = "medium", *, steps: Any = 1_000, seed: Any = 0, environment: Any = HOPPER) -> str:

@@ -29,7 +29,7 @@ from trajectory.commands.evaluate import evaluate
 from trajectory.commands.train import train
 from trajectory.data.store import load_episodes
 
-EVALUATION = ("evaluation.episodes=2", "evaluation.max_steps=15", "trainer.threads=1")
+EVALUATION = ("evaluation.episodes=2", "evaluation.max_steps=15", "runtime.threads=1")
 MINARI = (*(override for override in TINY if not override.startswith("dataset.")), "dataset=minari")
 RUN_FILES = {
     "config.yaml",
@@ -439,11 +439,11 @@ def test_hydra_refuses_what_it_does_not_know_in_its_own_words(override: str, wor
         ("model.optimizer.betas=[0.9,1.5]", ["model.optimizer.betas must be", "1.5"]),
         ("tokenizer.binning=nosuch", ["tokenizer.binning must be", "'nosuch'"]),
         ("tokenizer.bins=1", ["tokenizer.bins must be", "got 1"]),
-        ("trainer.batch_size=abc", ["trainer.batch_size", "abc", "Integer"]),
-        ("trainer.threads=0", ["trainer.threads must be", "'0'"]),
+        ("data.batch_size=abc", ["data.batch_size", "abc", "Integer"]),
+        ("runtime.threads=0", ["runtime.threads must be", "'0'"]),
         ("evaluation.episodes=0", ["evaluation.episodes must be", "got 0"]),
-        ("logger.mode=nosuch", ["logger.mode must be", "'nosuch'"]),
-        ("logger.mode=online", ["logger.mode must be", "WANDB_API_KEY", "'online'"]),
+        ("logger.wandb.mode=nosuch", ["logger.wandb.mode must be", "'nosuch'"]),
+        ("logger.wandb.mode=online", ["logger.wandb.mode must be", "WANDB_API_KEY", "'online'"]),
         ("seed=abc", ["seed must be", "abc"]),
         ("seed=-1", ["seed must be", "-1"]),
     ],
@@ -462,7 +462,7 @@ def test_minari_dataset_must_be_named(refusal: Refusal) -> None:
 
 def test_environment_without_reference_returns_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "store"))
-    quick = ("dataset.steps=200", "trainer.max_steps=1", "trainer.batch_size=2", "logger=csv", "evaluation.video=false")
+    quick = ("dataset.steps=200", "trainer.max_steps=1", "data.batch_size=2", "logger=csv", "evaluation.video=false")
     config = compose_config("train", *TINY, *quick, "evaluation.max_steps=2", "env.reference=null")
     train(config, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
@@ -625,7 +625,7 @@ def test_checkpoint_of_another_environment(refusal: Refusal, trained: Run, tmp_p
         ("planner.action.top_p=0", ["planner.action.top_p must be", "got 0.0"]),
         ("planner.context=10", ["planner.context must", "at most 9", "got 10"]),
         ("evaluation.episodes=0", ["evaluation.episodes must be", "got 0"]),
-        ("trainer.threads=none", ["trainer.threads must be", "'none'"]),
+        ("runtime.threads=none", ["runtime.threads must be", "'none'"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -42,7 +42,7 @@ def test_a_compiled_training_is_the_same(tmp_path: Path) -> None:
     losses = []
     for compiled in ("true", "false"):
         folder = tmp_path / compiled
-        overrides = [*TINY, "model.n_embd=64", "logger=csv", f"trainer.compile={compiled}", f"hydra.run.dir={folder}"]
+        overrides = [*TINY, "model.n_embd=64", "logger=csv", f"runtime.compile={compiled}", f"hydra.run.dir={folder}"]
         process = run_main("train", *overrides, folder=tmp_path)
         assert process.returncode == 0, process.stderr
         with (folder / "metrics.csv").open() as file:

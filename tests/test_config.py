@@ -16,21 +16,24 @@ from trajectory.config import given as given_values
 from trajectory.config import one_line_errors
 from trajectory.config import settings as make_settings
 from trajectory.critic.settings import CriticSettings
-from trajectory.data.settings import TokenizerSettings
+from trajectory.data.settings import DataSettings, TokenizerSettings
 from trajectory.errors import UserError
-from trajectory.evaluation.settings import EvaluationSettings, LoggerSettings
+from trajectory.evaluation.settings import EvaluationSettings, WandbSettings
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
-from trajectory.training.settings import TrainerSettings
+from trajectory.training.settings import LastCheckpointSettings, RuntimeSettings, TrainerSettings
 
 SECTIONS: dict[str, Any] = {
+    "data": DataSettings,
+    "runtime": RuntimeSettings,
     "trainer": TrainerSettings,
+    "callbacks.last_checkpoint": LastCheckpointSettings,
     "evaluation": EvaluationSettings,
     "planner": PlannerSettings,
     "model": GPTSettings,
     "model.optimizer": OptimizerSettings,
     "tokenizer": TokenizerSettings,
-    "logger": LoggerSettings,
+    "logger.wandb": WandbSettings,
     "baseline": CloningSettings,
     "critic": CriticSettings,
 }
@@ -71,11 +74,14 @@ def test_any_value_of_any_key_is_taken_or_refused_by_name(value: Any) -> None:
     [
         *(
             ("trainer", key, 0)
-            for key in ("max_steps", "batch_size", "checkpoint_every_n_steps", "log_every_n_steps", "gradient_clip")
+            for key in ("max_steps", "accumulate_grad_batches", "log_every_n_steps", "gradient_clip_val", "max_epochs")
         ),
+        ("data", "batch_size", 0),
+        *(("data", "validation_share", value) for value in (-0.1, 1.0)),
+        ("callbacks.last_checkpoint", "every_n_steps", 0),
         ("trainer", "accelerator", "tpu"),
         ("trainer", "precision", "int8"),
-        *(("trainer", "threads", value) for value in ("all", 0, -1, "1.5")),
+        *(("runtime", "threads", value) for value in ("all", 0, -1, "1.5")),
         *(("evaluation", key, 0) for key in ("episodes", "periodic_episodes", "max_steps", "every_n_steps")),
         *(("evaluation", key, -1) for key in ("seed", "periodic_seed")),
         *(("planner", key, 0) for key in ("beam_width", "horizon", "expansion", "replan_interval", "discount")),
@@ -92,8 +98,7 @@ def test_any_value_of_any_key_is_taken_or_refused_by_name(value: Any) -> None:
         ("tokenizer", "discount", 1.0),
         ("tokenizer", "bins", 1),
         ("tokenizer", "binning", "nosuch"),
-        ("logger", "name", "nosuch"),
-        ("logger", "mode", "nosuch"),
+        ("logger.wandb", "mode", "nosuch"),
         ("baseline", "name", "nosuch"),
         ("baseline", "steps", 0),
         ("baseline", "batch_size", 0),
@@ -138,7 +143,7 @@ def test_settings_come_from_a_config_with_defaults_for_what_it_leaves_out() -> N
     planner = make_settings(PlannerSettings, config, "planner")
     assert isinstance(planner, PlannerSettings)
     assert (planner.beam_width, planner.horizon, planner.action.top_p, planner.observation.top_k) == (7, 15, 0.9, 1)
-    assert make_settings(TrainerSettings, {"threads": 3}, "trainer").threads == "3"
+    assert make_settings(RuntimeSettings, {"threads": 3}, "runtime").threads == "3"
 
 
 def test_given_leaves_out_what_is_missing_and_resolves_the_rest() -> None:

@@ -18,12 +18,12 @@ from trajectory.baselines.settings import CloningSettings, baseline_settings
 from trajectory.behaviour.settings import RecipeSettings
 from trajectory.config import settings
 from trajectory.data.builtin import DEFAULT_SEED, DEFAULT_STEPS
-from trajectory.data.settings import HindsightSettings, TokenizerSettings
-from trajectory.environments.settings import EnvironmentSettings
-from trajectory.evaluation.settings import EvaluationSettings, LoggerSettings
+from trajectory.data.settings import DataSettings, HindsightSettings, TokenizerSettings
+from trajectory.environments.settings import environment_settings
+from trajectory.evaluation.settings import EvaluationSettings, TensorBoardSettings, WandbSettings, logger_settings
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
-from trajectory.training.settings import TrainerSettings
+from trajectory.training.settings import DeviceSettings, RuntimeSettings, TrainerSettings
 
 MAINS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "wandb_sweep")
 SECTIONS = {
@@ -31,8 +31,9 @@ SECTIONS = {
     "tokenizer": TokenizerSettings,
     "hindsight": HindsightSettings,
     "evaluation": EvaluationSettings,
+    "data": DataSettings,
+    "runtime": RuntimeSettings,
     "trainer": TrainerSettings,
-    "logger": LoggerSettings,
     "baseline": CloningSettings,
     "model": GPTSettings,
     "model.optimizer": OptimizerSettings,
@@ -58,17 +59,16 @@ def groups(main: str) -> list[str]:
 def choices() -> list[tuple[str, str, str]]:
     """(main, group, option) for every option that a main can be given.
 
-    from_checkpoint is for evaluate alone, which has no training to search, held_out for analyze, and not every
-    environment has a recipe.
+    from_checkpoint is for commands that read one, held_out for analyze, and not every environment has a recipe.
     """
     recipes = {path.stem for path in (CONF / "behaviour").glob("*.yaml")}
-    alone = {"from_checkpoint": "evaluate", "held_out": "analyze"}
+    alone = {"from_checkpoint": ("evaluate", "analyze"), "held_out": ("analyze",)}
     return [
         (main, group, path.stem)
         for main in MAINS
         for group in groups(main)
         for path in sorted((CONF / group).glob("*.yaml"))
-        if alone.get(path.stem, main) == main
+        if main in alone.get(path.stem, (main,))
         and (main != "train_behaviour" or group == "hydra" or path.stem in recipes)
         and ((group, path.stem) != ("search", "laptop") or main == "train")
     ]
@@ -77,6 +77,7 @@ def choices() -> list[tuple[str, str, str]]:
 def section(config: DictConfig, key: str) -> dict[str, Any]:
     """What the mains hand to `settings` for a key: its values, without the groups nested in it."""
     values: Any = OmegaConf.to_container(OmegaConf.select(config, key), resolve=True)
+    values.pop("_target_", None)
     if key == "model":
         own = {name: value for name, value in values.items() if name != "optimizer"}
         return {**own, "bins": config.tokenizer.bins, "goal": OmegaConf.select(config, "env.goal")}
@@ -87,7 +88,7 @@ def instantiate(config: DictConfig) -> dict[str, object]:
     """The settings dataclass of every section that a config has."""
     return {
         key: baseline_settings(section(config, key)) if key == "baseline" else settings(cls, section(config, key), key)
-        for key, cls in SECTIONS.items()
+        for key, cls in {**SECTIONS, "runtime": RuntimeSettings if "trainer" in config else DeviceSettings}.items()
         if OmegaConf.select(config, key) is not None
     }
 
@@ -107,9 +108,10 @@ def test_every_option_composes_resolves_and_instantiates(main: str, group: str, 
     needed = [each for each in NEEDED.get(main, ()) if not each.startswith(f"{group}=")]
     config = compose_config(main, f"{group}={option}", *MANDATORY.get(option, ()), *needed)
     OmegaConf.to_container(config, resolve=True, throw_on_missing=main not in ("analyze", "evaluate"))
-    assert instantiate(config).keys() == {key for key in SECTIONS if OmegaConf.select(config, key) is not None}
-    if "env" in config and main != "evaluate":
-        assert settings(EnvironmentSettings, config.env, "env").id == config.env.id
+    expected = {key for key in SECTIONS if OmegaConf.select(config, key) is not None}
+    assert instantiate(config).keys() == expected
+    if "env" in config and main not in ("analyze", "evaluate"):
+        assert environment_settings(config.env).id == config.env.id
 
 
 def test_every_file_of_conf_is_an_option_of_a_main() -> None:
@@ -148,7 +150,9 @@ def test_options_differ_from_the_default_only_where_they_say_so() -> None:
     default = compose_config("train")
     uniform = compose_config("train", "tokenizer=uniform")
     assert uniform.tokenizer == {**default.tokenizer, "binning": "uniform"}
-    assert LoggerSettings(name="csv") == settings(LoggerSettings, compose_config("train", "logger=csv").logger, "")
+    assert list(logger_settings(compose_config("train", "logger=csv").logger)) == ["csv"]
+    both = logger_settings(compose_config("train", "logger=[wandb,tensorboard]").logger)
+    assert both == {"wandb": WandbSettings(), "tensorboard": TensorBoardSettings()}
 
 
 def test_settings_from_a_checkpoint_leave_out_every_key_that_training_has() -> None:
@@ -173,7 +177,7 @@ def test_defaults_are_the_published_ones(train_config: DictConfig) -> None:
     optimizer = {"learning_rate": 6e-4, "betas": [0.9, 0.95], "weight_decay": 0.1, "action_weight": 5.0}
     assert {key: train_config.model.optimizer[key] for key in optimizer} == optimizer
     assert (train_config.model.optimizer.reward_weight, train_config.model.optimizer.value_weight) == (1.0, 1.0)
-    assert (train_config.trainer.batch_size, train_config.trainer.gradient_clip) == (256, 1.0)
+    assert (train_config.data.batch_size, train_config.trainer.gradient_clip_val) == (256, 1.0)
     assert train_config.trainer.max_steps == 50 * 1_000_000 // 256
     tokenizer = {"binning": "quantile", "bins": 100, "discount": 0.99, "terminal_reward": -100.0}
     assert train_config.tokenizer == tokenizer

@@ -33,7 +33,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(place: Path) -> Path:
     """The folder of a training by somebody who has an account and does not ask for it."""
-    options = ("logger.tags=[one,two]", "logger.project=mine", "hydra.run.dir=hopper/run")
+    options = (
+        "logger.wandb.tags=[one,two]",
+        "logger.wandb.project=mine",
+        "hydra.run.dir=hopper/run",
+        "data.validation_share=0.3",
+        "trainer.val_check_interval=3",
+    )
     process = run_main("train", *TINY, *options, folder=place, WANDB_API_KEY=KEY)
     assert process.returncode == 0, process.stderr
     return place / "hopper" / "run"
@@ -89,9 +95,9 @@ def test_the_run_is_named_and_configured(run: Path, results: dict[str, Any]) -> 
     assert (record["display_name"], record["run_group"], record["job_type"]) == ("hopper/run", "hopper/run", "train")
     assert (record["project"], record["tags"]) == ("mine", ["one", "two"])
     shown = record["config"]["update"]
-    data = shown.pop("data")
-    assert data == {name: value for name, value in results["dataset"].items() if name != "asked"}
     resolved: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    summary = {name: value for name, value in results["dataset"].items() if name != "asked"}
+    assert shown.pop("data") == resolved.pop("data") | summary
     assert {name: value for name, value in shown.items() if name != "_wandb"} == resolved
 
 
@@ -127,7 +133,7 @@ def test_every_panel_shows_what_a_run_logs(run: Path) -> None:
     there = names(run) | (set() if (run / "episode.mp4").exists() else {"final/video"})
     assert shown - OTHERS <= there
     assert shown >= OTHERS
-    curves = {name for name in there if name.startswith(("train/", "speed/", "evaluation/"))}
+    curves = {name for name in there if name.startswith(("train/", "val/", "speed/", "evaluation/"))}
     assert curves - shown == {"evaluation/return_std"}
 
 
@@ -142,7 +148,7 @@ def _no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_login_one_line_names_what_would_be_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("wandb_workspaces")
     caplog.set_level(logging.INFO, "dashboard")
-    dashboard(compose_config("dashboard", "logger.project=mine"), tmp_path)
+    dashboard(compose_config("dashboard", "logger.wandb.project=mine"), tmp_path)
     path = tmp_path / "workspace.json"
     (line,) = caplog.messages
     assert line.startswith("no Weights & Biases login")

@@ -166,7 +166,7 @@ def test_tokenizer_settings_out_of_range_are_refused_by_name(settings: dict[str,
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.5])
 def test_a_batch_size_that_is_none_is_refused(path: Path, batch_size: Any) -> None:
-    with pytest.raises(UserError, match=rf"trainer\.batch_size must be at least 1, got {batch_size}"):
+    with pytest.raises(UserError, match=rf"data\.batch_size must be at least 1, got {batch_size}"):
         datamodule(path, batch_size=batch_size)
 
 

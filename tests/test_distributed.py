@@ -182,7 +182,7 @@ def test_processes_that_were_preempted_go_on_together_bit_for_bit(tmp_path: Path
     The first one is told while it wants to write the row of step 13 or so; all stop at the next step at which they ask
     each other.
     """
-    steps = ("trainer.max_steps=60", "trainer.checkpoint_every_n_steps=10", "evaluation.every_n_steps=null")
+    steps = ("trainer.max_steps=60", "callbacks.last_checkpoint.every_n_steps=10", "evaluation.every_n_steps=null")
     two = (f"trainer={strategy}", "trainer.devices=2")
     overrides = (*CPU, *two, *steps, "model.residual_dropout=0.1", "resume=true")
     assert run_main("train", *overrides, "hydra.run.dir=whole", folder=tmp_path).returncode == 0
@@ -217,7 +217,7 @@ def other_ranks(process: Process) -> list[int]:
 
 
 def test_the_death_of_one_process_ends_all_with_one_line(place: Path, alone: Path) -> None:
-    endless = ("trainer.max_steps=10_000_000", "trainer.checkpoint_every_n_steps=10_000_000")
+    endless = ("trainer.max_steps=10_000_000", "callbacks.last_checkpoint.every_n_steps=10_000_000")
     overrides = (*TWO, *endless, "evaluation.every_n_steps=null", "hydra.run.dir=killed")
     with running("train", *CPU, *overrides, folder=place) as process:
         wait_for((place / "killed" / "metrics.csv").exists, process)
@@ -240,7 +240,7 @@ def test_the_death_of_one_process_ends_all_with_one_line(place: Path, alone: Pat
         (["trainer.devices=0"], ["trainer.devices must be at least 1", "got 0"]),
         (["trainer.devices=2"], ["trainer.devices must be 1 without trainer=ddp", "got 2"]),
         (["trainer=ddp"], ["trainer.devices must be at least 2 with trainer=ddp", "got 1"]),
-        (["trainer=ddp", "trainer.devices=3"], ["trainer.batch_size must be a multiple of the 3 processes", "got 32"]),
+        (["trainer=ddp", "trainer.devices=3"], ["data.batch_size must be a multiple of the 3 processes", "got 32"]),
         ([*TWO, "trainer.num_nodes=2"], ["trainer.num_nodes must be 1 unless torchrun or srun", "got 2"]),
         ([*TWO, "baseline=cloning"], ["baseline must be none with several processes"]),
         (["trainer=fsdp", *TWO[1:], "trainer.precision=16-mixed"], ["trainer.precision must be", "'16-mixed'"]),

@@ -11,9 +11,8 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 from command_line import CONF, compose_config
 from example_data import HOPPER, MAZE, PENDULUM
-from trajectory.config import settings
 from trajectory.environments.make import check_layout, flatten, make_environment, make_raw_environment, observation_keys
-from trajectory.environments.settings import EnvironmentSettings
+from trajectory.environments.settings import EnvironmentSettings, environment_settings
 from trajectory.errors import UserError
 from trajectory.transition import TransitionLayout
 
@@ -23,7 +22,7 @@ PARTS = {"achieved_goal": 2, "desired_goal": 2, "observation": 4}  # of a point 
 
 def configured(name: str) -> EnvironmentSettings:
     """The environment of `conf/env/NAME.yaml`."""
-    return settings(EnvironmentSettings, compose_config("train", f"env={name}").env, "env")
+    return environment_settings(compose_config("train", f"env={name}").env)
 
 
 WITH_GOALS = {"four_rooms": (2, 2), "pointmaze": (4, 2)}

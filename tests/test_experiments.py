@@ -13,8 +13,8 @@ import pytest
 from command_line import CONF, compose_config, run_main, run_main_here
 from example_data import save
 from trajectory.behaviour.record import record_episodes
-from trajectory.config import given, settings
-from trajectory.environments.settings import EnvironmentSettings
+from trajectory.config import given
+from trajectory.environments.settings import environment_settings
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 ANALYSES = sorted(path.stem for path in (CONF / "analysis").glob("*.yaml"))
@@ -22,8 +22,8 @@ GOALS = {"four_rooms", "four_rooms_published", "pointmaze", "pointmaze_published
 REWARDED = {"antmaze_published", "maze"}  # at a place that the model is not told
 WITH_CRITIC = {"laptop", "league"} | REWARDED
 SMALL = (
-    *("dataset.steps=1000", "model.n_layer=1", "model.n_head=2", "model.n_embd=16", "trainer.threads=1"),
-    *("trainer.max_steps=4", "trainer.batch_size=8", "planner.beam_width=2", "planner.horizon=1"),
+    *("dataset.steps=1000", "model.n_layer=1", "model.n_head=2", "model.n_embd=16", "runtime.threads=1"),
+    *("trainer.max_steps=4", "data.batch_size=8", "planner.beam_width=2", "planner.horizon=1"),
     *("evaluation.episodes=2", "evaluation.max_steps=8", "evaluation.every_n_steps=null", "evaluation.video=false"),
     "logger=csv",
 )
@@ -56,7 +56,7 @@ def test_every_experiment_trains_and_plans_as_its_file_says(
     if name == "antmaze_published":
         options = tuple(option for option in options if option != "dataset.steps=1000")
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(place / "store"))
-        environment = settings(EnvironmentSettings, compose_config("train", *options).env, "env")
+        environment = environment_settings(compose_config("train", *options).env)
         first, *others = record_episodes(environment, [None], steps=1_500, seed=0)
         arrived = replace(first, rewards=np.eye(len(first.rewards))[-1], terminated=True)
         save("D4RL/antmaze/umaze-v1", [arrived, *others], environment)
@@ -88,7 +88,7 @@ def test_every_analysis_looks_into_a_checkpoint(name: str, place: Path) -> None:
         )
         assert trained.returncode == 0, trained.stderr
     small = SMALL_ANALYSIS[name.removesuffix("_published")]
-    options = (f"analysis={name}", f"checkpoint={checkpoint}", "dataset.steps=400", "trainer.threads=1", "logger=csv")
+    options = (f"analysis={name}", f"checkpoint={checkpoint}", "dataset.steps=400", "runtime.threads=1", "logger=csv")
     process = run_main_here("analyze", *options, *small, f"hydra.run.dir={name}", folder=place)
     assert process.returncode == 0, process.stderr
     results = json.loads((place / name / "results.json").read_text())

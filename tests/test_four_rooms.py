@@ -27,7 +27,7 @@ TINY = (
     "model.n_layer=1",
     "model.n_embd=16",
     "trainer.max_steps=4",
-    "trainer.threads=1",
+    "runtime.threads=1",
     "evaluation.episodes=3",
     "evaluation.max_steps=8",
     "logger=csv",
@@ -238,7 +238,7 @@ def test_planning_finds_the_doors(tmp_path: Path) -> None:
     shared = (
         "experiment=four_rooms",
         "dataset.steps=400_000",
-        "trainer.threads=1",
+        "runtime.threads=1",
         "evaluation.seed=3000",
         "logger=csv",
     )

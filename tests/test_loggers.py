@@ -19,7 +19,7 @@ from offline_run import names, points, records
 from trajectory.errors import UserError
 from trajectory.evaluation.curves import MetricsFile, read_metrics
 from trajectory.evaluation.loggers import WandbDashboard, close_analysis, close_loggers, log_picture, make_loggers
-from trajectory.evaluation.settings import LoggerSettings
+from trajectory.evaluation.settings import CSVSettings, LoggerSettings, TensorBoardSettings, WandbSettings
 from trajectory.evaluation.video import write_frames
 
 RESULTS: dict[str, Any] = {
@@ -60,8 +60,8 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(
     "settings",
-    [LoggerSettings(name="csv"), LoggerSettings(name="csv", mode="online"), LoggerSettings(mode="disabled")],
-    ids=["csv", "csv online", "disabled"],
+    [{}, {"csv": CSVSettings()}, {"wandb": WandbSettings(mode="disabled")}],
+    ids=["none", "csv", "disabled"],
 )
 def test_csv_alone(settings: LoggerSettings, folder: Path) -> None:
     loggers = make_loggers(settings, folder, {})
@@ -76,14 +76,14 @@ def test_csv_alone(settings: LoggerSettings, folder: Path) -> None:
 
 
 def test_scores_are_left_out_where_the_environment_has_no_reference(folder: Path) -> None:
-    loggers = make_loggers(LoggerSettings(name="csv"), folder, {})
+    loggers = make_loggers({}, folder, {})
     close_loggers(loggers, {**RESULTS, "normalized_score_mean": None}, folder)
     assert "final/normalized_score_mean" not in rows(folder)[0]
 
 
 def test_offline_run_is_complete_without_an_account(folder: Path, capfd: pytest.CaptureFixture) -> None:
     config = {"planner": {"beam_width": 4711}}
-    loggers = make_loggers(LoggerSettings(project="some-project"), folder, config)
+    loggers = make_loggers({"wandb": WandbSettings(project="some-project")}, folder, config)
     assert [type(logger) for logger in loggers] == [MetricsFile, WandbDashboard]
     for logger in loggers:
         logger.log_metrics({"train/loss": 2.0}, step=1)
@@ -108,14 +108,14 @@ def test_offline_run_is_complete_without_an_account(folder: Path, capfd: pytest.
 def test_two_offline_runs_after_each_other_have_folders_of_their_own(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        loggers = make_loggers(LoggerSettings(), tmp_path / name, {})
+        loggers = make_loggers({"wandb": WandbSettings()}, tmp_path / name, {})
         close_loggers(loggers, RESULTS, tmp_path)
         assert len(list((tmp_path / name / "wandb").glob("offline-run-*"))) == 1
 
 
 def test_online_without_an_account_is_refused_and_leaves_nothing(folder: Path, capfd: pytest.CaptureFixture) -> None:
-    with pytest.raises(UserError, match=r"logger\.mode must be offline unless WANDB_API_KEY .*, got 'online'"):
-        make_loggers(LoggerSettings(mode="online"), folder, {})
+    with pytest.raises(UserError, match=r"logger\.wandb\.mode must be offline unless WANDB_API_KEY .*, got 'online'"):
+        make_loggers({"wandb": WandbSettings(mode="online")}, folder, {})
     assert list(folder.iterdir()) == []
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""
@@ -152,7 +152,7 @@ def test_a_continued_run_logs_no_point_twice_and_cuts_off_half_a_row(folder: Pat
 
 def test_a_continued_offline_run_takes_the_place_of_the_killed_one_under_its_id(folder: Path) -> None:
     """Of a killed run nothing that was not on the disk is left, here nothing at all."""
-    first = make_loggers(LoggerSettings(), folder, {})
+    first = make_loggers({"wandb": WandbSettings()}, folder, {})
     for logger in first:
         logger.log_metrics({"train/loss": 2.515625}, step=1)
     assert isinstance(first[1], WandbDashboard)
@@ -162,7 +162,7 @@ def test_a_continued_offline_run_takes_the_place_of_the_killed_one_under_its_id(
     before = killed.parent.rename(folder / "wandb" / f"offline-run-20200102_000000-{killed.stem.removeprefix('run-')}")
     killed = before / killed.name
     (folder / "wandb" / "offline-run-20200101_000000-killed" / "files").mkdir(parents=True)  # at its very start
-    second = make_loggers(LoggerSettings(), folder, {})
+    second = make_loggers({"wandb": WandbSettings()}, folder, {})
     for logger in second:
         logger.log_metrics({"train/loss": 9.515625}, step=1)
         logger.log_metrics({"train/loss": 1.515625}, step=2)
@@ -186,7 +186,7 @@ def picture(path: Path) -> Path:
 
 def test_goals_are_shown_where_there_are_some_and_how_many_were_reached(folder: Path) -> None:
     picture(folder / "goals.png")
-    loggers = make_loggers(LoggerSettings(), folder, {})
+    loggers = make_loggers({"wandb": WandbSettings()}, folder, {})
     close_loggers(loggers, {**RESULTS, "reached_share": 0.75, "dataset": {"return_mean": 0.0}}, folder)
     assert "final/goals" in names(folder)
     (final,) = points(folder)
@@ -196,7 +196,7 @@ def test_goals_are_shown_where_there_are_some_and_how_many_were_reached(folder: 
 
 def test_checkpoints_stay_away_from_the_dashboard_where_asked(folder: Path) -> None:
     (folder / "last.ckpt").write_bytes(b"weights")
-    loggers = make_loggers(LoggerSettings(checkpoints=False), folder, {})
+    loggers = make_loggers({"wandb": WandbSettings(checkpoints=False)}, folder, {})
     dataset = {"id": "trajectory/hopper/medium-v0", "content_hash": "0123", "return_mean": 1.0}
     close_loggers(loggers, {**RESULTS, "dataset": dataset, "checkpoint": str(folder / "last.ckpt")}, folder)
     assert [record["type"] for record in records(folder, "artifact")] == ["run_table", "dataset"]
@@ -211,11 +211,11 @@ def test_an_analysis_is_shown_with_its_training_and_leads_to_the_checkpoint(tmp_
     (trained / "last.ckpt").write_bytes(b"weights")
     checkpoint = str(trained / "last.ckpt")
     dataset = {"id": "trajectory/hopper/medium-v0", "content_hash": "0123", "return_mean": 1.0}
-    loggers = make_loggers(LoggerSettings(), trained, {})
+    loggers = make_loggers({"wandb": WandbSettings()}, trained, {})
     close_loggers(loggers, {**RESULTS, "dataset": dataset, "checkpoint": checkpoint}, trained)
     picture(analysed / "attention.png")
     (analysed / "attention.mp4").write_bytes(b"film")
-    loggers = make_loggers(LoggerSettings(), analysed, {}, job="analyze", trained=trained)
+    loggers = make_loggers({"wandb": WandbSettings()}, analysed, {}, job="analyze", trained=trained)
     results = {"checkpoint": checkpoint, "heads": [{"share": 0.25}]}
     close_analysis(loggers, "attention", results, dataset, analysed)
 
@@ -235,7 +235,7 @@ def test_a_run_left_open_by_a_job_that_failed_is_not_gone_on_with(tmp_path: Path
     loggers: list[Any] = []
     for name in ("failed", "next"):
         (tmp_path / name).mkdir()
-        loggers = make_loggers(LoggerSettings(), tmp_path / name, {})
+        loggers = make_loggers({"wandb": WandbSettings()}, tmp_path / name, {})
         for logger in loggers:
             logger.log_metrics({"train/loss": 2.0}, step=1)
     close_loggers(loggers, RESULTS, tmp_path / "next")
@@ -246,7 +246,7 @@ def test_a_run_left_open_by_a_job_that_failed_is_not_gone_on_with(tmp_path: Path
 
 def test_tensorboard_has_every_point_once_also_where_a_run_goes_on(folder: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    settings = LoggerSettings(name="tensorboard")
+    settings = {"tensorboard": TensorBoardSettings()}
     for logger in make_loggers(settings, folder, {}):
         logger.log_metrics({"train/loss": 2.5}, step=1)  # and is killed before all is on the disk
     second = make_loggers(settings, folder, {"planner": {"beam_width": 4711}})
@@ -280,13 +280,15 @@ def test_tensorboard_that_is_not_installed_is_one_line(refusal: Refusal, monkeyp
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     line = refusal("train", "logger=tensorboard")
     assert line == (
-        "error: logger.name must be wandb or csv unless installed by pip install -e '.[tensorboard]', got 'tensorboard'"
+        "error: logger must be wandb or csv unless installed by pip install -e '.[tensorboard]', got 'tensorboard'"
     )
 
 
 def test_an_unknown_logger_is_one_line(refusal: Refusal) -> None:
-    line = refusal("train", "logger.name=nosuch")
-    assert line == "error: logger.name must be wandb, tensorboard or csv, got 'nosuch'"
+    line = refusal("train", "+logger.mine._target_=trajectory.nosuch.Logger")
+    assert line.startswith("error: logger.mine._target_ must be one of trajectory.evaluation.loggers.WandbDashboard,")
+    assert "got 'trajectory.nosuch.Logger'" in line
+    assert refusal("train", "+logger.mine.nosuch=1") == "error: logger.mine._target_ must be given, got None"
 
 
 def test_what_a_power_cut_leaves_of_a_row_is_no_row(folder: Path) -> None:

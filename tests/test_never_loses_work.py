@@ -26,7 +26,7 @@ from test_resume import assert_same_end
 RUN = (
     *TINY,
     "model.residual_dropout=0.1",
-    "trainer.checkpoint_every_n_steps=7",
+    "callbacks.last_checkpoint.every_n_steps=7",
     "evaluation.every_n_steps=15",
     "evaluation.video=false",
 )
@@ -272,7 +272,7 @@ def test_training_evaluating_and_saving_in_a_loop_needs_no_more_of_anything(tmp_
     The process is looked at where it is held, before every row of its metrics, so always at the same work.
     """
     count = ROWS_PER_SECOND * int(os.environ.get("SOAK_SECONDS", "240"))
-    command = (*ENDLESS, "trainer.checkpoint_every_n_steps=10")
+    command = (*ENDLESS, "callbacks.last_checkpoint.every_n_steps=10")
     samples: list[dict[str, int]] = []
     with (
         Hold(tmp_path / "hold", "open", "/metrics.csv") as hold,

@@ -118,9 +118,9 @@ def test_it_evaluates_at_its_steps_and_at_the_end_with_its_seeds(
 class Watched(PlanningEvaluation):
     """Takes down all that must stay as it is, before and after every evaluation."""
 
-    def evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+    def evaluate(self, trainer: pl.Trainer, module: pl.LightningModule, *, final: bool = False) -> dict[str, Any]:
         self.before = self.take_down(module)
-        summary = super().evaluate(trainer, module)
+        summary = super().evaluate(trainer, module, final=final)
         self.after = self.take_down(module)
         return summary
 

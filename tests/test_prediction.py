@@ -26,7 +26,7 @@ from trajectory.model.checkpoint import read_checkpoint, write_checkpoint
 
 WALKER = EnvironmentSettings("walker2d", "Walker2d-v5")
 SMALL = (
-    *("analysis=prediction", "trainer.threads=1", "dataset.steps=600"),
+    *("analysis=prediction", "runtime.threads=1", "dataset.steps=600"),
     *("analysis.horizon=6", "analysis.starts=3", "analysis.samples=4", "analysis.particles=8"),
     *("analysis.ensemble.members=2", "analysis.ensemble.hidden=[8]", "analysis.ensemble.epochs=1"),
 )

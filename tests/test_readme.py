@@ -78,7 +78,9 @@ def _overrides() -> list[str]:
 
 def _keys() -> list[str]:
     """Keys that stand without a value."""
-    groups = "baseline|critic|dataset|env|evaluation|hindsight|logger|model|planner|tokenizer|trainer"
+    groups = (
+        "baseline|callbacks|critic|data|dataset|env|evaluation|hindsight|logger|model|planner|runtime|tokenizer|trainer"
+    )
     return sorted({span for span in _spans() if re.fullmatch(rf"({groups})(\.[a-z]\w*)+", span)})
 
 

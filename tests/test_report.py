@@ -143,7 +143,7 @@ def test_other_settings_are_another_row_that_names_them(tmp_path: Path, override
     assert f"Trajectory Transformer ({label}), last" in labels(group)
 
 
-@pytest.mark.parametrize("override", ["trainer.threads=1", "logger=csv", "evaluation.episodes=3", "trainer.devices=1"])
+@pytest.mark.parametrize("override", ["runtime.threads=1", "logger=csv", "evaluation.episodes=3", "trainer.devices=1"])
 def test_settings_that_change_no_result_share_a_row(tmp_path: Path, override: str) -> None:
     write_training(tmp_path / "a", [1000.0])
     write_training(tmp_path / "b", [1000.0], seed=1, overrides=(*LAPTOP, override))

@@ -259,7 +259,7 @@ def test_report_of_real_runs_through_the_command_line(browser: Any, tmp_path: Pa
         assert process.returncode == 0, process.stderr
         (made,) = set((tmp_path / "outputs" / "train" / "sweeps").iterdir()) - set(sweeps)
         sweeps.append(made)
-    ends = ("evaluation.episodes=2", "evaluation.max_steps=15", "trainer.threads=1", *quick)
+    ends = ("evaluation.episodes=2", "evaluation.max_steps=15", "runtime.threads=1", *quick)
     process = run_main_here("evaluate", f"checkpoint={sweeps[0] / '0' / 'best.ckpt'}", *ends, folder=tmp_path)
     assert process.returncode == 0, process.stderr
     process = run_main_here("report", "runs=[outputs/train,outputs/evaluate]", "report.resamples=100", folder=tmp_path)

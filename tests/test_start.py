@@ -235,7 +235,7 @@ def test_the_line_is_there_before_torch_is(tmp_path: Path) -> None:
 
 def test_evaluation_and_analysis_do_without_lightning(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = trained
-    chosen = ("checkpoint=run/last.ckpt", "logger=csv", "trainer.threads=1")
+    chosen = ("checkpoint=run/last.ckpt", "logger=csv", "runtime.threads=1")
     evaluated = run_main("evaluate", *chosen, "evaluation.episodes=1", "evaluation.max_steps=2", folder=folder, **TELL)
     assert evaluated.returncode == 0, evaluated.stderr
     check_imports(evaluated.stderr, {"torch", *PICTURES, *DATA, *SIMULATOR})

@@ -56,7 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def in_parallel(place: Path) -> Path:
     """Two jobs at a time that need the same dataset, which is not there."""
-    threads = [override for override in QUICK if not override.startswith("trainer.threads")]
+    threads = [override for override in QUICK if not override.startswith("runtime.threads")]
     process = run_main("train", "-m", *threads, "seed=0,1", "hydra/launcher=joblib", folder=place)
     folder = swept(process, place)
     assert len(re.findall(r"recording Hopper-v5: +0%", process.stderr)) == 1
@@ -77,7 +77,7 @@ def planned(checkpoint: Path) -> tuple[str, ...]:
     return (
         f"checkpoint={checkpoint}",
         "logger=csv",
-        "trainer.threads=1",
+        "runtime.threads=1",
         "evaluation.episodes=1",
         "evaluation.max_steps=3",
     )
@@ -386,7 +386,7 @@ def test_parameters_of_the_weights_and_biases_sweep_are_keys_of_training() -> No
     for take in (min, max):
         chosen = [f"{key}={_value(spec, take)}" for key, spec in sweep["parameters"].items()]
         # online, which nobody without an account may be
-        check_job(compose_config("train", *chosen, "logger.mode=offline"))
+        check_job(compose_config("train", *chosen, "logger.wandb.mode=offline"))
 
 
 def _value(spec: dict[str, Any], take: Callable[..., Any]) -> Any:
@@ -413,7 +413,7 @@ def test_a_launcher_that_handled_the_signal_hears_of_it_once_the_checkpoint_is_w
 
 
 SLURM = shutil.which("sbatch") and shutil.which("munged", path="/usr/sbin") and os.getuid() == 0
-LONG = (*QUICK, "trainer.max_steps=60", "trainer.checkpoint_every_n_steps=100000", "evaluation.max_steps=3")
+LONG = (*QUICK, "trainer.max_steps=60", "callbacks.last_checkpoint.every_n_steps=100000", "evaluation.max_steps=3")
 
 
 def preempted(folder: Path, launcher: str, preempt: Callable[[int], object], place: Path, **variables: Any) -> None:

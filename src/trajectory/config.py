@@ -6,7 +6,7 @@ import logging
 import shutil
 import sys
 import traceback
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +34,12 @@ def settings(cls: type[Settings], values: DictConfig | dict[str, Any], key: str)
     except OmegaConfBaseException as error:
         full_key = getattr(error, "full_key", None)
         raise UserError(f"{key}{'.' + full_key if full_key else ''}: {first_line(error)}") from error
+
+
+def check_keys(config: DictConfig, known: Collection[str]) -> None:
+    """Raise a `UserError` for a key or group of a composed config that nothing reads."""
+    unknown = sorted({str(key) for key in config} - {*known, "debug", "hydra"})
+    require(not unknown, ", ".join(unknown), "left out: nothing reads it here", "a key that was added")
 
 
 def check_seed(seed: Any) -> None:

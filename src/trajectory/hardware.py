@@ -18,10 +18,10 @@ PRODUCT, GPU_PRODUCT = 512, 8_192  # rows, columns and depth of the product whos
 MMAP_MAX, TRIM_THRESHOLD = -4, -1  # glibc's malloc.h
 
 
-def device_for(accelerator: str) -> torch.device:
-    """The device that `trainer.accelerator` (auto, cpu or gpu) means here."""
+def device_for(accelerator: str, key: str = "trainer.accelerator") -> torch.device:
+    """The device that an accelerator (auto, cpu or gpu) means here; `key` is what messages call it."""
     there = torch.cuda.is_available()
-    require(accelerator != "gpu" or there, "trainer.accelerator", "auto or cpu where torch finds no GPU", accelerator)
+    require(accelerator != "gpu" or there, key, "auto or cpu where torch finds no GPU", accelerator)
     return torch.device("cuda" if accelerator != "cpu" and there else "cpu")
 
 

@@ -29,6 +29,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self.stopped = False  # the training, for it, at a step that was saved; the same on all ranks
         self.patient = False
         self.before: dict[int, Any] = {}
 

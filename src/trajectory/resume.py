@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from trajectory.errors import UserError, require
 from trajectory.files import check_file
 from trajectory.locks import in_use
+from trajectory.renamed import comparable
 
 LAST = "last.ckpt"
 
@@ -21,8 +22,11 @@ FREE = (
     "checkpoint",
     "debug",
     "logger",
-    "trainer.threads",
-    "trainer.checkpoint_every_n_steps",
+    "runtime.threads",
+    "callbacks.last_checkpoint.every_n_steps",
+    "callbacks.progress",
+    "trainer.max_time",
+    "trainer.profiler",
     "evaluation.optimized_metric",
 )
 
@@ -48,7 +52,7 @@ def run_folder(parent: str, new: str, *, _root_: DictConfig) -> str:
 
 def differences(folder: Path, config: DictConfig) -> list[str]:
     """Each setting in which a config differs from that of the run in `folder`, as `key=value there, value here`."""
-    there, here = flat(OmegaConf.load(folder / "config.yaml")), flat(config)
+    there, here = comparable(flat(OmegaConf.load(folder / "config.yaml"))), comparable(flat(config))
     keys = sorted(there.keys() | here.keys())
     return [
         f"{key}={there.get(key)!r} there, {here.get(key)!r} here"

@@ -20,24 +20,44 @@ from trajectory.benchmarks.settings import (
     StartupBenchmarkSettings,
     TrainingBenchmarkSettings,
 )
-from trajectory.config import check_complete, check_seed, given, settings
+from trajectory.config import check_complete, check_keys, check_seed, given, settings
 from trajectory.critic.settings import CriticSettings
-from trajectory.data.settings import HindsightSettings, TokenizerSettings, check_dataset
-from trajectory.environments.settings import EnvironmentSettings
-from trajectory.errors import require
-from trajectory.evaluation.settings import EvaluationSettings, LoggerSettings, check_logger
+from trajectory.data.settings import DataSettings, HindsightSettings, TokenizerSettings, check_dataset
+from trajectory.environments.settings import EnvironmentSettings, environment_settings
+from trajectory.errors import UserError, require
+from trajectory.evaluation.settings import EvaluationSettings, LoggerSettings, logger_settings
 from trajectory.files import check_file
 from trajectory.model.settings import GPTSettings, OptimizerSettings
-from trajectory.planning.settings import PlannerSettings, check_partial
-from trajectory.training.settings import TrainerSettings
+from trajectory.planning.settings import Planner, PlannerSettings, check_partial, planner_settings
+from trajectory.targets import TARGET, Foreign, chosen, ours
+from trajectory.training.settings import (
+    CALLBACKS,
+    NEEDED,
+    TRAINER,
+    DeviceSettings,
+    RuntimeSettings,
+    TrainerSettings,
+)
 
 ANALYSES: dict[str, type] = {"attention": AttentionSettings, "prediction": PredictionSettings}
+KEYS = (  # of `train`
+    *("dataset", "tokenizer", "hindsight", "model", "planner", "critic", "evaluation", "data", "runtime", "trainer"),
+    *("callbacks", "logger", "env", "baseline", "seed", "resume", "checkpoint"),
+)
+TOKENIZER, MODEL = "trajectory.data.discretizer.Discretizer", "trajectory.model.gpt.GPT"
+CRITIC = "trajectory.critic.critic.Critic"
 SUITES = ("planning", "training", "data", "laptop", "startup")
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Of `train`; `dataset` is that section as it stands, `baseline` the settings of one, or None."""
+    """Of `train`.
+
+    Args:
+        dataset: that section as it stands.
+        callbacks: in the order in which they are called, by name: the settings of ours, or a `Foreign` one.
+        baseline: the settings of one, or None.
+    """
 
     environment: EnvironmentSettings
     dataset: dict[str, Any]
@@ -45,13 +65,23 @@ class TrainingSettings:
     hindsight: HindsightSettings
     model: GPTSettings
     optimizer: OptimizerSettings
+    data: DataSettings
+    runtime: RuntimeSettings
     trainer: TrainerSettings
-    planner: PlannerSettings
+    callbacks: dict[str, Any]
+    planner: Planner
     evaluation: EvaluationSettings
     logger: LoggerSettings
     baseline: Any
     critic: CriticSettings | None
     seed: int
+
+    @property
+    def extended(self) -> bool:
+        """Whether there are callbacks, loggers or flags that others than this project check."""
+        theirs = [*self.callbacks.values(), *self.logger.values(), self.planner, self.baseline]
+        named = isinstance(getattr(self.planner, "objective", None), dict) or isinstance(self.tokenizer.binning, dict)
+        return self.trainer.changed or named or any(isinstance(one, Foreign) for one in theirs)
 
     @property
     def metric(self) -> str:
@@ -60,12 +90,14 @@ class TrainingSettings:
 
     def __str__(self) -> str:
         """What a training is about to do, in a line."""
+        source = self.dataset.get("source") or self.dataset[TARGET]
         data = ", ".join(str(self.dataset[key]) for key in ("id", "path", "quality") if self.dataset.get(key))
-        method = f"baseline {self.baseline.name}" if self.baseline else f"{self.trainer.max_steps:,} training steps"
+        name = self.baseline.target if isinstance(self.baseline, Foreign) else getattr(self.baseline, "name", None)
+        method = f"baseline {name}" if self.baseline else f"{self.trainer.max_steps:,} training steps"
         if not self.baseline:
-            method += f" of {self.trainer.batch_size} windows of {self.model.window} transitions"
+            method += f" of {self.data.batch_size} windows of {self.model.window} transitions"
         return (
-            f"{self.environment.name} ({self.environment.id}), dataset {self.dataset['source']} {data}: {method}, "
+            f"{self.environment.name} ({self.environment.id}), dataset {source} {data}: {method}, "
             f"seed {self.seed}, then {self.evaluation.episodes} episodes"
         )
 
@@ -76,30 +108,43 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     Raises:
         UserError: a value of the wrong type or out of its range, or values that do not go together.
     """
+    check_keys(config, KEYS)
     check_complete(config)
-    planner = settings(PlannerSettings, config.planner, "planner")
-    tokenizer = settings(TokenizerSettings, config.tokenizer, "tokenizer")
+    planner = planner_settings(config.planner)
+    tokenizer = ours(config.tokenizer, "tokenizer", TOKENIZER, TokenizerSettings)
     evaluation = settings(EvaluationSettings, config.evaluation, "evaluation")
-    trainer = settings(TrainerSettings, config.trainer, "trainer")
+    data = settings(DataSettings, config.data, "data")
+    runtime = settings(RuntimeSettings, config.runtime, "runtime")
+    trainer = trainer_settings(config.trainer)
+    data.check_processes(trainer.processes)
+    callbacks = callback_settings(config.callbacks, data.validation_share)
     architecture = {key: value for key, value in config.model.items() if key != "optimizer"}
-    environment = settings(EnvironmentSettings, config.env, "env")
-    model = settings(GPTSettings, {**architecture, "bins": tokenizer.bins, "goal": environment.goal}, "model")
+    environment = environment_settings(config.env)
+    from_others = {"bins": tokenizer.bins, "goal": environment.goal}
+    model = ours({**architecture, **from_others}, "model", MODEL, GPTSettings)
     optimizer = settings(OptimizerSettings, config.model.optimizer, "model.optimizer")
     hindsight = settings(HindsightSettings, config.hindsight, "hindsight")
     baseline = baseline_settings(config.baseline) if "baseline" in config else None
-    critic = settings(CriticSettings, config.critic, "critic") if "critic" in config else None
-    planner.check_window(model.window)
-    planner.check_critic(there=critic is not None, owner="critic=none")
+    critic = ours(config.critic, "critic", CRITIC, CriticSettings) if "critic" in config else None
+    if isinstance(planner, PlannerSettings):
+        planner.check_window(model.window)
+        planner.check_critic(there=critic is not None, owner="critic=none")
     with_goals = critic is not None and environment.goal is not None
     require(not with_goals, "critic", "none in an environment with goals", critic and critic.name)
-    logger = settings(LoggerSettings, config.logger, "logger")
-    check_logger(logger)
+    logger = logger_settings(config.logger)
     check_seed(config.seed)
     dataset = given(config.dataset)
     check_dataset(dataset)
     evaluation.metric(environment.reference, environment.goal)
     environment.check_goal(evaluation.goal, f"env={environment.name}")
     require(baseline is None or trainer.processes == 1, "baseline", "none with several processes", "given")
+    if baseline is not None:
+        share = data.validation_share
+        require(share == 0, "data.validation_share", "0 with a baseline, which learns from all episodes", share)
+        foreign = [name for name, each in callbacks.items() if isinstance(each, Foreign)]
+        require(not foreign, "callbacks", "without your own with a baseline, which has none", ", ".join(foreign))
+    held_out = data.validation_share > 0 or evaluation.best_by == "planning"
+    require(held_out, "data.validation_share", "above 0 with evaluation.best_by=val/loss", data.validation_share)
     return TrainingSettings(
         environment=environment,
         dataset=dataset,
@@ -107,7 +152,10 @@ def training_settings(config: DictConfig) -> TrainingSettings:
         hindsight=hindsight,
         model=model,
         optimizer=optimizer,
+        data=data,
+        runtime=runtime,
         trainer=trainer,
+        callbacks=callbacks,
         planner=planner,
         evaluation=evaluation,
         logger=logger,
@@ -115,6 +163,49 @@ def training_settings(config: DictConfig) -> TrainingSettings:
         critic=critic,
         seed=config.seed,
     )
+
+
+def trainer_settings(config: DictConfig) -> TrainerSettings:
+    """Of the section `trainer`.
+
+    Raises:
+        UserError: an unknown flag, one that contradicts this project, or a value out of its range.
+    """
+    return ours(config, "trainer", TRAINER, TrainerSettings)
+
+
+def callback_settings(config: DictConfig, validation_share: float) -> dict[str, Any]:
+    """Of the section `callbacks`, in the order in which they are called.
+
+    Raises:
+        UserError: one of ours that is needed is missing, or one without a `_target_`, or one that monitors a loss which
+            is not measured.
+    """
+    own = dict(CALLBACKS.values())
+    given_here = {str(name): values for name, values in config.items() if values is not None}
+    missing = [name for name in NEEDED if name not in given_here]
+    require(not missing, "callbacks", f"with {', '.join(NEEDED)}", f"none at {', '.join(missing)}")
+    *ours, last = CALLBACKS
+    order = [
+        *(name for name in ours if name in given_here),
+        *(name for name in given_here if name not in CALLBACKS),
+        last,
+    ]
+    found = {name: chosen(given_here[name], f"callbacks.{name}", own) for name in order}
+    for name, callback in found.items():
+        if not isinstance(callback, Foreign):
+            target = given_here[name][TARGET]
+            right = CALLBACKS.get(name, ("",))[0] == target
+            require(right, f"callbacks.{name}.{TARGET}", "a class of your own, or at its own name", target)
+            continue
+        require(name not in NEEDED, f"callbacks.{name}.{TARGET}", CALLBACKS.get(name, ("",))[0], callback.target)
+        monitor = str(callback.arguments.get("monitor", ""))
+        if monitor.startswith("val/") and validation_share == 0:
+            raise UserError(
+                f"data.validation_share must be above 0, for example 0.05, for callbacks.{name}, which monitors "
+                f"{monitor}, got 0"
+            )
+    return found
 
 
 @dataclass(frozen=True)
@@ -125,7 +216,7 @@ class CheckpointSettings:
     planner: dict[str, Any]
     environment: dict[str, Any]
     evaluation: EvaluationSettings
-    trainer: TrainerSettings
+    runtime: DeviceSettings
     logger: LoggerSettings
 
 
@@ -135,24 +226,27 @@ def evaluation_settings(config: DictConfig) -> CheckpointSettings:
     Raises:
         UserError: a value of the wrong type or out of its range, or no file where the checkpoint should be.
     """
+    check_keys(config, ("planner", "evaluation", "runtime", "logger", "env", "checkpoint"))
     evaluation = settings(EvaluationSettings, config.evaluation, "evaluation")
-    trainer = _alone(config, "an evaluation")
-    logger = settings(LoggerSettings, config.logger, "logger")
-    check_logger(logger)
+    runtime = settings(DeviceSettings, config.runtime, "runtime")
+    logger = logger_settings(config.logger)
     planner = given(config.planner)
     check_partial(planner)
-    return CheckpointSettings(_checkpoint(config), planner, given(config.env), evaluation, trainer, logger)
+    return CheckpointSettings(_checkpoint(config), planner, given(config.env), evaluation, runtime, logger)
 
 
 @dataclass(frozen=True)
 class AnalysisSettings:
-    """Of `analyze`; `chosen` are the settings of that kind of analysis."""
+    """Of `analyze`; `chosen` are the settings of that kind of analysis, `environment` what differs from the
+    checkpoint's.
+    """
 
     kind: str
     chosen: Any
     checkpoint: Path
     dataset: dict[str, Any]
-    trainer: TrainerSettings
+    runtime: DeviceSettings
+    environment: dict[str, Any]
     logger: LoggerSettings
 
 
@@ -162,15 +256,17 @@ def analysis_settings(config: DictConfig) -> AnalysisSettings:
     Raises:
         UserError: a value of the wrong type or out of its range, or no file where the checkpoint should be.
     """
-    check_complete(config)
+    check_keys(config, ("analysis", "dataset", "runtime", "logger", "env", "checkpoint"))
+    check_complete(OmegaConf.masked_copy(config, [key for key in map(str, config) if key != "env"]))
     kind = config.analysis.kind
     require(kind in ANALYSES, "analysis.kind", f"one of {', '.join(ANALYSES)}", kind)
     values = {key: value for key, value in config.analysis.items() if key != "kind"}
     chosen: Any = settings(ANALYSES[kind], values, "analysis")
-    trainer = _alone(config, "an analysis")
-    logger = settings(LoggerSettings, config.logger, "logger")
-    check_logger(logger)
-    return AnalysisSettings(kind, chosen, _checkpoint(config), given(config.dataset), trainer, logger)
+    runtime = settings(DeviceSettings, config.runtime, "runtime")
+    logger = logger_settings(config.logger)
+    return AnalysisSettings(
+        kind, chosen, _checkpoint(config), given(config.dataset), runtime, given(config.env), logger
+    )
 
 
 @dataclass(frozen=True)
@@ -191,6 +287,8 @@ def benchmark_settings(config: DictConfig) -> BenchmarkSettings:
     Raises:
         UserError: a value of the wrong type or out of its range, or an unknown suite.
     """
+    check_keys(config, ("benchmark", *SUITES, "planner"))
+    check_keys(config.benchmark, ("suites", "threads"))
     narrow = {key: [value] for key, value in config.planner.items() if value is not None}
     suites = config.benchmark.suites or (["planning"] if narrow else list(SUITES))
     unknown = [suite for suite in suites if suite not in SUITES]
@@ -206,12 +304,6 @@ def benchmark_settings(config: DictConfig) -> BenchmarkSettings:
         laptop=settings(LaptopBenchmarkSettings, config.laptop, "laptop"),
         startup=settings(StartupBenchmarkSettings, config.startup, "startup"),
     )
-
-
-def _alone(config: DictConfig, what: str) -> TrainerSettings:
-    trainer = settings(TrainerSettings, config.trainer, "trainer")
-    require(trainer.processes == 1, "trainer.devices", f"1 for {what}", trainer.devices)
-    return trainer
 
 
 def _checkpoint(config: DictConfig) -> Path:

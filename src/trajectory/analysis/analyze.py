@@ -13,6 +13,7 @@ from trajectory.analysis.attention import analyze_attention
 from trajectory.analysis.held_out import analysed_data
 from trajectory.analysis.prediction import predict
 from trajectory.config import given
+from trajectory.environments.settings import trained_environment
 from trajectory.errors import require
 from trajectory.evaluation.loggers import close_analysis, forget_curves, make_loggers
 from trajectory.evaluation.results import provenance, write_results
@@ -35,11 +36,12 @@ def analyze(config: DictConfig, settings: AnalysisSettings, folder: Path) -> Non
     Raises:
         UserError: a checkpoint that cannot be read or is not of that kind, or data that do not fit it.
     """
-    checkpoint = load_checkpoint(settings.checkpoint, device_for(settings.trainer.accelerator))
+    checkpoint = load_checkpoint(settings.checkpoint, device_for(settings.runtime.accelerator, "runtime.accelerator"))
     rule = "of a model without goals: an analysis has none to put in front"
     require(checkpoint.gpt.settings.goal is None, "checkpoint", rule, str(settings.checkpoint))
-    set_threads(settings.trainer.threads)
-    data = analysed_data(checkpoint, settings.dataset)
+    set_threads(settings.runtime.threads)
+    trained, owner = checkpoint.hyperparameters["environment"], f"checkpoint={settings.checkpoint}"
+    data = analysed_data(checkpoint, settings.dataset, trained_environment(trained, settings.environment, owner))
     if not data.held_out:
         log.warning("the checkpoint was trained on these episodes; give another dataset=... to hold some out")
     check_no_training(folder)

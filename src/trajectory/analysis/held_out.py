@@ -16,6 +16,7 @@ from trajectory.data.windows import tokenize
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import require
 from trajectory.model.checkpoint import Checkpoint
+from trajectory.targets import TARGET
 
 log = logging.getLogger(__name__)
 
@@ -27,28 +28,30 @@ class AnalysedData:
     Args:
         id: of the dataset.
         held_out: whether the model was trained on other episodes.
+        environment: that the model was trained in.
         tokens: (T, D) of all transitions, in the smallest integer type.
     """
 
     id: str
     held_out: bool
+    environment: EnvironmentSettings
     episodes: Episodes
     tokens: Tensor
 
 
-def analysed_data(checkpoint: Checkpoint, asked: dict[str, Any]) -> AnalysedData:
+def analysed_data(checkpoint: Checkpoint, asked: dict[str, Any], environment: EnvironmentSettings) -> AnalysedData:
     """The data that `dataset` asks for.
 
     Args:
         asked: `source` and that source's own keys; with `held_out` the episodes of the checkpoint's built-in dataset,
             recorded with the next seed, or else those that it was trained on.
+        environment: the checkpoint's.
 
     Raises:
         UserError: what the source refuses, or data of another environment than the checkpoint's.
     """
     trained = checkpoint.hyperparameters["dataset"]
-    environment = EnvironmentSettings(**checkpoint.hyperparameters["environment"])
-    if asked["source"] == "held_out":
+    if asked.get("source") == "held_out":
         steps, asked = asked["steps"], asked_of(checkpoint)
         if asked["source"] == "builtin":
             asked = {**asked, "seed": asked["seed"] + 1, "steps": steps}
@@ -60,9 +63,10 @@ def analysed_data(checkpoint: Checkpoint, asked: dict[str, Any]) -> AnalysedData
     require(episodes.layout == layout, "dataset", rule, source.id)
     # recordings of different length with one seed begin with the same episodes
     known = trained.get("asked", {})
-    again = asked["source"] == "builtin" and all(asked[key] == known.get(key) for key in ("source", "quality", "seed"))
+    same = all(asked.get(key) == known.get(key) for key in ("source", "quality", "seed"))
+    again = asked.get("source") == "builtin" and same
     held_out = not again and episodes.content_hash() != trained["content_hash"]
-    return AnalysedData(source.id, held_out, episodes, tokens_of(checkpoint, episodes))
+    return AnalysedData(source.id, held_out, environment, episodes, tokens_of(checkpoint, episodes))
 
 
 def tokens_of(checkpoint: Checkpoint, episodes: Episodes) -> Tensor:
@@ -73,7 +77,7 @@ def tokens_of(checkpoint: Checkpoint, episodes: Episodes) -> Tensor:
     return tokenize(episodes, rewards, values, checkpoint.discretizer.cpu())
 
 
-def training_episodes(checkpoint: Checkpoint) -> Episodes:
+def training_episodes(checkpoint: Checkpoint, environment: EnvironmentSettings) -> Episodes:
     """The episodes that a checkpoint was trained on.
 
     Where their source gives others today (recorded anew by another version of a simulator, say), a line says so.
@@ -81,7 +85,6 @@ def training_episodes(checkpoint: Checkpoint) -> Episodes:
     Raises:
         UserError: what their source refuses.
     """
-    environment = EnvironmentSettings(**checkpoint.hyperparameters["environment"])
     source = locate(asked_of(checkpoint), environment)
     episodes = source.load()
     if episodes.content_hash() != checkpoint.hyperparameters["dataset"]["content_hash"]:
@@ -94,6 +97,8 @@ def asked_of(checkpoint: Checkpoint) -> dict[str, Any]:
     dataset = checkpoint.hyperparameters["dataset"]
     rule = "one that knows how its dataset was asked for, as all do today"
     require("asked" in dataset, "checkpoint", rule, f"one of {dataset['id']}")
+    rule = "given: the checkpoint's own comes from code of others, and a checkpoint chooses no code"
+    require("source" in dataset["asked"], "dataset", rule, str(dataset["asked"].get(TARGET)))
     return dataset["asked"]
 
 

@@ -104,7 +104,7 @@ def predict(checkpoint: Checkpoint, data: AnalysedData, settings: PredictionSett
     write_file(folder / "prediction.png", draw_curves(curves, data.id, settings.masked_share))
     if settings.video:
         compared = {"true": task.true[0].numpy()} | {name: shown[name] for name in ("transformer", "ensemble")}
-        show(checkpoint, task.present[0].numpy(), compared, folder)
+        show(data.environment, task.present[0].numpy(), compared, folder)
     steps = [step for step in TOLD if step <= settings.horizon]
     log.info("medians over %d starts\n%s", len(task.rows), format_table(curves, steps))
     return {
@@ -139,7 +139,7 @@ def make_task(checkpoint: Checkpoint, data: AnalysedData, settings: PredictionSe
     groups = np.resize(long, settings.starts)
     room = episodes.lengths[groups] - past - settings.horizon
     rows = episodes.starts[groups] + past + rng.integers(room)
-    trained_on = training_episodes(checkpoint)
+    trained_on = training_episodes(checkpoint, data.environment)
     return Task(episodes, trained_on, rows, groups, past, settings.horizon, settings.samples, settings.seed)
 
 
@@ -171,9 +171,9 @@ def checkpoint_of(path: str | None, other: Checkpoint) -> Checkpoint | None:
     return checkpoint
 
 
-def show(checkpoint: Checkpoint, present: np.ndarray, rollouts: dict[str, np.ndarray], folder: Path) -> None:
+def show(environment: EnvironmentSettings, present: np.ndarray, rollouts: dict[str, np.ndarray], folder: Path) -> None:
     """`states.png` and `prediction.mp4`; one line of the log says why where there can be none."""
-    env = make_environment(EnvironmentSettings(**checkpoint.hyperparameters["environment"]))
+    env = make_environment(environment)
     try:
         write_file(folder / "states.png", draw_states(env, present, rollouts))
         write_frames(folder / "prediction.mp4", draw_rollouts(env, present, rollouts), fps=FPS)

@@ -8,6 +8,7 @@ from typing import Any
 
 from trajectory.config import settings
 from trajectory.errors import require
+from trajectory.targets import TARGET, chosen
 
 
 @dataclass  # not frozen: OmegaConf could not merge a config into it where it is nested
@@ -186,6 +187,16 @@ class MBOPSettings:
         require(0 < self.temperature < float("inf"), "baseline.temperature", "above 0 and finite", self.temperature)
 
 
+HOME = "trajectory.baselines"
+TARGETS: dict[str, type] = {  # what trains each
+    f"{HOME}.behaviour.behaviour_agent": BehaviourSettings,
+    f"{HOME}.cloning.train_cloning": CloningSettings,
+    f"{HOME}.cql.train_cql": CQLSettings,
+    f"{HOME}.decision_transformer.train_decision_transformer": DecisionTransformerSettings,
+    f"{HOME}.iql.train_iql": IQLSettings,
+    f"{HOME}.mbop.train_mbop": MBOPSettings,
+    f"{HOME}.rebrac.train_rebrac": ReBRACSettings,
+}
 KINDS: dict[str, type] = {
     "behaviour": BehaviourSettings,
     "cloning": CloningSettings,
@@ -198,11 +209,13 @@ KINDS: dict[str, type] = {
 
 
 def baseline_settings(config: Mapping[str, Any]) -> Any:
-    """The settings dataclass of the baseline that a config names.
+    """The settings dataclass of the baseline that a config names, or a `Foreign` one of the user's own.
 
     Raises:
         UserError: an unknown name, or a value that its settings refuse.
     """
+    if TARGET in config:
+        return chosen(config, "baseline", TARGETS)
     name: Any = config.get("name")
     require(name in KINDS, "baseline.name", f"one of {', '.join(KINDS)}", name)
     return settings(KINDS[name], dict(config), "baseline")

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from trajectory.baselines.behaviour import BehaviourAgent, behaviour_agent
 from trajectory.baselines.cloning import train_cloning
 from trajectory.baselines.cql import train_cql
 from trajectory.baselines.decision_transformer import train_decision_transformer
 from trajectory.baselines.iql import train_iql
 from trajectory.baselines.mbop import train_mbop
 from trajectory.baselines.rebrac import train_rebrac
+from trajectory.baselines.settings import BehaviourSettings
 from trajectory.data.episodes import Episodes
 from trajectory.data.settings import HindsightSettings
+from trajectory.data.source import Source
+from trajectory.environments.make import action_bounds
 from trajectory.errors import require
+from trajectory.settings import TrainingSettings
+from trajectory.targets import TARGET, Foreign
 
 
 class TrainedAgent(Protocol):
-    """An agent, as rollouts need it, that can be kept."""
+    """An agent, as rollouts need it, that can be kept: what a baseline's training gives.
+
+    A training of the user's own, which `baseline._target_` names, is called with `(episodes, seed, action_bounds=)`
+    and its own keys of `baseline`.
+    """
 
     def reset(
         self, environments: int = 1, seeds: Sequence[int] | None = None, goals: np.ndarray | Sequence | None = None
@@ -66,6 +77,12 @@ def train_baseline(
     Raises:
         UserError: goals for another one.
     """
+    if isinstance(baseline, Foreign):
+        require(goal is None, "baseline", "cloning or behaviour in an environment with goals", baseline.target)
+        agent = baseline.build(episodes, seed, action_bounds=action_bounds)
+        right = all(callable(getattr(agent, name, None)) for name in ("reset", "act", "save"))
+        require(right, f"baseline.{TARGET}", "that of a training, which gives an agent", baseline.target)
+        return agent
     train = TRAINED[baseline.name]
     if goal is not None:
         rule = "cloning or behaviour in an environment with goals"
@@ -74,3 +91,29 @@ def train_baseline(
     if baseline.name in BOUNDED:
         return train(episodes, baseline, seed, action_bounds)
     return train(episodes, baseline, seed)
+
+
+def baseline_agent(
+    settings: TrainingSettings, source: Source, folder: Path
+) -> tuple[TrainedAgent | BehaviourAgent, dict[str, Any]]:
+    """The baseline of a run, trained on its dataset and kept as `policy.safetensors`, and what the results say of it.
+
+    Raises:
+        UserError: what `train_baseline` refuses, or a quality that no controller recorded.
+    """
+    chosen = settings.baseline
+    own = {"name": chosen.target, **chosen.arguments} if isinstance(chosen, Foreign) else asdict(chosen)
+    facts = {"planner": None, "baseline": own}
+    if isinstance(settings.baseline, BehaviourSettings):
+        return behaviour_agent(settings.environment, settings.dataset.get("quality")), facts | {"checkpoint": None}
+    path = folder / "policy.safetensors"
+    policy = train_baseline(
+        source.load(),
+        settings.baseline,
+        settings.seed,
+        action_bounds=action_bounds(settings.environment),
+        goal=settings.environment.goal,
+        hindsight=settings.hindsight,
+    )
+    policy.save(path)
+    return policy, facts | {"checkpoint": str(path)}

@@ -28,7 +28,7 @@ SHORT = (
     "critic=none",
     "planner=beam_search",
     "dataset.steps=1000",
-    "trainer.threads=1",
+    "runtime.threads=1",
     "hydra.run.dir=run",
 )
 EPISODE = ("trainer.max_steps=2", "evaluation.episodes=1", "evaluation.max_steps=50", "evaluation.every_n_steps=null")

@@ -19,6 +19,9 @@ def start(name: str) -> None:
     gc.disable()  # composing makes many small objects and hardly any garbage; `run_folder` enables it again
     try:
         main = import_module(f"trajectory.commands.{name}").main
+        from trajectory.renamed import rename_overrides
+
+        sys.argv[1:] = rename_overrides(sys.argv[1:], name)
         _import_plugins()
         from trajectory.commands.help import FLAGS, print_help
 

@@ -21,16 +21,17 @@ import hydra
 from omegaconf import DictConfig
 
 from trajectory.commands.folder import CONF, run_folder
-from trajectory.config import check_complete, given, settings
+from trajectory.config import check_complete, check_keys, given
 from trajectory.data.settings import check_dataset
-from trajectory.environments.settings import EnvironmentSettings
+from trajectory.environments.settings import environment_settings
 from trajectory.imports import importing
 
 
 def collect(config: DictConfig, folder: Path) -> None:
     """One dataset; its summary and data card are left under `folder`."""
+    check_keys(config, ("env", "dataset"))
     check_complete(config)
-    environment, dataset = settings(EnvironmentSettings, config.env, "env"), given(config.dataset)
+    environment, dataset = environment_settings(config.env), given(config.dataset)
     check_dataset(dataset)
     with importing():
         from trajectory.data.collect import collect

@@ -1,6 +1,6 @@
 """Build the workspace of a Weights & Biases project; its panels are in conf/dashboard.yaml.
 
-  python src/dashboard.py logger.project=NAME
+  python src/dashboard.py logger.wandb.project=NAME
 
 What is sent is left as `workspace.json`; without a login nothing else happens.
 """
@@ -13,21 +13,24 @@ import hydra
 from omegaconf import DictConfig
 
 from trajectory.commands.folder import CONF, run_folder
-from trajectory.config import check_complete, given, settings
-from trajectory.evaluation.settings import LoggerSettings
+from trajectory.config import check_complete, check_keys, given
+from trajectory.errors import require
+from trajectory.evaluation.settings import WandbSettings, logger_settings
 from trajectory.imports import importing
 from trajectory.reporting.settings import check_dashboard
 
 
 def dashboard(config: DictConfig, folder: Path) -> None:
     """Leave the workspace under `folder`, and save it as a new view of the project where there is a login."""
+    check_keys(config, ("logger", "name", "entity", "sections"))
     check_complete(config)
-    logger = settings(LoggerSettings, config.logger, "logger")
+    projects = [one.project for one in logger_settings(config.logger).values() if isinstance(one, WandbSettings)]
+    require(bool(projects), "logger", "wandb", ", ".join(config.logger))
     check_dashboard(given(config)["sections"])
     with importing():
         from trajectory.reporting.dashboard import dashboard
 
-    dashboard(given(config), logger.project, folder)
+    dashboard(given(config), projects[0], folder)
 
 
 @hydra.main(config_path=CONF, config_name="dashboard", version_base="1.3")

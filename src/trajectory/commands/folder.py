@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from trajectory.config import one_line_errors
 from trajectory.locks import claimed
+from trajectory.renamed import rename_config
 
 CONF = str(Path(__file__).parents[3] / "conf")
 
@@ -24,6 +25,8 @@ def run_folder(config: DictConfig, *, alone: bool) -> Generator[Path]:
         alone: keep other processes out.
     """
     gc.enable()  # which `start` had disabled
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
     with one_line_errors(folder, debug=config.debug), claimed(folder) if alone else nullcontext():
+        rename_config(config, str(hydra.job.name), hydra.overrides.task)
         yield folder

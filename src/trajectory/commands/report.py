@@ -12,7 +12,7 @@ import hydra
 from omegaconf import DictConfig, ListConfig
 
 from trajectory.commands.folder import CONF, run_folder
-from trajectory.config import check_complete, settings
+from trajectory.config import check_complete, check_keys, settings
 from trajectory.errors import require
 from trajectory.imports import importing
 from trajectory.reporting.folders import find_folders
@@ -21,6 +21,7 @@ from trajectory.reporting.settings import ReportSettings
 
 def report(config: DictConfig, folder: Path) -> Path:
     """Write the report on `runs` into `folder`; returns the path of its page."""
+    check_keys(config, ("runs", "force", "report"))
     check_complete(config)
     chosen = settings(ReportSettings, config.report, "report")
     require(isinstance(config.force, bool), "force", "true or false", config.force)

@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 
 from trajectory.behaviour.settings import RecipeSettings
 from trajectory.commands.folder import CONF, run_folder
-from trajectory.config import settings
-from trajectory.environments.settings import EnvironmentSettings
+from trajectory.config import check_keys, settings
+from trajectory.environments.settings import environment_settings
 from trajectory.imports import importing
 
 log = logging.getLogger("train_behaviour")
@@ -24,8 +24,9 @@ log = logging.getLogger("train_behaviour")
 
 def train_behaviour(config: DictConfig, folder: Path) -> None:
     """Snapshots, their returns and the policies chosen among them land in `folder`."""
+    check_keys(config, ("env", "behaviour"))
     recipe = settings(RecipeSettings, config.behaviour, "behaviour")
-    environment = settings(EnvironmentSettings, config.env, "env")
+    environment = environment_settings(config.env)
     with importing():
         from trajectory.behaviour.recipe import train_behaviour
 

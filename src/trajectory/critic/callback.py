@@ -12,6 +12,7 @@ from trajectory.critic.settings import CriticSettings
 from trajectory.data.episodes import Episodes
 from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
+from trajectory.steps import ends_step
 
 MARGIN = 10.0  # of values beyond what can be, before they are taken to diverge
 
@@ -62,7 +63,11 @@ class CriticTraining(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.learner.learn_until(self.settings.steps * trainer.global_step // trainer.max_steps)
+        if not ends_step(trainer, batch_idx):
+            return
+        updates = self.settings.steps * trainer.global_step // trainer.max_steps
+        trying: Any = trainer.fast_dev_run  # ty: ignore[unresolved-attribute]
+        self.learner.learn_until(min(updates, 1) if trying else updates)
         if trainer.global_step % self.every_n_steps == 0:
             for name, value in self._check(trainer).items():
                 pl_module.log(f"critic/{name}", value, logger=False)

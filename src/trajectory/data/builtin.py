@@ -61,6 +61,8 @@ def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: int
     name = environment.name
     known = qualities(name)
     require(quality in known, "dataset.quality", f"one of {', '.join(known)} for env={name}", quality)
+    rule = "[] with dataset=builtin, which is recorded in the environment as it is"
+    require(not environment.wrappers, "env.wrappers", rule, environment.wrappers)
     make_environment(environment).close()
     shipped = sorted((POLICIES / name).glob("*.safetensors"))
     for policy in map(GaussianPolicy.load, shipped[:1]):

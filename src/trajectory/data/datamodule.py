@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
@@ -10,7 +11,7 @@ from trajectory.data.goals import HindsightWindows
 from trajectory.data.settings import HindsightSettings, TokenizerSettings
 from trajectory.data.source import Source
 from trajectory.data.tokenization import load_or_tokenize
-from trajectory.data.windows import ShuffledBatches, TokenWindows
+from trajectory.data.windows import BatchesInOrder, ShuffledBatches, TokenWindows
 from trajectory.errors import require
 from trajectory.ranks import rank, world_size
 from trajectory.transition import TransitionLayout
@@ -21,9 +22,11 @@ class TrajectoryDataModule(pl.LightningDataModule):
 
     After `setup`: `layout`, `discretizer`, `windows`, `card` (the data card, a PNG) and `summary` (id, source,
     behaviour policy, number of episodes and steps, mean, standard deviation and best of the returns, content hash).
+    With a validation share, `validation` holds the windows of the episodes held out; bins are fitted to all episodes.
 
     Args:
         hindsight: how goals are chosen, where the environment has goals.
+        validation_share: of the episodes; which ones depends on the seed alone.
     """
 
     def __init__(
@@ -35,19 +38,26 @@ class TrajectoryDataModule(pl.LightningDataModule):
         batch_size: int,
         seed: int,
         hindsight: HindsightSettings | None = None,
+        validation_share: float = 0.0,
     ) -> None:
         super().__init__()
-        require(isinstance(batch_size, int) and batch_size >= 1, "trainer.batch_size", "at least 1", batch_size)
+        require(isinstance(batch_size, int) and batch_size >= 1, "data.batch_size", "at least 1", batch_size)
         self.source = source
         self.tokenizer = tokenizer
         self.window = window
         self.batch_size = batch_size
         self.seed = seed
         self.hindsight = hindsight or HindsightSettings()
+        self.validation_share = validation_share
         self.windows: TokenWindows | None = None
+        self.validation: TokenWindows | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Load and tokenise, or find the tokens of an earlier start; done once, however often Lightning calls it."""
+        """Load and tokenise, or find the tokens of an earlier start; done once, however often Lightning calls it.
+
+        Raises:
+            UserError: what the source refuses, or a validation share that leaves no episode.
+        """
         if self.windows is not None:
             return
         data = load_or_tokenize(self.source, self.tokenizer)
@@ -56,6 +66,23 @@ class TrajectoryDataModule(pl.LightningDataModule):
         self.discretizer = data.discretizer
         self.card = data.card
         self.windows = TokenWindows(data.tokens, data.ends, data.terminated, self.window, self.tokenizer.bins)
+        self.episodes = np.arange(len(data.ends))  # that are trained on
+        if self.validation_share:
+            held_out = self.held_out(len(data.ends))
+            self.episodes = np.delete(self.episodes, held_out)
+            self.windows, self.validation = self.windows.of(self.episodes), self.windows.of(held_out)
+
+    def held_out(self, episodes: int) -> np.ndarray:
+        """The episodes that `val/loss` is measured on, in their order.
+
+        Raises:
+            UserError: there are none, or none is left to train on.
+        """
+        share = self.validation_share
+        count = round(share * episodes)
+        rule = f"a share that leaves an episode for validation and one to train on, of {episodes}"
+        require(0 < count < episodes, "data.validation_share", rule, share)
+        return np.sort(np.random.default_rng((self.seed, episodes)).permutation(episodes)[:count])
 
     def train_dataloader(self) -> DataLoader:
         """This rank's parts of batches of (tokens, mask), whose order and goals depend on seed and epoch alone.
@@ -73,8 +100,20 @@ class TrajectoryDataModule(pl.LightningDataModule):
         # a generator of its own: an iterator draws from it, which must not depend on where a training was continued
         return DataLoader(windows, sampler=self.batches, batch_size=None, generator=torch.Generator())
 
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """This rank's parts of the batches of all held-out windows, in their order; nothing without a share."""
+        if self.validation is None:
+            return []
+        if self.trainer:
+            self.validation.to(self.trainer.strategy.root_device)
+        batches = BatchesInOrder(len(self.validation), self.batch_size, self.seed, rank(), world_size())
+        goal = self.source.environment.goal
+        windows = self.validation
+        held_out = windows if goal is None else HindsightWindows(windows, goal, self.hindsight, batches)
+        return DataLoader(held_out, sampler=batches, batch_size=None, generator=torch.Generator())
+
     def episodes_of_batch(self, batch: int) -> list[int]:
         """The episodes that the windows of a batch of the present epoch are cut from."""
         assert self.windows is not None, "setup has not been called"
         rows = self.batches.rows_of(batch, batch + 1).to(self.windows.ends.device)
-        return self.windows.episodes_of(rows).unique().tolist()
+        return self.episodes[self.windows.episodes_of(rows).unique().cpu().numpy()].tolist()

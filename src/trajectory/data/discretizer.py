@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +24,33 @@ from trajectory.transition import TransitionLayout
 ATOM_SHARE = 0.05
 # At most such a share goes to values that fill no equal bin, but for two of them: the rest needs bins as well.
 MOST_ATOMS = 0.1
+
+
+class Binning(Protocol):
+    """How the bins of a column are chosen: what `tokenizer.binning._target_` makes."""
+
+    def __call__(self, ordered: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The bins of a column.
+
+        Args:
+            ordered: (T,) float32, ascending and finite.
+            bins: at most so many.
+
+        Returns:
+            (K,) lowest and highest value of each bin and what it decodes to, all ascending, K at most `bins`.
+        """
+        ...
+
+
+def _checked(found: Any, bins: int, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a binning of the user's own gave for a column, if it is bins."""
+    lows, highs, values = (np.asarray(part, dtype=np.float32) for part in found)
+    shapes = lows.shape == highs.shape == values.shape and lows.ndim == 1 and 0 < len(lows) <= bins
+    rule = f"one that gives at most {bins} bins, ascending and apart, for {name}"
+    require(shapes, "tokenizer.binning", rule, [part.shape for part in (lows, highs, values)])
+    apart = bool((lows <= highs).all() and (highs[:-1] < lows[1:]).all() and np.isfinite(values).all())
+    require(apart, "tokenizer.binning", rule, lows.tolist()[:5])
+    return lows, highs, values
 
 
 class Discretizer(nn.Module):
@@ -46,20 +74,23 @@ class Discretizer(nn.Module):
         self.register_buffer("counts", torch.zeros(dimensions, dtype=torch.long))
 
     @classmethod
-    def fit(cls, columns: Iterable[np.ndarray], bins: int, binning: str, layout: TransitionLayout) -> Discretizer:
+    def fit(
+        cls, columns: Iterable[np.ndarray], bins: int, binning: str | Binning, layout: TransitionLayout
+    ) -> Discretizer:
         """Fit the bins of each column.
 
         Args:
             columns: one (T,) array of finite numbers per dimension of the transition, one at a time in memory where
                 they come from a generator.
             bins: N, at least 2.
-            binning: "quantile" or "uniform".
+            binning: "quantile", "uniform", or one of the user's own.
             layout: names the dimensions in messages.
 
         Raises:
             UserError: an unknown binning, fewer than two bins, or a number that is not finite.
         """
-        require(binning in ("quantile", "uniform"), "tokenizer.binning", "quantile or uniform", binning)
+        known = not isinstance(binning, str) or binning in ("quantile", "uniform")
+        require(known, "tokenizer.binning", "quantile or uniform", binning)
         require(isinstance(bins, int) and bins >= 2, "tokenizer.bins", "a whole number of at least 2", bins)
         fits = []
         for dimension, column in enumerate(columns):
@@ -68,7 +99,8 @@ class Discretizer(nn.Module):
             # infinities and not-a-number sort to the ends
             if not np.isfinite(ordered[[0, -1]]).all():
                 raise UserError(f"{layout.name(dimension)} must hold finite numbers only, as float32")
-            fits.append(fit_column(ordered, bins, binning))
+            found = fit_column(ordered, bins, binning) if isinstance(binning, str) else binning(ordered, bins)
+            fits.append(found if isinstance(binning, str) else _checked(found, bins, layout.name(dimension)))
         discretizer = cls(len(fits), bins)
         for dimension, (lows, highs, values) in enumerate(fits):
             count = len(values)

@@ -7,6 +7,7 @@ and the stop token in all others.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset
 
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.settings import HindsightSettings
-from trajectory.data.windows import ShuffledBatches, TokenWindows, hashed
+from trajectory.data.windows import TokenWindows, hashed
 from trajectory.errors import require
 
 MARGIN = 0.1  # of the data's range, beyond it, where goals are still taken: its rim is seldom visited
@@ -46,11 +47,15 @@ class HindsightWindows(Dataset):
 
     Args:
         dimensions: of the observation, that make up a goal.
-        batches: the sampler, which knows seed and epoch.
+        batches: the sampler, which knows `seed` and `epoch`.
     """
 
     def __init__(
-        self, windows: TokenWindows, dimensions: Sequence[int], settings: HindsightSettings, batches: ShuffledBatches
+        self,
+        windows: TokenWindows,
+        dimensions: Sequence[int],
+        settings: HindsightSettings,
+        batches: Any,
     ) -> None:
         self.windows = windows
         self.dimensions = list(dimensions)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trajectory.errors import UserError, require
+from trajectory.targets import TARGET, chosen
 
 # sources by `dataset.source`, and the texts that each must be given
 SOURCES: dict[str, tuple[str, ...]] = {
@@ -14,6 +15,12 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "d4rl": ("path",),
     "own": ("path", "id", "behaviour", "author"),
 }
+TARGETS = {  # what finds each
+    "builtin": "trajectory.data.builtin.ensure_builtin",
+    "minari": "trajectory.data.published.ensure_published",
+    "d4rl": "trajectory.data.d4rl.load_d4rl",
+    "own": "trajectory.data.own.ensure_own",
+}
 
 
 @dataclass(frozen=True)
@@ -21,21 +28,47 @@ class TokenizerSettings:
     """How numbers become tokens; the defaults are the published ones.
 
     Args:
-        binning: "quantile" or "uniform".
+        binning: "quantile", "uniform", or the `_target_` of a `Binning` of the user's own.
         bins: N, tokens per dimension.
         discount: of the return-to-go.
         terminal_reward: replaces the reward of the last transition of a terminated episode; None keeps it.
     """
 
-    binning: str = "quantile"
+    binning: Any = "quantile"
     bins: int = 100
     discount: float = 0.99
     terminal_reward: float | None = -100.0
 
     def __post_init__(self) -> None:
-        require(self.binning in ("quantile", "uniform"), "tokenizer.binning", "quantile or uniform", self.binning)
+        if isinstance(self.binning, dict):
+            chosen(self.binning, "tokenizer.binning", {})
+        else:
+            require(self.binning in ("quantile", "uniform"), "tokenizer.binning", "quantile or uniform", self.binning)
         require(self.bins >= 2, "tokenizer.bins", "at least 2", self.bins)
         require(0 <= self.discount < 1, "tokenizer.discount", "at least 0 and below 1", self.discount)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What training is given of a dataset.
+
+    Args:
+        batch_size: windows, of all processes together.
+        validation_share: of the episodes, held out of training for `val/loss`; 0 trains on all of them.
+    """
+
+    batch_size: int = 256
+    validation_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "data.batch_size", "at least 1", self.batch_size)
+        share = self.validation_share
+        require(0 <= share < 1, "data.validation_share", "at least 0 and below 1", share)
+
+    def check_processes(self, processes: int) -> None:
+        """Raise a `UserError` for a batch that several processes cannot share evenly."""
+        rule = f"a multiple of the {processes} processes, which share every batch"
+        require(self.batch_size % processes == 0, "data.batch_size", rule, self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -55,12 +88,24 @@ class HindsightSettings:
 
 
 def check_dataset(dataset: dict[str, Any]) -> None:
-    """Raise a `UserError` for an unknown source, or a key of it that is missing or of the wrong type."""
+    """Raise a `UserError` for an unknown source or key, or a key that is missing or of the wrong type.
+
+    A source of the user's own has a `_target_` in the place of `source`, and checks its own keys.
+    """
+    if "source" not in dataset:
+        chosen(dataset, "dataset", {})
+        return
     kind: Any = dataset.get("source")
     require(kind in list(SOURCES), "dataset.source", f"one of {', '.join(SOURCES)}", kind)
     for key in SOURCES[kind]:
         if not isinstance(dataset.get(key), str):
             raise UserError(f"dataset.{key} must be given as text with dataset={kind}, got {dataset.get(key)!r}")
+    keys = {"source", TARGET, *SOURCES[kind], *(("steps", "seed") if kind == "builtin" else ())}
+    unknown = sorted(dataset.keys() - keys)
+    rule = f"left out with dataset={kind}: nothing reads it"
+    require(not unknown, f"dataset.{', dataset.'.join(unknown)}", rule, "a key that was added")
+    target = dataset.get(TARGET, TARGETS[kind])
+    require(target == TARGETS[kind], f"dataset.{TARGET}", f"{TARGETS[kind]} with dataset={kind}", target)
     for key, least in (("steps", 1), ("seed", 0)) if kind == "builtin" else ():
         value = dataset.get(key)
         whole = isinstance(value, int) and not isinstance(value, bool)

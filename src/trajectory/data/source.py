@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from trajectory.data.builtin import ensure_builtin
 from trajectory.data.d4rl import load_d4rl
@@ -19,6 +19,7 @@ from trajectory.data.store import dataset_files, load_episodes, metadata_of
 from trajectory.environments.make import check_layout, make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import require
+from trajectory.targets import Foreign, chosen
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,16 @@ class Source:
         return {**source, "environment": environment, **self.options}
 
 
+class DatasetSource(Protocol):
+    """What finds a dataset: a function, or a class, that `dataset._target_` names.
+
+    It is called with the keys of `dataset` and gives a `Source`: where the files are that the data depend on, by whose
+    bytes tokens are found again, and a function that reads them into `Episodes`.
+    """
+
+    def __call__(self, *, environment: EnvironmentSettings, **keys: Any) -> Source: ...
+
+
 def summarize(episodes: Episodes, source: Source) -> dict[str, Any]:
     """What stands in checkpoints and results about the data; plain numbers and strings."""
     returns = episodes.returns()
@@ -84,12 +95,16 @@ def locate(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
     """The dataset that a config asks for: recorded, downloaded or imported first where need be.
 
     Args:
-        dataset: `source` and that source's own keys, as in `conf/dataset/`.
+        dataset: `source` and that source's own keys, as in `conf/dataset/`; or the `_target_` of a `DatasetSource` of
+            the user's own and its keys.
 
     Raises:
         UserError: an unknown source, a key that it needs and does not have, or what the source itself refuses.
     """
     check_dataset(dataset)
+    theirs = chosen(dataset, "dataset", {}) if "source" not in dataset else None
+    if isinstance(theirs, Foreign):
+        return theirs.build(of=Source, environment=environment)
     locators = {"builtin": _builtin, "minari": _minari, "d4rl": _d4rl, "own": _own}
     return locators[dataset["source"]](dataset, environment)
 

@@ -13,6 +13,7 @@ from trajectory.data.source import Source, summarize
 from trajectory.data.windows import tokenize
 from trajectory.hardware import release_memory
 from trajectory.progress import progress_bar
+from trajectory.targets import chosen
 
 
 def load_or_tokenize(source: Source, settings: TokenizerSettings) -> TokenizedData:
@@ -21,6 +22,8 @@ def load_or_tokenize(source: Source, settings: TokenizerSettings) -> TokenizedDa
     Raises:
         UserError: what the source refuses.
     """
+    if not isinstance(settings.binning, str):  # what others' code does may change without its name
+        return tokenize_source(source, settings)
     key = cache_key(source.files, {"source": source.about(), "tokenizer": asdict(settings)})
     data = load_tokens(key)
     if data is None:
@@ -39,13 +42,16 @@ def tokenize_source(source: Source, settings: TokenizerSettings) -> TokenizedDat
     Raises:
         UserError: what the source refuses.
     """
+    binning = settings.binning
+    if not isinstance(binning, str):
+        binning = chosen(binning, "tokenizer.binning", {}).build()
     episodes = source.load()
     summary = {**summarize(episodes, source), "layout": asdict(episodes.layout)}
     rewards = shape_rewards(episodes, settings.terminal_reward)
     values = return_to_go(rewards, episodes.ends, episodes.terminated, settings.discount)
     columns = [*episodes.observations.T, *episodes.actions.T, rewards, values]
     progress = progress_bar(columns, desc=f"fitting bins of {source.id}", unit="column", leave=False)
-    discretizer = Discretizer.fit(progress, settings.bins, settings.binning, episodes.layout)
+    discretizer = Discretizer.fit(progress, settings.bins, binning, episodes.layout)
     tokens = tokenize(episodes, rewards, values, discretizer)
     card = draw_card(episodes, summary)
     return TokenizedData(tokens, episodes.ends, episodes.terminated, discretizer, summary, card)

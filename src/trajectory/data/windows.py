@@ -76,6 +76,16 @@ class TokenWindows(Dataset):
         tokens = tokens.masked_fill(~inside[:, :, None], self.stop_token)
         return tokens, inside | self.terminated[episode, None]
 
+    def of(self, episodes: np.ndarray) -> TokenWindows:
+        """The windows of (E,) episodes alone, given by their numbers in ascending order."""
+        ends = self.ends.numpy()
+        lengths = np.diff(ends, prepend=0)
+        chosen = np.zeros(len(ends), dtype=bool)
+        chosen[episodes] = True
+        tokens = self.tokens[torch.from_numpy(np.repeat(chosen, lengths))]
+        terminated = self.terminated.numpy()[episodes]
+        return TokenWindows(tokens, np.cumsum(lengths[episodes]), terminated, len(self.offsets), self.stop_token)
+
     def to(self, device: torch.device) -> None:
         """Move all tokens to where the model is, to gather batches there, unless they take too much of its memory."""
         if device.type != "cuda" or self.tokens.nbytes < ROOM * torch.cuda.mem_get_info(device)[0]:
@@ -126,6 +136,30 @@ class ShuffledBatches(Sampler):
         """The rows of this epoch's batches from `first` to before `last`, one after the other, for all ranks."""
         positions = np.arange(first * self.batch_size, last * self.batch_size)
         return torch.from_numpy(shuffled(positions, self.rows, (self.seed, self.epoch)))
+
+
+class BatchesInOrder(Sampler):
+    """Every row once, in order, as index tensors: the batches of a validation, the same in every epoch.
+
+    Rows of a last batch that has fewer than one for each rank are left out.
+
+    Args:
+        batch_size: of the batches that all ranks share, each taking its own part of every one.
+        seed: of the goals, where there are goals.
+    """
+
+    epoch = 0  # of the goals too
+
+    def __init__(self, rows: int, batch_size: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
+        whole = [batch for batch in torch.arange(rows).split(batch_size) if len(batch) >= ranks]
+        self.batches = [batch.tensor_split(ranks)[rank] for batch in whole]
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.batches)
 
 
 ROUNDS = 6  # of the Feistel network; four make a pseudo-random permutation from a random function

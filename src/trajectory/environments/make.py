@@ -15,6 +15,7 @@ from gymnasium.spaces import Box, Dict, Space
 
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, first_line, require
+from trajectory.targets import TARGET, Foreign
 from trajectory.transition import TransitionLayout
 
 GOAL_KEYS = ("desired_goal", "achieved_goal")
@@ -34,14 +35,14 @@ def choose_gl() -> None:
 
 
 def make_raw_environment(settings: EnvironmentSettings) -> Any:
-    """A Gymnasium environment as it is registered, whatever its spaces.
+    """A Gymnasium environment as it is registered, in its wrappers, whatever its spaces.
 
     Raises:
-        UserError: an unknown id, or arguments it does not take.
+        UserError: an unknown id, arguments it does not take, or a wrapper that cannot be made.
     """
     choose_gl()
     try:
-        return gymnasium.make(settings.id, **settings.kwargs)
+        env = gymnasium.make(settings.id, **settings.kwargs)
     except (gymnasium.error.Error, ImportError) as error:
         raise UserError(
             f"env.id must be a registered Gymnasium environment, got {settings.id!r}: {first_line(error)}"
@@ -49,6 +50,10 @@ def make_raw_environment(settings: EnvironmentSettings) -> Any:
     except (TypeError, ValueError, OSError, AssertionError) as error:
         reason = first_line(error)
         raise UserError(f"env.kwargs must be what {settings.id} takes, got {settings.kwargs}: {reason}") from error
+    for number, wrapper in enumerate(settings.wrappers):
+        arguments = {name: value for name, value in wrapper.items() if name != TARGET}
+        env = Foreign(f"env.wrappers[{number}]", wrapper[TARGET], arguments).build(env, of=gymnasium.Env)
+    return env
 
 
 def make_environment(settings: EnvironmentSettings) -> Any:

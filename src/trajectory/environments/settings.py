@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trajectory.errors import require
+from trajectory.config import settings
+from trajectory.errors import UserError, require
+from trajectory.targets import TARGET, ours
+
+MAKE = "gymnasium.make"
+OWN_MODULES = ("gymnasium_robotics", "trajectory.worlds.four_rooms")  # of the ids in `conf/env/`
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,8 @@ class EnvironmentSettings:
         name: the short name that built-in datasets and run folders go by.
         id: a registered Gymnasium id with Box actions and Box or Dict observations, `module:Name-v0` importing first.
         kwargs: passed to `gymnasium.make`.
+        wrappers: around it, the innermost first: each the `_target_` of a `gymnasium.Wrapper` of the user's and its
+            arguments.
         observation_keys: for Dict observations, the parts that make up the observation, in this order; None takes all
             of them in the space's own order.
         goal: for goal environments (`observation`, `achieved_goal`, `desired_goal`), the dimensions of the observation
@@ -31,10 +38,13 @@ class EnvironmentSettings:
     observation_keys: list[str] | None = None
     goal: list[int] | None = None
     reference: dict[str, float] | None = None
+    wrappers: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         reference = self.reference
         goal = self.goal
+        for number, wrapper in enumerate(self.wrappers):
+            require(TARGET in wrapper, f"env.wrappers[{number}].{TARGET}", "given", None)
         distinct = goal is None or (len(goal) > 0 and min(goal) >= 0 and len(set(goal)) == len(goal))
         require(distinct, "env.goal", "null or dimensions of the observation, each once", goal)
         require(
@@ -55,3 +65,39 @@ class EnvironmentSettings:
         elif goal is not None:
             right = len(goal) == len(self.goal) and all(map(math.isfinite, goal))
             require(right, "evaluation.goal", f"of {len(self.goal)} finite numbers", list(goal))
+
+
+def environment_settings(config: Any) -> EnvironmentSettings:
+    """Of the section `env`."""
+    return ours(config, "env", MAKE, EnvironmentSettings)
+
+
+def trained_environment(trained: dict[str, Any], changes: dict[str, Any], owner: str) -> EnvironmentSettings:
+    """The environment of a checkpoint, which is what it was trained in but for other arguments and reference returns.
+
+    A checkpoint chooses no code: what its environment imports must be named again in `changes`, the user's own words.
+
+    Args:
+        trained: as the checkpoint has it.
+        changes: `env` as the command line gives it.
+        owner: names the checkpoint in messages.
+
+    Raises:
+        UserError: another environment than the checkpoint's, or one that has to be named.
+    """
+    for key in ("id", "observation_keys", "goal"):
+        rule = f"{trained.get(key)}, with which {owner} was trained"
+        require(changes.get(key, trained.get(key)) == trained.get(key), f"env.{key}", rule, changes.get(key))
+    changed = {key: changes[key] for key in ("kwargs", "wrappers", "reference") if key in changes}
+    environment = settings(EnvironmentSettings, {**trained, **changed}, "env")
+    module = environment.id.rpartition(":")[0]
+    if "id" not in changes and module not in ("", *OWN_MODULES):
+        raise UserError(
+            f"env.id must be given, for example env.id={environment.id}: {owner} names an environment of the module "
+            f"{module!r}, and a checkpoint chooses no code"
+        )
+    if trained.get("wrappers") and "wrappers" not in changes:
+        names = ", ".join(str(wrapper.get(TARGET)) for wrapper in trained["wrappers"])
+        why = f"{owner} was trained with {names}, and a checkpoint chooses no code"
+        raise UserError(f"env.wrappers must be given: {why}")
+    return environment

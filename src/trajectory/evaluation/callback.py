@@ -15,8 +15,9 @@ from trajectory.evaluation.results import metrics_of, summarize_rollouts
 from trajectory.evaluation.rollout import BrokenOff, run_on_all_ranks
 from trajectory.interruption import Interruption
 from trajectory.model.module import TrajectoryModule
-from trajectory.planning.agent import TrajectoryAgent
-from trajectory.planning.settings import PlannerSettings
+from trajectory.planning.agent import make_agent
+from trajectory.planning.settings import Planner
+from trajectory.steps import ends_step
 
 
 class PlanningEvaluation(pl.Callback):
@@ -33,12 +34,13 @@ class PlanningEvaluation(pl.Callback):
         interruption: breaks an evaluation off; the training that continues from the checkpoint makes up for it.
         metric: of an evaluation's summary, by which the best model is told, and for `prune`.
         prune: is told of each step's metric, and says whether training is to stop there.
+        best_by: what the best model is told by: `planning`, that metric, or `val/loss`.
     """
 
     def __init__(
         self,
         environment: EnvironmentSettings,
-        planner: PlannerSettings,
+        planner: Planner,
         discount: float,
         *,
         every_n_steps: int | None,
@@ -48,6 +50,7 @@ class PlanningEvaluation(pl.Callback):
         interruption: Interruption | None = None,
         metric: str = "return_mean",
         prune: Callable[[int, float], bool] | None = None,
+        best_by: str = "planning",
     ) -> None:
         self.environment = environment
         self.planner = planner
@@ -59,15 +62,18 @@ class PlanningEvaluation(pl.Callback):
         self.interruption = interruption or Interruption()
         self.metric = metric
         self.prune = prune
+        self.best_by = best_by
+        self.best_loss: float | None = None
         self.pruned = False
         self.best: float | None = None
         self.history: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history}
+        return {"history": self.history, "best_loss": self.best_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history = state_dict["history"]
+        self.best_loss = state_dict.get("best_loss")
         self.best = max((entry[self.metric] for entry in self.history), default=None)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -78,28 +84,43 @@ class PlanningEvaluation(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._evaluate_when_due(trainer, pl_module)
+        if ends_step(trainer, batch_idx):
+            self._evaluate_when_due(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the model of the least validation loss, where that tells the best."""
+        if self.best_by != "val/loss" or trainer.sanity_checking or self.interruption.stopped:
+            return
+        loss = float(trainer.callback_metrics["val/loss"])
+        if self.best_loss is None or loss < self.best_loss:
+            self.best_loss = loss
+            if self.best_path is not None:
+                trainer.save_checkpoint(self.best_path)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Evaluate the final model too; where nothing is evaluated on the way, it is the best there is."""
-        if trainer.global_step < trainer.max_steps:
+        """Evaluate the final model too; where nothing told a best one on the way, it is the best there is."""
+        if self.interruption.stopped or self.pruned:
             return
         if self.every_n_steps is not None:
-            self._evaluate_once(trainer, pl_module)
-        elif self.best_path is not None:
+            self._evaluate_once(trainer, pl_module, final=True)
+        untold = self.every_n_steps is None if self.best_by == "planning" else self.best_loss is None
+        if untold and self.best_path is not None:
             trainer.save_checkpoint(self.best_path)
 
     def _evaluate_when_due(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             self._evaluate_once(trainer, module)
 
-    def _evaluate_once(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def _evaluate_once(self, trainer: pl.Trainer, module: pl.LightningModule, *, final: bool = False) -> None:
         if not self.history or self.history[-1]["step"] != trainer.global_step:
             with suppress(BrokenOff):
-                self.evaluate(trainer, module)
+                self.evaluate(trainer, module, final=final)
 
-    def evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+    def evaluate(self, trainer: pl.Trainer, module: pl.LightningModule, *, final: bool = False) -> dict[str, Any]:
         """Plan with the module as it is, log the outcome and save it if it is the best so far.
+
+        Args:
+            final: no step comes after this one, which so is neither broken off nor pruned.
 
         Raises:
             BrokenOff: it was interrupted; nothing is logged or saved.
@@ -107,11 +128,12 @@ class PlanningEvaluation(pl.Callback):
         assert isinstance(module, TrajectoryModule)
         modes = [(part, part.training) for part in module.modules()]
         module.eval()
-        agent = TrajectoryAgent(
-            module.whole_gpt().eval(), module.discretizer, self.planner, self.discount, critic=module.critic
+        agent = make_agent(
+            self.planner, module.whole_gpt().eval(), module.discretizer, self.discount, critic=module.critic
         )
+        final = final or trainer.global_step >= trainer.max_steps
         # the last step's is not broken off: no step after it would make up for it
-        stop = (lambda: self.interruption.requested) if trainer.global_step < trainer.max_steps else None
+        stop = None if final else (lambda: self.interruption.requested)
         try:
             rollouts = run_on_all_ranks(agent, self.environment, self.seeds, max_steps=self.max_steps, stop=stop)
         finally:
@@ -124,10 +146,10 @@ class PlanningEvaluation(pl.Callback):
             logger.log_metrics(metrics, step=trainer.global_step)
         if self.best is None or summary[self.metric] > self.best:
             self.best = summary[self.metric]
-            if self.best_path is not None:
+            if self.best_path is not None and self.best_by == "planning":
                 trainer.save_checkpoint(self.best_path)
         # the last step's is the result
-        stop = trainer.global_step < trainer.max_steps and self.prune is not None
-        self.pruned = from_all_ranks(stop and self.prune(trainer.global_step, summary[self.metric]))[0]
+        asked = not final and self.prune is not None
+        self.pruned = from_all_ranks(asked and self.prune(trainer.global_step, summary[self.metric]))[0]
         trainer.should_stop = trainer.should_stop or self.pruned
         return summary

@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from trajectory.config import given, merge, settings
+from trajectory.config import given
 from trajectory.data.goals import goal_tokens
 from trajectory.environments.make import check_goal, check_layout, make_environment
-from trajectory.environments.settings import EnvironmentSettings
-from trajectory.errors import require
+from trajectory.environments.settings import trained_environment
 from trajectory.evaluation.loggers import close_loggers, forget_curves, make_loggers
 from trajectory.evaluation.report import evaluate_and_report
 from trajectory.files import write_file
 from trajectory.hardware import device_for, set_threads
 from trajectory.model.checkpoint import load_checkpoint
-from trajectory.planning.agent import TrajectoryAgent
-from trajectory.planning.settings import PlannerSettings
+from trajectory.planning.agent import make_agent
+from trajectory.planning.settings import as_dict, trained_planner
 from trajectory.resume import check_no_training
 from trajectory.settings import CheckpointSettings
 
@@ -35,10 +34,10 @@ def evaluate(config: DictConfig, chosen: CheckpointSettings, folder: Path) -> fl
         UserError: a checkpoint that cannot be read, or settings that it cannot be planned with.
     """
     evaluation, owner = chosen.evaluation, f"checkpoint={chosen.checkpoint}"
-    checkpoint = load_checkpoint(chosen.checkpoint, device_for(chosen.trainer.accelerator))
+    checkpoint = load_checkpoint(chosen.checkpoint, device_for(chosen.runtime.accelerator, "runtime.accelerator"))
     trained = checkpoint.hyperparameters
-    planner = settings(PlannerSettings, merge(trained["planner"], chosen.planner), "planner")
-    environment = _environment(trained["environment"], chosen.environment, owner)
+    planner = trained_planner(trained["planner"], chosen.planner, owner)
+    environment = trained_environment(trained["environment"], chosen.environment, owner)
     metric = evaluation.metric(environment.reference, environment.goal)
     env = make_environment(environment)
     check_layout(env, checkpoint.gpt.layout, owner)
@@ -47,11 +46,13 @@ def evaluate(config: DictConfig, chosen: CheckpointSettings, folder: Path) -> fl
     if evaluation.goal is not None and environment.goal is not None:
         goal = np.array(evaluation.goal)
         goal_tokens(checkpoint.discretizer, environment.goal, goal, key="evaluation.goal")
-    agent = TrajectoryAgent.of(checkpoint, planner)
-    set_threads(chosen.trainer.threads)
+    tokenizer = trained["tokenizer"]
+    learned = (checkpoint.gpt, checkpoint.discretizer, tokenizer["discount"], tokenizer["terminal_reward"])
+    agent = make_agent(planner, *learned, checkpoint.critic)
+    set_threads(chosen.runtime.threads)
     check_no_training(folder)
     forget_curves(folder)
-    resolved = {**given(config), "planner": asdict(planner), "env": asdict(environment)}
+    resolved = {**given(config), "planner": as_dict(planner), "env": asdict(environment)}
     write_file(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
 
     def log(results: dict[str, Any]) -> None:
@@ -63,14 +64,10 @@ def evaluate(config: DictConfig, chosen: CheckpointSettings, folder: Path) -> fl
         folder,
         agent,
         environment,
-        evaluation.seeds,
-        max_steps=evaluation.max_steps,
-        video=evaluation.video,
-        plan_every_n_steps=evaluation.plan_every_n_steps,
-        goal=evaluation.goal,
+        evaluation,
         facts={
             "dataset": trained["dataset"],
-            "planner": asdict(planner),
+            "planner": as_dict(planner),
             "checkpoint": str(chosen.checkpoint.absolute()),
             "steps": checkpoint.step,
         },
@@ -78,12 +75,3 @@ def evaluate(config: DictConfig, chosen: CheckpointSettings, folder: Path) -> fl
         close=log,
     )
     return results[metric]
-
-
-def _environment(trained: dict[str, Any], changes: dict[str, Any], owner: str) -> EnvironmentSettings:
-    """That of the checkpoint, other arguments and reference returns aside."""
-    for key in ("id", "observation_keys", "goal"):
-        rule = f"{trained.get(key)}, with which {owner} was trained"
-        require(changes.get(key, trained.get(key)) == trained.get(key), f"env.{key}", rule, changes.get(key))
-    changed = {key: changes[key] for key in ("kwargs", "reference") if key in changes}
-    return settings(EnvironmentSettings, {**trained, **changed}, "env")

@@ -11,6 +11,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -19,11 +20,13 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from trajectory.errors import require
 from trajectory.evaluation.curves import STEP, MetricsFile, read_metrics
 from trajectory.evaluation.lineage import log_lineage, run_name
 from trajectory.evaluation.results import metrics_of
-from trajectory.evaluation.settings import LoggerSettings, check_logger
+from trajectory.evaluation.settings import LoggerSettings, TensorBoardSettings, WandbSettings, check_loggers
 from trajectory.imports import optional
+from trajectory.targets import Foreign
 
 GIF_FRAMES = 100
 WANDB = ThreadPoolExecutor(1, thread_name_prefix="wandb")  # one for all runs, which come after each other
@@ -176,10 +179,36 @@ class TensorBoardDashboard(Dashboard):
         self.writer.close()
 
 
+class LightningDashboard(Dashboard):
+    """Any of Lightning's loggers: the numbers; pictures and tables stay in the run's folder."""
+
+    def __init__(self, logger: Any, file: MetricsFile) -> None:
+        super().__init__(file)
+        self.logger = logger
+
+    def send(self, metrics: Mapping[str, Any], step: int) -> None:
+        self.logger.log_metrics(dict(metrics), step=step)
+
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        """It is in the run's folder."""
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """It is in `results.json`."""
+
+    def log_results(self, kind: str, results: Mapping[str, Any]) -> None:
+        """They are in `results.json`."""
+
+    def flush(self) -> None:
+        self.logger.save()
+
+    def finish(self, folder: Path, dataset: dict[str, Any] | None, checkpoint: str | None) -> None:
+        self.logger.finalize("success")
+
+
 def make_loggers(
     settings: LoggerSettings, folder: Path, config: dict[str, Any], *, job: str = "train", trained: Path | None = None
 ) -> list[RunLogger]:
-    """The run's loggers, writing below `folder`; never asks for an account.
+    """The run's loggers, writing below `folder`, its `metrics.csv` first; never asks for an account.
 
     A run that was killed has lost what Weights & Biases, offline, and TensorBoard had not on the disk yet. So what the
     one that continues it writes, there under the same id, takes its place: it begins with all rows of `metrics.csv`.
@@ -190,32 +219,55 @@ def make_loggers(
         trained: the folder of the training that an evaluation or an analysis is of, and is shown with.
 
     Raises:
-        UserError: `logger.mode=online` without a Weights & Biases key, TensorBoard where it is not installed.
+        UserError: Weights & Biases online without a key, TensorBoard where it is not installed, or a logger of others
+            that cannot be made.
     """
-    check_logger(settings)
+    check_loggers(settings)
     file = MetricsFile(folder / "metrics.csv")
     before = [{name: float(value) for name, value in row.items()} for row in read_metrics(file.path)]
-    if settings.name == "tensorboard":
-        earlier = list((folder / "tensorboard").glob("events.*"))
-        board = TensorBoardDashboard(folder, file)
-        for row in before:
-            board.send({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
-        board.writer.add_text("config", f"```\n{OmegaConf.to_yaml(OmegaConf.create(config))}\n```")
-        board.writer.flush()
-        for path in earlier:
-            path.unlink()
-        return [file, board]
-    if settings.name == "csv" or settings.mode == "disabled":
-        return [file]
+    loggers: list[RunLogger] = [file]
+    for chosen in settings.values():
+        if isinstance(chosen, TensorBoardSettings):
+            loggers.append(_begin_tensorboard(folder, config, before, file))
+        elif isinstance(chosen, WandbSettings) and chosen.mode != "disabled":
+            begin = partial(_begin_wandb, chosen, folder, config, before, job=job, trained=trained or folder)
+            loggers.append(WandbDashboard(begin, file, checkpoints=chosen.checkpoints))
+        elif isinstance(chosen, Foreign):
+            logger = build_logger(chosen)
+            logger.log_hyperparams(config)
+            loggers.append(LightningDashboard(logger, file))
+    return loggers
 
-    def begin() -> Any:
-        return _begin_wandb(settings, folder, config, before, job=job, trained=trained or folder)
 
-    return [file, WandbDashboard(begin, file, checkpoints=settings.checkpoints)]
+def build_logger(chosen: Foreign) -> Any:
+    """One of Lightning's loggers, or of others by its class.
+
+    Raises:
+        UserError: it cannot be made, or is none.
+    """
+    logger = chosen.build()
+    right = all(hasattr(logger, name) for name in ("log_metrics", "log_hyperparams", "save", "finalize"))
+    require(right, chosen.key, "one of Lightning's loggers", chosen.target)
+    return logger
+
+
+def _begin_tensorboard(
+    folder: Path, config: dict[str, Any], before: Sequence[Mapping[str, float]], file: MetricsFile
+) -> TensorBoardDashboard:
+    """An event file that takes the place of earlier ones in its folder, with the rows `before`."""
+    earlier = list((folder / "tensorboard").glob("events.*"))
+    board = TensorBoardDashboard(folder, file)
+    for row in before:
+        board.send({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
+    board.writer.add_text("config", f"```\n{OmegaConf.to_yaml(OmegaConf.create(config))}\n```")
+    board.writer.flush()
+    for path in earlier:
+        path.unlink()
+    return board
 
 
 def _begin_wandb(
-    settings: LoggerSettings,
+    settings: WandbSettings,
     folder: Path,
     config: dict[str, Any],
     before: Sequence[Mapping[str, float]],
@@ -266,8 +318,9 @@ def forget_curves(folder: Path) -> None:
 def _group(folder: Path) -> str:
     """What the run in `folder` is shown with."""
     path = folder / "config.yaml"
-    named = OmegaConf.select(OmegaConf.load(path), "logger.group") if path.is_file() else None
-    return named or run_name(folder)
+    config = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    named = (OmegaConf.select(config, f"{section}.group") for section in ("logger.wandb", "logger"))
+    return next(filter(None, named), run_name(folder))
 
 
 def log_picture(loggers: Sequence[RunLogger], name: str, path: Path, step: int = 0) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from trajectory.evaluation.episodes import Agent
 from trajectory.evaluation.goals import draw_paths
 from trajectory.evaluation.results import format_table, provenance, summarize_rollouts, write_results
 from trajectory.evaluation.rollout import run_on_all_ranks
+from trajectory.evaluation.settings import EvaluationSettings
 from trajectory.evaluation.video import draw_episode
 from trajectory.files import write_file
 from trajectory.ranks import rank
@@ -25,12 +26,8 @@ def evaluate_and_report(
     folder: Path,
     agent: Agent,
     environment: EnvironmentSettings,
-    seeds: range,
+    evaluation: EvaluationSettings,
     *,
-    max_steps: int | None,
-    video: bool,
-    plan_every_n_steps: int | None = None,
-    goal: Sequence[float] | None = None,
     facts: Mapping[str, Any],
     wall_clock_s: dict[str, float],
     close: Callable[[dict[str, Any]], None] = lambda results: None,
@@ -40,9 +37,7 @@ def evaluate_and_report(
     In an environment with goals, told or hidden, it leaves a picture of the paths too, `goals.png`.
 
     Args:
-        video: whether the first episode is drawn, as `episode.mp4` and `rollout.png`.
-        plan_every_n_steps: how often plans are drawn beside it; None begins one where the last one ends.
-        goal: of all episodes, instead of those that their seeds give.
+        evaluation: which episodes, and whether the first is drawn, as `episode.mp4` and `rollout.png`.
         facts: what else goes into the results: `dataset`, `planner` and the like.
         wall_clock_s: seconds that recording and training took; those of the evaluation are added.
         close: what else is to be done with the results before they are written.
@@ -53,11 +48,11 @@ def evaluate_and_report(
     rollouts = run_on_all_ranks(
         agent,
         environment,
-        seeds,
-        max_steps=max_steps,
-        record_first=video,
-        plan_every_n_steps=plan_every_n_steps,
-        goal=goal,
+        evaluation.seeds,
+        max_steps=evaluation.max_steps,
+        record_first=evaluation.video,
+        plan_every_n_steps=evaluation.plan_every_n_steps,
+        goal=evaluation.goal,
     )
     recording = rollouts.episodes[0].recording
     results = {

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
+
+from omegaconf import DictConfig
 
 from trajectory.errors import require
 from trajectory.imports import optional
+from trajectory.targets import chosen
+
+BEST_BY = ("planning", "val/loss")
 
 
 @dataclass(frozen=True)
@@ -24,12 +31,14 @@ class EvaluationSettings:
     periodic_seed: int = 0
     goal: list[float] | None = None
     optimized_metric: str | None = None
+    best_by: str = "planning"
 
     def __post_init__(self) -> None:
         metrics = ("return_mean", "normalized_score_mean", "reached_share")
         rule = f"one of {', '.join(metrics)}"
         known = self.optimized_metric in (None, *metrics)
         require(known, "evaluation.optimized_metric", f"null or {rule}", self.optimized_metric)
+        require(self.best_by in BEST_BY, "evaluation.best_by", f"one of {', '.join(BEST_BY)}", self.best_by)
         for key in ("episodes", "periodic_episodes"):
             require(getattr(self, key) >= 1, f"evaluation.{key}", "at least 1", getattr(self, key))
         for key in ("seed", "periodic_seed"):
@@ -61,10 +70,9 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True)
-class LoggerSettings:
-    """`conf/logger/` explains the keys."""
+class WandbSettings:
+    """Of Weights & Biases; `conf/logger/wandb.yaml` explains the keys."""
 
-    name: str = "wandb"
     mode: str = "offline"
     project: str = "trajectory-transformer"
     group: str | None = None
@@ -72,17 +80,54 @@ class LoggerSettings:
     checkpoints: bool = True
 
     def __post_init__(self) -> None:
-        require(self.name in ("wandb", "tensorboard", "csv"), "logger.name", "wandb, tensorboard or csv", self.name)
-        require(self.mode in ("offline", "online", "disabled"), "logger.mode", "offline, online or disabled", self.mode)
+        modes = ("offline", "online", "disabled")
+        require(self.mode in modes, "logger.wandb.mode", "offline, online or disabled", self.mode)
 
 
-def check_logger(settings: LoggerSettings) -> None:
-    """Raise a `UserError` for `logger.mode=online` without a key, or TensorBoard where it is not installed."""
-    if settings.name == "wandb" and settings.mode == "online":
-        rule = "offline unless WANDB_API_KEY is set or `wandb login` was run"
-        require(has_account(), "logger.mode", rule, settings.mode)
-    rule = "wandb or csv unless installed by pip install -e '.[tensorboard]'"
-    require(settings.name != "tensorboard" or bool(find_spec("tensorboard")), "logger.name", rule, settings.name)
+@dataclass(frozen=True)
+class TensorBoardSettings:
+    """It has nothing to set."""
+
+
+@dataclass(frozen=True)
+class CSVSettings:
+    """Of `metrics.csv`, which is always written: nothing."""
+
+
+LOGGERS: dict[str, type] = {
+    "trajectory.evaluation.loggers.WandbDashboard": WandbSettings,
+    "trajectory.evaluation.loggers.TensorBoardDashboard": TensorBoardSettings,
+    "trajectory.evaluation.curves.MetricsFile": CSVSettings,
+}
+LoggerSettings = Mapping[str, Any]  # by name: the settings of ours, or a `Foreign` one of Lightning's
+
+
+def logger_settings(config: DictConfig) -> LoggerSettings:
+    """Of the section `logger`.
+
+    Raises:
+        UserError: a value out of its range, Weights & Biases online without a key, TensorBoard where it is not
+            installed.
+    """
+    loggers = {
+        str(name): chosen(values, f"logger.{name}", LOGGERS) for name, values in config.items() if values is not None
+    }
+    for kind in (WandbSettings, TensorBoardSettings):
+        names = [name for name, settings in loggers.items() if isinstance(settings, kind)]
+        require(len(names) <= 1, "logger", f"at most one {kind.__name__.removesuffix('Settings')}", ", ".join(names))
+    check_loggers(loggers)
+    return loggers
+
+
+def check_loggers(loggers: LoggerSettings) -> None:
+    """Raise a `UserError` for Weights & Biases online without a key, or TensorBoard where it is not installed."""
+    for name, settings in loggers.items():
+        if isinstance(settings, WandbSettings) and settings.mode == "online":
+            rule = "offline unless WANDB_API_KEY is set or `wandb login` was run"
+            require(has_account(), f"logger.{name}.mode", rule, settings.mode)
+        if isinstance(settings, TensorBoardSettings):
+            rule = "wandb or csv unless installed by pip install -e '.[tensorboard]'"
+            require(bool(find_spec("tensorboard")), "logger", rule, name)
 
 
 def has_account() -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import random
 import shutil
+import statistics
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +27,12 @@ from trajectory.interruption import Interruption
 from trajectory.model.checkpoint import PREVIOUS, read_checkpoint, write_checkpoint
 from trajectory.progress import progress_bar
 from trajectory.ranks import rank
+from trajectory.steps import batches_of_step, ends_step
 
+log = logging.getLogger("train")
+
+ESTIMATE_AFTER = 20  # steps, by which the time of a training is told
+LONG_S = 2 * 60 * 60  # on a CPU, beyond which a shorter way is named
 ASK_EVERY = 20  # steps, after which several ranks ask each other whether one was interrupted
 
 
@@ -40,25 +47,53 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class TrainingProgress(pl.Callback):
-    """One bar over all training steps, with the time left, and every so many steps loss and speed."""
+    """One bar over all training steps, with the time left, and every so many steps loss and speed.
+
+    After twenty steps it tells how long the training will take on this machine.
+    """
 
     def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
         self.bar = progress_bar(disable=True)
+        self.start = 0
+        self.seconds: list[float] = []  # of each of the first steps; what is done between them does not count
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        start, quiet = trainer.global_step, not trainer.is_global_zero
-        self.bar = progress_bar(total=trainer.max_steps, initial=start, desc="training", unit="step", disable=quiet)
+        self.start, quiet = trainer.global_step, not trainer.is_global_zero
+        total = trainer.max_steps
+        self.bar = progress_bar(total=total, initial=self.start, desc="training", unit="step", disable=quiet)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if len(self.seconds) < ESTIMATE_AFTER:
+            self.begun = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if len(self.seconds) < ESTIMATE_AFTER:
+            self._measure(trainer, pl_module.device)
+        if not ends_step(trainer, batch_idx):
+            return
         if trainer.global_step % self.every_n_steps == 0:
             now = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            rate, used = (now.get(f"speed/{name}", math.nan) for name in ("tokens_per_second", "utilisation_percent"))
-            text = f"loss {now['train/loss']:.3f}, {rate:,.0f} tokens/s, {used:.0f}% of the device"
+            loss, rate, used = (
+                now.get(name, math.nan)
+                for name in ("train/loss", "speed/tokens_per_second", "speed/utilisation_percent")
+            )
+            text = f"loss {loss:.3f}, {rate:,.0f} tokens/s, {used:.0f}% of the device"
             self.bar.set_postfix_str(text, refresh=False)
         self.bar.update(trainer.global_step - self.bar.n)
+
+    def _measure(self, trainer: pl.Trainer, device: torch.device) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        self.seconds.append(time.perf_counter() - self.begun)
+        if len(self.seconds) == ESTIMATE_AFTER and trainer.is_global_zero:
+            # the first ones make what later ones find
+            a_step = statistics.median(self.seconds) * trainer.accumulate_grad_batches
+            log.info(estimate(a_step, trainer.max_steps - self.start, device.type))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.bar.close()
@@ -68,6 +103,23 @@ class TrainingProgress(pl.Callback):
         self.bar.close()
 
 
+def estimate(seconds: float, steps: int, device: str) -> str:
+    """How long a training will take, in a line.
+
+    Args:
+        seconds: of a step.
+        device: its type, cpu or cuda.
+    """
+    whole = seconds * steps
+    units = {"days": 86_400, "hours": 3_600, "minutes": 60, "seconds": 1}
+    unit = next((unit for unit, size in units.items() if whole >= 2 * size), "seconds")
+    amount = whole / units[unit]
+    line = f"{steps:,} training steps will take about {amount:.0f} {unit} here ({seconds:.3g} s each)"
+    if device == "cpu" and whole > LONG_S:
+        line += "; experiment=laptop takes minutes, and trainer.max_time=00:02:00:00 ends this one after two hours"
+    return line
+
+
 class TrainingMetrics(pl.Callback):
     """Sends the metrics of every so many steps to the loggers, the gradient's norm before it is clipped among them.
 
@@ -75,8 +127,9 @@ class TrainingMetrics(pl.Callback):
     killed between the two would lack the point.
     """
 
-    def __init__(self, every_n_steps: int) -> None:
+    def __init__(self, every_n_steps: int, interruption: Interruption | None = None) -> None:
         self.every_n_steps = every_n_steps
+        self.interruption = interruption or Interruption()
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
         if (trainer.global_step + 1) % self.every_n_steps == 0:
@@ -88,10 +141,23 @@ class TrainingMetrics(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % self.every_n_steps == 0:
-            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if ends_step(trainer, batch_idx) and trainer.global_step % self.every_n_steps == 0:
+            metrics = _metrics(trainer, validation=False)
             for logger in trainer.loggers:
                 logger.log_metrics({**metrics, "train/epoch": trainer.current_epoch}, step=trainer.global_step)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Not of the validation that Lightning adds where an interruption stops a training, which will go on."""
+        if self.interruption.stopped:
+            return
+        metrics = _metrics(trainer, validation=True)
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+
+def _metrics(trainer: pl.Trainer, *, validation: bool) -> dict[str, float]:
+    logged = trainer.callback_metrics.items()
+    return {name: float(value) for name, value in logged if name.startswith("val/") == validation}
 
 
 class FiniteGradients(pl.Callback):
@@ -168,7 +234,7 @@ class FiniteGradients(pl.Callback):
         raise UserError(
             f"train/loss and its gradients must be finite, got a loss of {loss} and a largest gradient of "
             f"{by_name[name]} in {name} at step {step + 1}, on windows of {_episodes(trainer, step)}; a lower "
-            "model.optimizer.learning_rate may help, and trainer.skip_nonfinite=true leaves such steps out"
+            "model.optimizer.learning_rate may help, and callbacks.guard.skip=true leaves such steps out"
         )
 
 
@@ -181,7 +247,7 @@ def _episodes(trainer: pl.Trainer, step: int, most: int = 20) -> str:
     """The episodes that the windows of a step of the present epoch are cut from."""
     data = getattr(trainer, "datamodule", None)
     assert isinstance(data, TrajectoryDataModule)
-    episodes = data.episodes_of_batch(step % len(data.batches))
+    episodes = sorted({each for batch in batches_of_step(trainer, step) for each in data.episodes_of_batch(batch)})
     shown = ", ".join(map(str, episodes[:most]))
     return f"episodes {shown}" if len(episodes) <= most else f"{len(episodes)} episodes: {shown} and others"
 
@@ -244,6 +310,8 @@ class LastCheckpoint(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Not after the last step: `on_train_end` saves what other callbacks still do by then."""
+        if not ends_step(trainer, batch_idx):
+            return  # gradients are in no checkpoint
         interrupted = self.interruption.requested
         if trainer.world_size > 1:  # ranks stop together, at a step at which all ask each other
             noticed = torch.tensor(float(interrupted), device=pl_module.device)
@@ -251,10 +319,14 @@ class LastCheckpoint(pl.Callback):
         if trainer.global_step < trainer.max_steps and (interrupted or trainer.global_step % self.every_n_steps == 0):
             self.save(trainer)
             # only now, at a step that is saved as a whole
-            trainer.should_stop = trainer.should_stop or interrupted
+            self.interruption.stopped = interrupted
+            if interrupted:  # whatever `trainer.min_steps` and `trainer.min_epochs` ask for
+                trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
+                trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step >= trainer.max_steps:
+        """However it ended: at its last step, after `trainer.max_time`, or stopped by another callback."""
+        if not self.interruption.stopped:
             self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> None:

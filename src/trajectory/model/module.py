@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from trajectory.data.discretizer import Discretizer
-from trajectory.distributed import mean_over_ranks
+from trajectory.distributed import mean_over_ranks, sum_over_ranks
 from trajectory.model.checkpoint import build, build_critic
 from trajectory.model.gpt import GPT
 from trajectory.model.loss import losses_by_kind, token_losses, weighted_loss
@@ -106,6 +106,28 @@ class TrajectoryModule(pl.LightningModule):
         for kind, mean in losses_by_kind(losses.detach(), token_mask, self.kinds).items():
             self.log(f"train/loss_{kind}", mean, logger=False)
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], logger=False)
+
+    def on_validation_epoch_start(self) -> None:
+        self.validation_sums = torch.zeros(
+            2, 1 + len(TokenKind), device=self.device
+        )  # of losses and tokens; all, by kind
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        """Of the weights that plan, as the loss of the training, without dropout."""
+        losses, mask = token_losses(self.average or self.gpt, *batch)
+        D, positions = len(self.loss_weights), losses.shape[1] + 1
+        by_dimension = torch.stack([(losses * mask).sum(0), mask.sum(0).to(losses.dtype)])  # (2, W * D - 1)
+        kinds = self.kinds.repeat(1, positions // D)[:, 1:].to(losses.dtype)  # (4, W * D - 1)
+        weights = self.loss_weights.repeat(positions // D)[1:]
+        whole = torch.stack([by_dimension[0] @ weights, by_dimension[1].sum()])
+        self.validation_sums += torch.cat([whole[:, None], by_dimension @ kinds.T], dim=1).float()
+
+    def on_validation_epoch_end(self) -> None:
+        """`val/loss` and `val/loss_KIND`, in nats per token; `TrainingMetrics` brings them to the loggers."""
+        sums, tokens = sum_over_ranks(self.validation_sums)
+        names = ["val/loss", *(f"val/loss_{kind}" for kind in TokenKind)]
+        for name, mean in zip(names, (sums / tokens).unbind(), strict=True):
+            self.log(name, mean, logger=False)
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """Step, then move the average of the weights, at first with a shorter memory."""

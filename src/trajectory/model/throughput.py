@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from trajectory.model.gpt import GPT
 from trajectory.model.operations import visible
+from trajectory.steps import ends_step
 
 
 def training_flops(gpt: GPT) -> float:
@@ -27,15 +29,19 @@ def training_flops(gpt: GPT) -> float:
 class Throughput(pl.Callback):
     """Logs tokens per second, and the percentage of a large matrix product's rate that the model's operations reach.
 
+    The product is measured anew where the model goes faster: whatever else the machine did meanwhile slowed it. What
+    the model reaches counts as all there is if it is still faster then, so that no more than 100 % are logged.
+
     Args:
         flops_per_token: as `training_flops` gives it.
-        product_flops: operations per second of that product, on all devices that train.
+        product_flops: measures operations per second of that product, on all devices that train.
         every_n_steps: over which both are measured, and after which they are logged.
     """
 
-    def __init__(self, flops_per_token: float, product_flops: float, every_n_steps: int) -> None:
+    def __init__(self, flops_per_token: float, product_flops: Callable[[], float], every_n_steps: int) -> None:
         self.flops_per_token = flops_per_token
-        self.product_flops = product_flops
+        self.measure = product_flops
+        self.product_flops = product_flops()
         self.every_n_steps = every_n_steps
         self.began: float | None = None
         self.tokens = 0
@@ -50,12 +56,18 @@ class Throughput(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.tokens += trainer.world_size * (batch[0].numel() - len(batch[0]))
-        if trainer.global_step % self.every_n_steps or self.began is None:
+        if not ends_step(trainer, batch_idx) or trainer.global_step % self.every_n_steps or self.began is None:
             return
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize()
         rate = self.tokens / (perf_counter() - self.began)
         pl_module.log("speed/tokens_per_second", rate, logger=False)
-        utilisation = 100 * rate * self.flops_per_token / self.product_flops
-        pl_module.log("speed/utilisation_percent", utilisation, logger=False)
+        pl_module.log("speed/utilisation_percent", self.utilisation(rate), logger=False)
         self.began, self.tokens = None, 0
+
+    def utilisation(self, rate: float) -> float:
+        """Percent of the product's rate, for a rate in tokens per second."""
+        reached = rate * self.flops_per_token
+        if reached > self.product_flops:
+            self.product_flops = max(self.measure(), reached)
+        return 100 * reached / self.product_flops

@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trajectory.config import merge, settings
 from trajectory.critic.critic import Critic
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.goals import goal_tokens
@@ -22,8 +21,50 @@ from trajectory.model.gpt import GPT
 from trajectory.planning.beam_search import Plan, beam_search, draws_needed
 from trajectory.planning.capture import CapturedSearch
 from trajectory.planning.deadline import Pace
-from trajectory.planning.settings import PlannerSettings
+from trajectory.planning.objective import objective_of
+from trajectory.planning.settings import Planner, PlannerSettings, as_dict, trained_planner
 from trajectory.planning.trajectory import PlannedTrajectory
+from trajectory.targets import TARGET
+
+
+class Acting(Protocol):
+    """What acts in environments: a planner that `planner._target_` makes, or what a baseline's training gives.
+
+    It is made with the model of a run, `(gpt, discretizer, discount=, terminal_reward=, critic=)`, and its own keys of
+    `planner`; `TrajectoryAgent` documents them, and these calls.
+    """
+
+    def reset(
+        self, environments: int = 1, seeds: Sequence[int] | None = None, goals: np.ndarray | Sequence | None = None
+    ) -> None: ...
+
+    def act(
+        self,
+        observation: np.ndarray,
+        previous_reward: float | np.ndarray | None = None,
+        environments: Sequence[int] | None = None,
+    ) -> np.ndarray: ...
+
+
+def make_agent(
+    planner: Planner,
+    gpt: GPT,
+    discretizer: Discretizer,
+    discount: float,
+    terminal_reward: float | None = None,
+    critic: Critic | None = None,
+) -> Acting:
+    """The agent that plans with a model, of this project's beam search or of the user's own planner.
+
+    Raises:
+        UserError: settings that do not go with the model, or a planner that cannot be made.
+    """
+    if isinstance(planner, PlannerSettings):
+        return TrajectoryAgent(gpt, discretizer, planner, discount, terminal_reward, critic)
+    agent = planner.build(gpt, discretizer, discount=discount, terminal_reward=terminal_reward, critic=critic)
+    right = all(callable(getattr(agent, name, None)) for name in ("reset", "act"))
+    require(right, f"planner.{TARGET}", "that of an agent, which can reset and act", planner.target)
+    return agent
 
 
 class TrajectoryAgent:
@@ -61,6 +102,7 @@ class TrajectoryAgent:
         self.discount = discount if planner.discount is None else planner.discount
         self.terminal_reward = terminal_reward
         self.critic = critic if planner.uses_critic else None
+        self.objective = objective_of(planner)
         self.captured: CapturedSearch | None = None  # on GPUs
         self.pace: Pace | None = None  # of plans on this machine, measured where a deadline is set
         self.history = []
@@ -80,8 +122,10 @@ class TrajectoryAgent:
             UserError: the checkpoint cannot be read, or a planner setting is out of its range.
         """
         checkpoint = load_checkpoint(path, device)
-        changed = merge(checkpoint.hyperparameters["planner"], planner or {})
-        return cls.of(checkpoint, settings(PlannerSettings, changed, "planner"))
+        chosen = trained_planner(checkpoint.hyperparameters["planner"], planner or {}, f"checkpoint={path}")
+        require(isinstance(chosen, PlannerSettings), "planner", "of this project's beam search", as_dict(chosen))
+        assert isinstance(chosen, PlannerSettings)
+        return cls.of(checkpoint, chosen)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, planner: PlannerSettings) -> TrajectoryAgent:
@@ -298,7 +342,8 @@ class TrajectoryAgent:
     def _plan(self, context: Tensor, uniforms: Tensor, batches: int, likelihood: bool) -> Plan:
         """One batch's plan, in a share of the time that a decision of so many batches may take."""
         settings, deadline = self.settings, self.settings.deadline_ms
-        if deadline is None and context.device.type == "cuda":
+        # a recording would not call what is the user's own
+        if deadline is None and context.device.type == "cuda" and self.objective is None:
             if self.captured is None:
                 model = (self.decoder, self.discretizer, settings, self.discount, self.critic)
                 self.captured = CapturedSearch(*model)
@@ -311,6 +356,7 @@ class TrajectoryAgent:
             discount=self.discount,
             critic=self.critic,
             likelihood=likelihood,
+            own=self.objective,
         )
         if deadline is None:
             return plan(uniforms, settings)

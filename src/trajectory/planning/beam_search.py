@@ -27,6 +27,7 @@ from trajectory.critic.critic import Critic
 from trajectory.data.discretizer import Discretizer
 from trajectory.hardware import torch_threads
 from trajectory.model.decoder import Decoder
+from trajectory.planning.objective import Objective
 from trajectory.planning.sampling import sample
 from trajectory.planning.settings import PlannerSettings
 
@@ -66,6 +67,7 @@ def beam_search(
     critic: Critic | None = None,
     *,
     likelihood: bool = False,
+    own: Objective | None = None,
     go_on: Callable[[int], bool] = lambda steps: True,
 ) -> Plan:
     """Plan for all environments at once.
@@ -78,11 +80,12 @@ def beam_search(
         discount: of the objective.
         critic: whose Q values a beam's last transition; None takes its reward and return-to-go.
         likelihood: whether to keep log-probabilities where the objective does without.
+        own: the objective, where the user brings one.
         go_on: asked after every transition, with their number so far, whether there is time for another.
     """
     layout = gpt.layout
     E = len(context)
-    likelihood = likelihood or settings.likelihood_weight > 0 or settings.objective == "likelihood"
+    likelihood = likelihood or settings.likelihood_weight > 0 or settings.objective != "return"
     candidates = E * settings.beam_width * settings.expansion
     with torch_threads(1) if gpt.own_threads and candidates < MANY else nullcontext():
         search = _Search(gpt, discretizer, context, settings, uniforms, likelihood=likelihood)
@@ -94,14 +97,18 @@ def beam_search(
             gains = gains.repeat_interleave(copies, dim=1)
             for dimension in range(layout.observation_dim, layout.reward_index):
                 search.draw(step, dimension)
-            objective = gains if critic is None else gains + discount**step * search.q_value(critic)
-            if settings.objective == "return":
+            earlier = gains
+            behind = None if critic is None else discount**step * search.q_value(critic)
+            if settings.objective != "likelihood":
                 gains = gains + discount**step * search.expectation(layout.reward_index)
             search.draw(step, layout.reward_index)
             if settings.objective == "likelihood":
                 objective = search.log_probability()
-            elif critic is None:
-                objective = gains + discount ** (step + 1) * search.expectation(layout.value_index)
+            else:
+                rewards = gains if behind is None else earlier
+                if behind is None:
+                    behind = discount ** (step + 1) * search.expectation(layout.value_index)
+                objective = rewards + behind if own is None else own(rewards, behind, search.log_probability())
             if settings.likelihood_weight > 0:
                 lacking = settings.likelihood_threshold - search.log_probability()
                 objective = objective - settings.likelihood_weight * lacking.clamp(min=0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trajectory.config import settings
+from trajectory.config import merge, settings
 from trajectory.errors import UserError, require
+from trajectory.targets import TARGET, Foreign, chosen
 from trajectory.transition import TokenKind
 
 
@@ -47,7 +48,8 @@ class PlannerSettings:
         objective: what beams are kept by: `return`, the rewards and the return-to-go behind them, or `likelihood`, the
             mean log-probability of the tokens drawn, which imitates (paper, section 3.3): those of observations,
             actions and rewards; return-to-go is never drawn, and leaving it out sums over all it could be. A mean, so
-            that a plan that foresees the episode's end is not preferred for being short.
+            that a plan that foresees the episode's end is not preferred for being short. Or the `_target_` of an
+            `Objective` of the user's own.
         value: what is behind the rewards of a return: `model`, the return-to-go that the Transformer predicts, as
             published; or `critic`, the Q of the last transition's observation and action in the place of its reward
             and return-to-go, the least of the critic's.
@@ -71,7 +73,7 @@ class PlannerSettings:
         UserError: a value out of its range.
     """
 
-    objective: str = "return"
+    objective: Any = "return"
     value: str = "model"
     beam_width: int = 128
     horizon: int = 15
@@ -90,8 +92,11 @@ class PlannerSettings:
     reward: SamplingSettings = field(default_factory=lambda: SamplingSettings(top_k=1))
 
     def __post_init__(self) -> None:
-        known = self.objective in ("return", "likelihood")
-        require(known, "planner.objective", "return or likelihood", self.objective)
+        if isinstance(self.objective, dict):
+            chosen(self.objective, "planner.objective", {})
+        else:
+            known = self.objective in ("return", "likelihood")
+            require(known, "planner.objective", "return or likelihood", self.objective)
         require(self.value in ("model", "critic"), "planner.value", "model or critic", self.value)
         for key in ("beam_width", "horizon", "expansion", "replan_interval"):
             value = getattr(self, key)
@@ -116,7 +121,7 @@ class PlannerSettings:
         weight, threshold, deadline = self.likelihood_weight, self.likelihood_threshold, self.deadline_ms
         finite = _number(weight) and 0 <= weight < float("inf")
         require(finite, "planner.likelihood_weight", "at least 0 and finite", weight)
-        alone = weight == 0 or self.objective == "return"
+        alone = weight == 0 or self.objective != "likelihood"
         require(alone, "planner.likelihood_weight", "0 with planner.objective=likelihood", weight)
         finite = _number(threshold) and -float("inf") < threshold <= 0
         require(finite, "planner.likelihood_threshold", "at most 0 and finite", threshold)
@@ -130,7 +135,7 @@ class PlannerSettings:
     @property
     def uses_critic(self) -> bool:
         """Whether plans need a critic."""
-        return self.objective == "return" and self.value == "critic"
+        return self.objective != "likelihood" and self.value == "critic"
 
     def check_critic(self, *, there: bool, owner: str) -> None:
         """Raise a `UserError` where plans need a critic and `owner`, by which it is named, has none."""
@@ -155,12 +160,58 @@ class PlannerSettings:
         return self.reward if kind is TokenKind.VALUE else getattr(self, kind.value)
 
 
+AGENT = "trajectory.planning.agent.TrajectoryAgent"  # what `planner` names unless it is of others
+Planner = PlannerSettings | Foreign
+
+
+def planner_settings(config: Any) -> Planner:
+    """Of the section `planner`: of this project's beam search, or a planner of the user's own."""
+    return chosen(config, "planner", {AGENT: PlannerSettings}, AGENT)
+
+
+def as_dict(planner: Planner) -> dict[str, Any]:
+    """As checkpoints and results hold it."""
+    if isinstance(planner, Foreign):
+        return {TARGET: planner.target, **planner.arguments}
+    return asdict(planner)
+
+
+def trained_planner(trained: dict[str, Any], changes: dict[str, Any], owner: str) -> Planner:
+    """The planner of a checkpoint with what the user changes.
+
+    A checkpoint chooses no code: a planner or an objective of others must be named again in `changes`.
+
+    Args:
+        trained: as the checkpoint has it.
+        owner: names the checkpoint in messages.
+
+    Raises:
+        UserError: what has to be named, or a value out of its range.
+    """
+    theirs = trained.get(TARGET, AGENT)
+    why = f"{owner} was trained with %s, and a checkpoint chooses no code"
+    if theirs != AGENT and TARGET not in changes:
+        raise UserError(f"planner.{TARGET} must be given: {why % theirs}")
+    if changes.get(TARGET, AGENT) != AGENT:
+        return planner_settings({name: value for name, value in changes.items() if value != {}})
+    base = trained if theirs == AGENT else {}
+    objective = base.get("objective")
+    if isinstance(objective, dict) and "objective" not in changes:
+        raise UserError(f"planner.objective must be given: {why % objective.get(TARGET)}")
+    replaced = {name: value for name, value in base.items() if name != "objective" or "objective" not in changes}
+    return planner_settings(merge(replaced, changes))
+
+
 def check_partial(values: dict[str, Any]) -> None:
     """Raise a `UserError` for planner settings that no checkpoint's other settings could make right.
 
     Args:
         values: those that are given; a checkpoint has the others.
     """
+    if values.get(TARGET, AGENT) != AGENT:
+        planner_settings(values)
+        return
+    values = {name: value for name, value in values.items() if name != TARGET}
     interval: Any = values.get("replan_interval")
     roomy = {"horizon": max(interval, PlannerSettings.horizon)} if _whole(interval) else {}
     settings(PlannerSettings, {**roomy, **values}, "planner")

@@ -130,8 +130,12 @@ def draw_profile(group: Group) -> Figure:
 
 
 def draw_curves(group: Group) -> Figure | None:
-    """Loss of every kind of token and planned returns by training step, a line a run; None where nothing was logged."""
+    """Loss of every kind of token, of validation where there was one, and planned returns by training step.
+
+    A line a run; None where nothing was logged.
+    """
     names = {f"train/loss_{kind}": f"{kind} loss (nats per token)" for kind in LOSSES}
+    names["val/loss"] = "loss on held-out episodes (nats per token)"
     names["evaluation/return_mean"] = "return while training"
     lines = [
         (name, f"{row.label}, seed {run.seed}", COLORS[index % len(COLORS)], LINES[number % len(LINES)], points)

@@ -17,6 +17,7 @@ from trajectory.evaluation.curves import read_metrics
 from trajectory.evaluation.results import normalized_score
 from trajectory.locks import in_use
 from trajectory.planning.settings import PlannerSettings
+from trajectory.renamed import comparable
 from trajectory.reporting.folders import find_folders
 from trajectory.resume import FREE, flat
 
@@ -25,8 +26,8 @@ WITH_CRITIC = f"{TRANSFORMER} + Q"  # planner.value=critic
 
 # what may differ between runs of one row: seeds, how often something is looked at, and where it is computed
 APART = (*FREE, "seed", "evaluation", "dataset", "env", "planner", "trainer.log_every_n_steps", "trainer.accelerator")
-APART += ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.compile")
-OF_THE_TRANSFORMER = ("model", "tokenizer", "trainer")  # a baseline reads none of them
+APART += ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "runtime")
+OF_THE_TRANSFORMER = ("model", "tokenizer", "trainer", "data", "callbacks")  # a baseline reads none of them
 
 
 @dataclass(frozen=True)
@@ -146,13 +147,14 @@ def _read(folder: Path, results: dict[str, Any], config: dict[str, Any], trainin
     skipped = APART if planner is not None else (*APART, *OF_THE_TRANSFORMER)
     settings = {
         key: value
-        for key, value in flat(trained_with).items()
+        for key, value in comparable(flat(trained_with)).items()
         if key and not any(f"{key}.".startswith(f"{name}.") for name in skipped)
     }
     if not trained_with:
         settings["training"] = f"unknown, of {checkpoint.parent}"
     environment = {"reference": None, **results["environment"]}
     asked = {key: environment.get(key) for key in ("kwargs", "observation_keys", "reference")}
+    asked |= {"wrappers": environment["wrappers"]} if environment.get("wrappers") else {}
     limit = (config.get("evaluation") or {}).get("max_steps")
     settings |= flat({"planner": planner, "env": asked, "evaluation": {"max_steps": limit}})
     # a baseline keeps one set of weights, the last

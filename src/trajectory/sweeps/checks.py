@@ -7,8 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from trajectory.config import merge, settings
-from trajectory.planning.settings import PlannerSettings
+from trajectory.planning.settings import trained_planner
 from trajectory.settings import analysis_settings, benchmark_settings, evaluation_settings, training_settings
 
 
@@ -22,7 +21,8 @@ def check_job(config: DictConfig) -> None:
         benchmark_settings(config)
     elif "planner" in config:
         chosen = evaluation_settings(config)
-        settings(PlannerSettings, merge(_trained(str(chosen.checkpoint)), chosen.planner), "planner")
+        path = str(chosen.checkpoint)
+        trained_planner(_trained(path), chosen.planner, f"checkpoint={path}")
 
 
 @cache

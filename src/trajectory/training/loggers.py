@@ -14,8 +14,7 @@ from trajectory.evaluation.loggers import Dashboard, RunLogger
 class LightningLogger(Logger):
     """For `Trainer(logger=...)`; settings are in the run's `config.yaml` and are not logged again."""
 
-    name = None
-    version = None
+    name = version = ""  # of folders below the run's
 
     def __init__(self, loggers: Sequence[RunLogger]) -> None:
         super().__init__()

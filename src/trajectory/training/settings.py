@@ -2,57 +2,169 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from trajectory.errors import require
+
+TRAINER = "pytorch_lightning.Trainer"
+FIXED = {  # flags of the Trainer that this project decides, and by what a user does
+    "max_epochs": (-1, "trainer.max_steps says how long a training is"),
+    "enable_checkpointing": (False, "callbacks.last_checkpoint writes the checkpoints"),
+    "use_distributed_sampler": (False, "the data are dealt out to the processes here"),
+    "overfit_batches": (0.0, "trainer.limit_train_batches says how many batches an epoch has"),
+}
+STRATEGIES = ("auto", "ddp", "fsdp")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """How long and on what a model is trained; `conf/trainer/default.yaml` explains the keys."""
+    """The flags of Lightning's `Trainer`, under its names and with its defaults but for the first ones.
+
+    What this project reads itself is checked here, the rest by Lightning. `conf/trainer/default.yaml` explains the
+    keys. `logger`, `callbacks`, `plugins` and `default_root_dir` come from the run.
+    """
 
     max_steps: int = 195_312
-    batch_size: int = 256
-    gradient_clip: float = 1.0
+    gradient_clip_val: float | None = 1.0
     accelerator: str = "auto"
     devices: int = 1
     num_nodes: int = 1
-    strategy: str = "single"
+    strategy: str = "auto"
     precision: str = "auto"
-    compile: bool | None = None
-    threads: str = "auto"
-    checkpoint_every_n_steps: int = 5_000
     log_every_n_steps: int = 50
-    skip_nonfinite: bool = False
+    accumulate_grad_batches: int = 1
+    max_time: Any = None
+    num_sanity_val_steps: int = 0
+    max_epochs: Any = -1
+    enable_checkpointing: Any = False
+    use_distributed_sampler: Any = False
+    overfit_batches: Any = 0.0
+    enable_progress_bar: bool = False
+    enable_model_summary: bool = False
+    fast_dev_run: Any = False
+    min_epochs: Any = None
+    min_steps: Any = None
+    limit_train_batches: Any = None
+    limit_val_batches: Any = None
+    limit_test_batches: Any = None
+    limit_predict_batches: Any = None
+    val_check_interval: Any = None
+    check_val_every_n_epoch: Any = 1
+    gradient_clip_algorithm: Any = None
+    deterministic: Any = None
+    benchmark: Any = None
+    inference_mode: bool = True
+    profiler: Any = None
+    detect_anomaly: bool = False
+    sync_batchnorm: bool = False
+    reload_dataloaders_every_n_epochs: int = 0
+    enable_autolog_hparams: bool = True
+    model_registry: Any = None
 
     def __post_init__(self) -> None:
-        steps = ("max_steps", "checkpoint_every_n_steps", "log_every_n_steps")
-        for key in (*steps, "batch_size", "devices", "num_nodes"):
+        for key, (value, why) in FIXED.items():
+            given = getattr(self, key)
+            same = given == value and isinstance(given, bool) == isinstance(value, bool)
+            require(same, f"trainer.{key}", f"{str(value).lower()}: {why}", given)
+        for key in ("max_steps", "log_every_n_steps", "devices", "num_nodes", "accumulate_grad_batches"):
             require(getattr(self, key) >= 1, f"trainer.{key}", "at least 1", getattr(self, key))
-        strategies = ("single", "ddp", "fsdp")
-        require(self.strategy in strategies, "trainer.strategy", f"one of {', '.join(strategies)}", self.strategy)
+        require(self.strategy in STRATEGIES, "trainer.strategy", f"one of {', '.join(STRATEGIES)}", self.strategy)
         for key in ("devices", "num_nodes"):
-            alone = getattr(self, key) == 1 or self.strategy != "single"
+            alone = getattr(self, key) == 1 or self.strategy != "auto"
             require(alone, f"trainer.{key}", "1 without trainer=ddp or trainer=fsdp", getattr(self, key))
-        several = self.strategy == "single" or self.processes > 1
+        several = self.strategy == "auto" or self.processes > 1
         require(several, "trainer.devices", f"at least 2 with trainer={self.strategy} on one machine", self.devices)
-        rule = f"a multiple of the {self.processes} processes, which share every batch"
-        require(self.batch_size % self.processes == 0, "trainer.batch_size", rule, self.batch_size)
-        require(self.gradient_clip > 0, "trainer.gradient_clip", "above 0", self.gradient_clip)
-        require(self.accelerator in ("auto", "cpu", "gpu"), "trainer.accelerator", "auto, cpu or gpu", self.accelerator)
-        precisions = ("auto", "32-true", "bf16-mixed", "16-mixed")
-        require(self.precision in precisions, "trainer.precision", f"one of {', '.join(precisions)}", self.precision)
+        clip = self.gradient_clip_val
+        require(clip is None or clip > 0, "trainer.gradient_clip_val", "null or above 0", clip)
+        check_accelerator(self.accelerator, "trainer.accelerator")
+        require(self.precision in PRECISIONS, "trainer.precision", f"one of {', '.join(PRECISIONS)}", self.precision)
         scaled = self.strategy == "fsdp" and self.precision == "16-mixed"  # its gradient scaler knows no shards
         require(not scaled, "trainer.precision", "auto, 32-true or bf16-mixed with trainer=fsdp", self.precision)
-        threads = self.threads
-        require(
-            threads == "auto" or (threads.isdecimal() and int(threads) >= 1),
-            "trainer.threads",
-            "auto or a whole number of at least 1",
-            threads,
-        )
 
     @property
     def processes(self) -> int:
         """Of all machines together."""
         return self.devices * self.num_nodes
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """As keyword arguments of the `Trainer`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def changed(self) -> bool:
+        """Whether a flag that Lightning alone can check differs from its default."""
+        unchecked = [field for field in fields(self) if field.type == "Any" and field.name not in FIXED]
+        return any(getattr(self, field.name) != field.default for field in unchecked)
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """What this machine does with a training: CPU threads, and whether the model is compiled (None: on GPUs)."""
+
+    threads: str = "auto"
+    compile: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_threads(self.threads)
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """Where a checkpoint is evaluated or analysed."""
+
+    accelerator: str = "auto"
+    threads: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_accelerator(self.accelerator, "runtime.accelerator")
+        check_threads(self.threads)
+
+
+def check_accelerator(accelerator: str, key: str) -> None:
+    """Raise a `UserError` for one that nothing here is made for."""
+    require(accelerator in ("auto", "cpu", "gpu"), key, "auto, cpu or gpu", accelerator)
+
+
+def check_threads(threads: str) -> None:
+    """Raise a `UserError` unless it is a number, as text, or `auto`."""
+    whole = threads == "auto" or (threads.isdecimal() and int(threads) >= 1)
+    require(whole, "runtime.threads", "auto or a whole number of at least 1", threads)
+
+
+@dataclass(frozen=True)
+class GuardSettings:
+    """Of `callbacks.guard`: go on after steps whose gradients are not finite, and count them."""
+
+    skip: bool = False
+
+
+@dataclass(frozen=True)
+class LastCheckpointSettings:
+    """Of `callbacks.last_checkpoint`: training steps between two of them."""
+
+    every_n_steps: int = 5_000
+
+    def __post_init__(self) -> None:
+        require(self.every_n_steps >= 1, "callbacks.last_checkpoint.every_n_steps", "at least 1", self.every_n_steps)
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Of a callback of ours without any of its own."""
+
+
+# our callbacks, in the order that Lightning calls them; those of users come before the last checkpoint, which holds
+# all that was done until then
+CALLBACKS: dict[str, tuple[str, type]] = {
+    "guard": ("trajectory.model.callbacks.FiniteGradients", GuardSettings),
+    "critic": ("trajectory.critic.callback.CriticTraining", NoSettings),
+    "throughput": ("trajectory.model.throughput.Throughput", NoSettings),
+    "progress": ("trajectory.model.callbacks.TrainingProgress", NoSettings),
+    "metrics": ("trajectory.model.callbacks.TrainingMetrics", NoSettings),
+    "planning": ("trajectory.evaluation.callback.PlanningEvaluation", NoSettings),
+    "last_checkpoint": ("trajectory.model.callbacks.LastCheckpoint", LastCheckpointSettings),
+}
+NEEDED = ("guard", "planning", "last_checkpoint")  # which the results speak of

@@ -15,6 +15,7 @@ from trajectory.environments.make import check_goal, make_environment
 from trajectory.evaluation.loggers import forget_curves
 from trajectory.files import write_file
 from trajectory.imports import importing
+from trajectory.planning.settings import PlannerSettings
 from trajectory.ranks import check_processes, rank, world_size
 from trajectory.resume import checkpoint_to_continue, finished
 from trajectory.settings import TrainingSettings
@@ -78,7 +79,13 @@ def prepare(config: DictConfig, settings: TrainingSettings, folder: Path) -> Sta
 
     device = device_for(trainer.accelerator)
     check_devices(device, trainer.devices)
-    settings.planner.check_device(device.type)
+    if isinstance(settings.planner, PlannerSettings):
+        settings.planner.check_device(device.type)
+    if settings.extended:
+        with importing():
+            from trajectory.training.check import check_extensions
+
+        check_extensions(settings)
     began = time.perf_counter()
     source = locate(settings.dataset, environment)
     return Start(checkpoint, None, source, time.perf_counter() - began)

@@ -1,0 +1,98 @@
+"""Configuration keys of release 0.0 that have another name today: accepted for one release, with a hint."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+KEYS = {  # old -> new
+    "trainer.batch_size": "data.batch_size",
+    "trainer.gradient_clip": "trainer.gradient_clip_val",
+    "trainer.compile": "runtime.compile",
+    "trainer.threads": "runtime.threads",
+    "trainer.checkpoint_every_n_steps": "callbacks.last_checkpoint.every_n_steps",
+    "trainer.skip_nonfinite": "callbacks.guard.skip",
+    "logger.mode": "logger.wandb.mode",
+    "logger.project": "logger.wandb.project",
+    "logger.group": "logger.wandb.group",
+    "logger.tags": "logger.wandb.tags",
+    "logger.checkpoints": "logger.wandb.checkpoints",
+}
+OF_A_CHECKPOINT = KEYS | {"trainer.accelerator": "runtime.accelerator"}  # of evaluate and analyze, which do not train
+VALUES = {"trainer.strategy": {"single": "auto"}}  # by key: old -> new
+OWN = ("pytorch_lightning.Trainer", "gymnasium.make")  # `_target_`s that are there unless the user names others
+LATER = (("env.wrappers", []), ("data.validation_share", 0), ("evaluation.best_by", "planning"))
+OF_VALIDATION = (
+    "val_check_interval",
+    "check_val_every_n_epoch",
+    "limit_val_batches",
+)  # flags that nothing reads without
+OVERRIDE = re.compile(r"([+~]{0,2})([\w./]+)(=|$)(.*)", re.DOTALL)
+
+
+def keys_of(command: str) -> dict[str, str]:
+    """The renamed keys of a command, old -> new."""
+    return OF_A_CHECKPOINT if command in ("evaluate", "analyze") else KEYS
+
+
+def rename_overrides(overrides: Iterable[str], command: str) -> list[str]:
+    """A command line with today's keys; each old one is said on standard error."""
+    return [_renamed(override, keys_of(command)) for override in overrides]
+
+
+def _renamed(override: str, keys: dict[str, str]) -> str:
+    found = OVERRIDE.fullmatch(override)
+    if found is None:
+        return override
+    prefix, key, equals, value = found.groups()
+    new_key, new_value = keys.get(key, key), VALUES.get(key, {}).get(value, value)
+    if (new_key, new_value) == (key, value):
+        return override
+    _hint(f"{key}{'' if new_key != key else f'={value}'}", f"{new_key}{'' if new_key != key else f'={new_value}'}")
+    return f"{prefix}{new_key}{equals}{new_value}"
+
+
+def rename_config(config: DictConfig, command: str, overrides: Iterable[str] = ()) -> None:
+    """Move what a user's config file gives under an old key to its new one, in place; each is said.
+
+    Args:
+        overrides: of the command line, which win.
+    """
+    chosen = {override.partition("=")[0].lstrip("+") for override in overrides}
+    for old, new in keys_of(command).items():
+        group, _, name = old.rpartition(".")
+        section = OmegaConf.select(config, group)
+        if isinstance(section, DictConfig) and name in section:
+            with open_dict(config):
+                value = section.pop(name)
+                if new not in chosen:
+                    OmegaConf.update(config, new, value, force_add=True)
+            _hint(old, new)
+
+
+def comparable(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run by today's keys, from what its `config.yaml` holds by whole keys, old or new.
+
+    What an earlier release did not have is left out where it says that nothing is to be otherwise than it was then.
+    """
+    renamed = {KEYS.get(key, key): value for key, value in config.items()}
+    for key, values in VALUES.items():
+        if renamed.get(key) in values:
+            renamed[key] = values[renamed[key]]
+    unread = () if renamed.get("data.validation_share") else tuple(f"trainer.{name}" for name in OF_VALIDATION)
+    return {key: value for key, value in renamed.items() if key not in unread and not _as_ever(key, value)}
+
+
+def _as_ever(key: str, value: Any) -> bool:
+    if key.endswith("._target_"):
+        return value in OWN or str(value).startswith("trajectory.")
+    neutral = key.startswith("trainer.") and value in (None, False, True, 0, 1, -1)
+    return neutral or (key, value) in LATER
+
+
+def _hint(old: str, new: str) -> None:
+    print(f"warning: {old} is now {new}; the old name is accepted until the next release", file=sys.stderr)

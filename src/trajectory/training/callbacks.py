@@ -1,0 +1,85 @@
+"""The callbacks of a training, ours and the user's, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from trajectory.critic.callback import CriticTraining
+from trajectory.data.datamodule import TrajectoryDataModule
+from trajectory.evaluation.callback import PlanningEvaluation
+from trajectory.hardware import product_flops
+from trajectory.interruption import Interruption
+from trajectory.model.callbacks import FiniteGradients, LastCheckpoint, TrainingMetrics, TrainingProgress
+from trajectory.model.module import TrajectoryModule
+from trajectory.model.throughput import Throughput, training_flops
+from trajectory.resume import LAST
+from trajectory.settings import TrainingSettings
+from trajectory.targets import Foreign
+from trajectory.training.machine import Machine
+
+
+def make_callbacks(
+    settings: TrainingSettings,
+    machine: Machine,
+    module: TrajectoryModule,
+    data: TrajectoryDataModule,
+    folder: Path,
+    interruption: Interruption,
+    *,
+    checkpoint: Path | None,
+    prune: Callable[[int, float], bool] | None,
+) -> dict[str, pl.Callback]:
+    """Those of `callbacks`, by name; ours are given what only a run knows.
+
+    Raises:
+        UserError: one of the user's that cannot be made, or is none.
+    """
+    every, evaluation = settings.trainer.log_every_n_steps, settings.evaluation
+
+    def rate() -> float:
+        kind = torch.bfloat16 if machine.precision == "bf16-mixed" else torch.float32
+        return settings.trainer.processes * product_flops(machine.device, kind)
+
+    def guard(chosen: Any) -> pl.Callback:
+        return FiniteGradients(skip=chosen.skip, every_n_steps=every if machine.device.type == "cuda" else 1)
+
+    def critic(chosen: Any) -> pl.Callback | None:
+        if module.critic is None or settings.critic is None:
+            return None
+        episodes = data.source.load()
+        return CriticTraining(module.critic, episodes, settings.critic, settings.tokenizer, settings.seed, every)
+
+    def planning(chosen: Any) -> pl.Callback:
+        return PlanningEvaluation(
+            settings.environment,
+            settings.planner,
+            settings.tokenizer.discount,
+            every_n_steps=evaluation.every_n_steps,
+            seeds=evaluation.periodic_seeds,
+            max_steps=evaluation.max_steps,
+            best_path=folder / "best.ckpt",
+            interruption=interruption,
+            metric=settings.metric,
+            prune=prune,
+            best_by=evaluation.best_by,
+        )
+
+    ours: dict[str, Callable[[Any], pl.Callback | None]] = {
+        "guard": guard,
+        "critic": critic,
+        "throughput": lambda chosen: Throughput(training_flops(module.gpt), rate, every),
+        "progress": lambda chosen: TrainingProgress(every),
+        "metrics": lambda chosen: TrainingMetrics(every, interruption),
+        "planning": planning,
+        "last_checkpoint": lambda chosen: LastCheckpoint(folder / LAST, chosen.every_n_steps, interruption, checkpoint),
+    }
+    made = {
+        name: chosen.build(of=pl.Callback) if isinstance(chosen, Foreign) else ours[name](chosen)
+        for name, chosen in settings.callbacks.items()
+    }
+    return {name: callback for name, callback in made.items() if callback is not None}

@@ -1,0 +1,79 @@
+"""What a training computes on: device, processes, threads and precision; and random numbers that are its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
+
+from trajectory.distributed import from_all_ranks
+from trajectory.hardware import device_for, precision_for, set_threads
+from trajectory.ranks import by_srun, rank
+from trajectory.settings import TrainingSettings
+from trajectory.training.start import Start
+
+
+@dataclass
+class Machine:
+    """Device and cluster are known at once, the rest after `set_up`.
+
+    Args:
+        cluster: where Lightning finds rank and addresses.
+        threads: of the CPU, for each process.
+        precision: Lightning's.
+    """
+
+    device: torch.device
+    cluster: Any
+    threads: int = 1
+    precision: Any = "32-true"
+
+    @classmethod
+    def of(cls, settings: TrainingSettings) -> Machine:
+        """This one, as the settings use it."""
+        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+        return cls(device_for(settings.trainer.accelerator), cluster_environment())
+
+    def set_up(self, settings: TrainingSettings, earlier: dict[str, Any]) -> None:
+        """Choose threads and precision, and seed all generators.
+
+        Args:
+            earlier: the checkpoint that is gone on from, whose number of threads is kept: rounding depends on it.
+        """
+        asked = settings.runtime.threads
+        asked = str(earlier["process"]["threads"]) if asked == "auto" and earlier else asked
+        self.threads = set_threads(asked, settings.trainer.devices)
+        self.precision = precision_for(settings.trainer.precision, self.device)
+        pl.seed_everything(settings.seed, verbose=False)
+
+
+def cluster_environment() -> Any:
+    """Where Lightning finds rank and addresses: what srun says, or torchrun's variables, which are ours too."""
+    if not by_srun():
+        return LightningEnvironment()
+    slurm = SLURMEnvironment(auto_requeue=False)
+    os.environ |= {"MASTER_ADDR": slurm.main_address, "MASTER_PORT": str(slurm.main_port)}
+    return slurm
+
+
+def agree(settings: TrainingSettings, start: Start, machine: Machine) -> tuple[dict[str, Any] | None, Path | None]:
+    """Let the connected ranks do as the first; each then draws a dropout of its own.
+
+    Returns:
+        The results of a run that is finished, and the checkpoint to go on from.
+    """
+    results, checkpoint = start.results, start.checkpoint
+    if settings.trainer.processes > 1:
+        results, checkpoint, threads = from_all_ranks((results, checkpoint, machine.threads))[0]
+        if results is None:
+            pl.seed_everything((settings.seed + rank()) % 2**32, verbose=False)
+            torch.set_num_threads(threads)
+    return results, checkpoint

@@ -1,0 +1,84 @@
+"""What a training reads before it begins: the checkpoint that it goes on from, and the data; and where it logs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from trajectory.config import given
+from trajectory.data.datamodule import TrajectoryDataModule
+from trajectory.data.goals import goal_tokens
+from trajectory.errors import require
+from trajectory.evaluation.loggers import RunLogger, log_picture, make_loggers
+from trajectory.files import write_file
+from trajectory.model.checkpoint import read_checkpoint
+from trajectory.settings import TrainingSettings
+from trajectory.training.machine import Machine
+from trajectory.training.start import Start
+
+log = logging.getLogger("train")
+
+
+def read_earlier(checkpoint: Path | None) -> dict[str, Any]:
+    """The checkpoint that a training goes on from; empty where it begins anew.
+
+    Raises:
+        UserError: a file that is no checkpoint, or not one of a training.
+    """
+    if checkpoint is None:
+        return {}
+    earlier = read_checkpoint(checkpoint)
+    require("process" in earlier, "checkpoint", "one that training can go on from", str(checkpoint))
+    log.info("going on from step %d of %s", earlier["global_step"], checkpoint)
+    return earlier
+
+
+def load_data(settings: TrainingSettings, start: Start, earlier: dict[str, Any]) -> TrajectoryDataModule:
+    """The dataset as tokens.
+
+    Args:
+        earlier: the checkpoint that is gone on from.
+
+    Raises:
+        UserError: what the source refuses, other data than the checkpoint's, or goals that are not in them.
+    """
+    assert start.source is not None
+    data = TrajectoryDataModule(
+        start.source,
+        settings.tokenizer,
+        window=settings.model.window,
+        batch_size=settings.data.batch_size,
+        seed=settings.seed,
+        hindsight=settings.hindsight,
+        validation_share=settings.data.validation_share,
+    )
+    data.setup()
+    dimensions, goal = settings.environment.goal, settings.evaluation.goal
+    if goal is not None and dimensions is not None:  # refused now rather than at the end
+        goal_tokens(data.discretizer, dimensions, np.array(goal), key="evaluation.goal")
+    if earlier:
+        trained_on, found = (known["content_hash"] for known in (earlier["hyper_parameters"]["dataset"], data.summary))
+        rule = f"the data with content_hash {trained_on}, on which {start.checkpoint} was trained"
+        require(trained_on == found, "dataset", rule, found)
+    return data
+
+
+def open_loggers(
+    config: DictConfig, settings: TrainingSettings, machine: Machine, data: TrajectoryDataModule, folder: Path
+) -> list[RunLogger]:
+    """Say what is trained on and on what, and begin the run's curves."""
+    write_file(folder / "data_card.png", data.card)
+    log.info("dataset %(id)s: %(episodes)d episodes, %(steps)d steps, mean return %(return_mean).1f", data.summary)
+    log.info(
+        "training on %s in %s, %d processes, %d CPU threads each",
+        *(machine.device, machine.precision, settings.trainer.processes, machine.threads),
+    )
+    shown = given(config)
+    shown["data"] |= data.summary
+    loggers = make_loggers(settings.logger, folder, shown)
+    log_picture(loggers, "data/card", folder / "data_card.png")
+    return loggers

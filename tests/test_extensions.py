@@ -1,0 +1,345 @@
+"""What users extend from outside: a package of their own, named by `_target_`, without an edit in this repository; and
+that a checkpoint never chooses code.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from command_line import TINY, run_main_here
+from trajectory.errors import UserError
+from trajectory.model.checkpoint import read_checkpoint, write_checkpoint
+from trajectory.planning.agent import TrajectoryAgent
+
+LAB = '''
+"""A small world, its data, and something of one's own for each thing that can be extended."""
+
+from functools import partial
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytorch_lightning as pl
+from gymnasium.spaces import Box
+
+from trajectory.data.episodes import Episodes
+from trajectory.data.source import Source
+
+print("the lab is imported")
+
+
+class Walk(gymnasium.Env):
+    """A point that is to go to the right, for ten steps."""
+
+    def __init__(self):
+        self.observation_space = Box(-np.inf, np.inf, (2,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return self.place.copy(), {}
+
+    def step(self, action):
+        self.place[0] += np.float32(action[0])
+        return self.place.copy(), float(action[0]), False, False, {}
+
+
+gymnasium.register("Walk-v0", entry_point=Walk, max_episode_steps=10)
+
+
+class Doubled(gymnasium.RewardWrapper):
+    """An environment wrapper: rewards times a factor."""
+
+    def __init__(self, env, by):
+        super().__init__(env)
+        self.by = by
+
+    def reward(self, reward):
+        return self.by * reward
+
+
+def read(episodes, seed):
+    generator = np.random.default_rng(seed)
+    steps = 10 * episodes
+    actions = generator.uniform(-1, 1, (steps, 1)).astype(np.float32)
+    observations = generator.normal(size=(steps, 2)).astype(np.float32)
+    ends = np.arange(10, steps + 1, 10)
+    return Episodes(observations, actions, actions[:, 0].copy(), ends, np.zeros(episodes, bool))
+
+
+def walks(*, environment, episodes, seed=0):
+    """A dataset source."""
+    options = {"episodes": episodes, "seed": seed}
+    return Source("lab/walks-v0", "lab", "uniform", environment, [], read, options)
+
+
+class Coarse:
+    """A tokeniser: a few bins of equal width."""
+
+    def __init__(self, most):
+        self.most = most
+
+    def __call__(self, ordered, bins):
+        edges = np.linspace(ordered[0], ordered[-1], min(self.most, bins) + 1, dtype=np.float32)
+        lows, highs = edges[:-1], np.nextafter(edges[1:], np.float32(-np.inf))
+        return lows, highs, (lows + highs) / 2
+
+
+class Cautious:
+    """An objective: what is earned, less what is unlikely."""
+
+    calls = 0
+
+    def __init__(self, weight):
+        self.weight = weight
+
+    def __call__(self, rewards, value, log_probability):
+        Cautious.calls += 1
+        return rewards + value + self.weight * log_probability
+
+
+class Always:
+    """A planner that does the same whatever it sees."""
+
+    def __init__(self, gpt, discretizer, *, discount, terminal_reward, critic, move):
+        self.layout, self.move = gpt.layout, move
+
+    def reset(self, environments=1, seeds=None, goals=None):
+        pass
+
+    def act(self, observation, previous_reward=None, environments=None):
+        shape = (*np.shape(observation)[:-1], self.layout.action_dim)
+        return np.full(shape, self.move, np.float32)
+
+
+class MeanAction:
+    """A baseline: the mean of the data's actions."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def reset(self, environments=1, seeds=None, goals=None):
+        pass
+
+    def act(self, observation, previous_reward=None, environments=None):
+        return np.broadcast_to(self.action, (*np.shape(observation)[:-1], len(self.action)))
+
+    def save(self, path):
+        path.write_bytes(self.action.tobytes())
+
+
+def train_mean(episodes, seed, *, action_bounds, plus):
+    return MeanAction(episodes.actions.mean(0) + np.float32(plus))
+
+
+class Count(pl.Callback):
+    """A callback."""
+
+    def __init__(self, path):
+        self.path, self.steps = Path(path), 0
+
+    def on_train_batch_end(self, *arguments):
+        self.steps += 1
+
+    def on_train_end(self, *arguments):
+        self.path.write_text(str(self.steps))
+'''
+CONFIGS = {
+    "env/walk": {
+        "env": {
+            "_target_": "gymnasium.make",
+            "name": "walk",
+            "id": "lab:Walk-v0",
+            "kwargs": {},
+            "wrappers": [{"_target_": "lab.Doubled", "by": 2.0}],
+            "observation_keys": None,
+            "goal": None,
+            "reference": None,
+        }
+    },
+    "dataset/walks": {"_target_": "lab.walks", "episodes": 40},
+    "planner/always": {"_target_": "lab.Always", "move": 0.5},
+    "baseline/mean": {"_target_": "lab.train_mean", "plus": 0.25},
+}
+QUICK = (
+    "--config-dir=conf",
+    *(one for one in TINY if not one.startswith(("experiment=", "dataset."))),
+    *("env=walk", "dataset=walks", "logger=csv", "evaluation.video=false"),
+    *("data.batch_size=32", "model.n_head=1", "planner.context=1"),
+)
+GIVEN = ("env.id=lab:Walk-v0", "env.wrappers=[{_target_:lab.Doubled,by:2.0}]")
+QUICK_EVALUATION = (
+    *("logger=csv", "evaluation.video=false", "evaluation.episodes=2", "evaluation.max_steps=15", "runtime.threads=1"),
+)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a package and a config folder of the user's own."""
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "lab.py").write_text(LAB)
+    for name, config in CONFIGS.items():
+        path = folder / "conf" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        header = "# @package _global_\n" if name.startswith("env/") else ""
+        path.write_text(header + OmegaConf.to_yaml(OmegaConf.create(config)))
+    return folder
+
+
+def run(lab: Path, main: str, *overrides: str) -> tuple[int, str, str]:
+    """A command in the lab's folder, with its package on Python's path and not yet imported."""
+    sys.modules.pop("lab", None)
+    with mock.patch.object(sys, "path", [str(lab), *sys.path]):
+        process = run_main_here(main, *overrides, folder=lab)
+    return process.returncode, process.stdout, process.stderr
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def trained(lab: Path) -> Path:
+    """A run with a dataset, a tokeniser, an objective, a callback, an environment and a wrapper of the user's."""
+    own = (
+        "tokenizer.binning={_target_:lab.Coarse,most:5}",
+        "planner.objective={_target_:lab.Cautious,weight:0.5}",
+        "+callbacks.count._target_=lab.Count",
+        "+callbacks.count.path=count.txt",
+    )
+    code, _, said = run(lab, "train", *QUICK, *own, "hydra.run.dir=run")
+    assert code == 0, said
+    return lab / "run"
+
+
+def test_a_dataset_a_tokeniser_an_objective_a_callback_and_a_wrapper(lab: Path, trained: Path) -> None:
+    found = results(trained)
+    assert (found["dataset"]["id"], found["dataset"]["source"], found["dataset"]["episodes"]) == (
+        "lab/walks-v0",
+        "lab",
+        40,
+    )
+    assert found["environment"]["wrappers"] == [{"_target_": "lab.Doubled", "by": 2.0}]
+    assert [episode["length"] for episode in found["episodes"]] == [10, 10]
+    # ten actions of at most 1, each rewarded twice
+    assert all(abs(episode["return"]) <= 20 for episode in found["episodes"])
+    assert (lab / "count.txt").read_text() == "6"
+    counts = read_checkpoint(trained / "last.ckpt")["state_dict"]["discretizer.counts"]
+    assert counts.tolist() == [5, 5, 5, 5, 5]
+
+
+def test_a_planner_acts_and_its_wrapper_doubles_what_it_earns(lab: Path) -> None:
+    quick = tuple(one for one in QUICK if not one.startswith("planner."))
+    code, _, said = run(lab, "train", *quick, "planner=always", "hydra.run.dir=planned")
+    assert code == 0, said
+    found = results(lab / "planned")
+    assert [episode["return"] for episode in found["episodes"]] == [10.0, 10.0]
+    assert found["planner"] == {"_target_": "lab.Always", "move": 0.5}
+
+
+def test_a_baseline_is_trained_and_kept(lab: Path) -> None:
+    code, _, said = run(lab, "train", *QUICK, "baseline=mean", "hydra.run.dir=baseline")
+    assert code == 0, said
+    found = results(lab / "baseline")
+    assert found["baseline"] == {"name": "lab.train_mean", "plus": 0.25}
+    action = torch.frombuffer(bytearray((lab / "baseline" / "policy.safetensors").read_bytes()), dtype=torch.float32)
+    assert found["episodes"][0]["return"] == pytest.approx(20 * float(action[0]), rel=1e-5)
+
+
+def test_a_checkpoint_never_chooses_code(lab: Path, trained: Path) -> None:
+    """Neither the module of its environment, nor wrappers, objective or planner: each is asked for in one line."""
+    checkpoint = f"checkpoint={trained / 'last.ckpt'}"
+    chosen: list[str] = []
+    for needed, more in (
+        ("env.id must be given, for example env.id=lab:Walk-v0: ", GIVEN[0]),
+        ("env.wrappers must be given: ", GIVEN[1]),
+    ):
+        code, out, said = run(lab, "evaluate", checkpoint, *QUICK_EVALUATION, OBJECTIVE, *chosen)
+        assert code == 1
+        assert said.splitlines()[-1].startswith(f"error: {needed}"), said
+        assert "the lab is imported" not in out
+        assert "lab" not in sys.modules
+        chosen.append(more)
+    code, out, said = run(lab, "evaluate", checkpoint, *QUICK_EVALUATION, *chosen)
+    assert said.splitlines()[-1] == (
+        f"error: planner.objective must be given: {checkpoint} was trained with lab.Cautious, and a checkpoint chooses "
+        "no code"
+    )
+    assert "the lab is imported" not in out
+    code, out, said = run(lab, "evaluate", checkpoint, *QUICK_EVALUATION, *chosen, OBJECTIVE, "hydra.run.dir=evaluated")
+    assert code == 0, said
+    assert "the lab is imported" in out
+    first, second = results(trained), results(lab / "evaluated")
+    assert [one["return"] for one in first["episodes"]] == [one["return"] for one in second["episodes"]]
+    returning = ("planner.objective=return", *chosen, "hydra.run.dir=returning")
+    assert run(lab, "evaluate", checkpoint, *QUICK_EVALUATION, *returning)[0] == 0
+    acting = ("planner._target_=lab.Always", "+planner.move=0.25", *chosen, "hydra.run.dir=acting")
+    assert run(lab, "evaluate", checkpoint, *QUICK_EVALUATION, *acting)[0] == 0
+    assert [one["return"] for one in results(lab / "acting")["episodes"]] == [5.0, 5.0]
+
+
+OBJECTIVE = "planner.objective={_target_:lab.Cautious,weight:0.5}"
+
+
+def test_an_analysis_asks_too(lab: Path, trained: Path) -> None:
+    overrides = ("analysis=attention", f"checkpoint={trained / 'last.ckpt'}", "logger=csv", "runtime.threads=1")
+    code, out, said = run(lab, "analyze", *overrides)
+    assert code == 1
+    assert said.splitlines()[-1].startswith("error: env.id must be given, for example env.id=lab:Walk-v0: "), said
+    assert "the lab is imported" not in out
+    code, out, said = run(lab, "analyze", *overrides, *GIVEN)
+    assert code == 1
+    assert said.splitlines()[-1] == (
+        "error: dataset must be given: the checkpoint's own comes from code of others, and a checkpoint chooses no "
+        "code, got 'lab.walks'"
+    )
+    assert "the lab is imported" not in out
+
+
+def test_names_that_a_file_puts_in_place_of_ours_are_not_imported(
+    lab: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint changed by hand: its planner and its objective name a module that must not be run."""
+    (lab / "evil.py").write_text("raise SystemExit('run out of a file')")
+    monkeypatch.syspath_prepend(str(lab))
+    content = read_checkpoint(trained / "last.ckpt")
+    for planner in ({"_target_": "evil.Planner"}, {"objective": {"_target_": "evil.Objective"}}):
+        content["hyper_parameters"]["planner"] = planner
+        write_checkpoint(content, lab / "evil.ckpt")
+        with pytest.raises(UserError, match=r"must be given: .* was trained with evil\..*, and a checkpoint"):
+            TrajectoryAgent.from_checkpoint(lab / "evil.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["env.wrappers=[{by:2}]"], "env.wrappers[0]._target_ must be given, got None"),
+        (
+            ["env.wrappers=[{_target_:pathlib.Path}]"],
+            "env.wrappers[0]: pathlib.Path cannot be made of what it is given: TypeError",
+        ),
+        (["planner.objective={_target_:lab.Nothing}"], "planner.objective._target_ must be the dotted path of a class"),
+        (["tokenizer.binning={_target_:lab.Nothing}"], "tokenizer.binning._target_ must be the dotted path of a class"),
+        (["dataset._target_=lab.nothing"], "dataset._target_ must be the dotted path of a class or function that can"),
+        (["+dataset.nosuch=1"], "dataset: lab.walks cannot be made of what it is given: TypeError"),
+        (["dataset._target_=lab.Coarse", "~dataset.episodes", "+dataset.most=3"], "dataset: lab.Coarse cannot be made"),
+        (["+critic=iql", "critic._target_=lab.Critic"], "critic._target_ must be trajectory.critic.critic.Critic, got"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_target_of_the_wrong_kind_is_one_line(lab: Path, overrides: list[str], line: str) -> None:
+    if overrides[0].startswith("+critic"):
+        overrides = ["critic=iql", *overrides[1:]]
+    code, _, said = run(lab, "train", *QUICK, "hydra.run.dir=refused", *overrides)
+    assert code == 1
+    assert said.splitlines()[-1].startswith(f"error: {line}"), said
+    assert not (lab / "refused").exists()
