@@ -422,7 +422,12 @@ def test_a_run_of_an_earlier_release_can_be_gone_on_with(tmp_path: Path) -> None
         *(*LAPTOP, "dataset.steps=1000", "model.n_layer=1", "model.n_embd=8", "model.n_head=1"),
         *("tokenizer.bins=10", "model.window=3", "planner.context=1", "model.optimizer.average_decay=null"),
         *("trainer.max_steps=3", "planner.beam_width=2", "planner.horizon=2", "evaluation.episodes=1"),
-        *("evaluation.max_steps=5", "evaluation.every_n_steps=null", "evaluation.video=false"),
+        *(
+            "evaluation.max_steps=5",
+            "evaluation.every_n_steps=null",
+            "evaluation.video=false",
+            "planner.execute_temperature=0.5",
+        ),
     )
     assert differences(EARLIER, compose_config("train", *made)) == []
     other = ("data.batch_size=64", "trainer.accumulate_grad_batches=2", "callbacks.guard.skip=true")

@@ -5,6 +5,7 @@ that a checkpoint never chooses code.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,145 +15,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from command_line import TINY, run_main_here
+from command_line import ROOT, SHORT, run_main_here
 from trajectory.errors import UserError
 from trajectory.model.checkpoint import read_checkpoint, write_checkpoint
 from trajectory.planning.agent import TrajectoryAgent
 
-LAB = '''
-"""A small world, its data, and something of one's own for each thing that can be extended."""
-
-from functools import partial
-from pathlib import Path
-
-import gymnasium
-import numpy as np
-import pytorch_lightning as pl
-from gymnasium.spaces import Box
-
-from trajectory.data.episodes import Episodes
-from trajectory.data.source import Source
-
-print("the lab is imported")
-
-
-class Walk(gymnasium.Env):
-    """A point that is to go to the right, for ten steps."""
-
-    def __init__(self):
-        self.observation_space = Box(-np.inf, np.inf, (2,), np.float32)
-        self.action_space = Box(-1.0, 1.0, (1,), np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.place = self.np_random.uniform(-1, 1, 2).astype(np.float32)
-        return self.place.copy(), {}
-
-    def step(self, action):
-        self.place[0] += np.float32(action[0])
-        return self.place.copy(), float(action[0]), False, False, {}
-
-
-gymnasium.register("Walk-v0", entry_point=Walk, max_episode_steps=10)
-
-
-class Doubled(gymnasium.RewardWrapper):
-    """An environment wrapper: rewards times a factor."""
-
-    def __init__(self, env, by):
-        super().__init__(env)
-        self.by = by
-
-    def reward(self, reward):
-        return self.by * reward
-
-
-def read(episodes, seed):
-    generator = np.random.default_rng(seed)
-    steps = 10 * episodes
-    actions = generator.uniform(-1, 1, (steps, 1)).astype(np.float32)
-    observations = generator.normal(size=(steps, 2)).astype(np.float32)
-    ends = np.arange(10, steps + 1, 10)
-    return Episodes(observations, actions, actions[:, 0].copy(), ends, np.zeros(episodes, bool))
-
-
-def walks(*, environment, episodes, seed=0):
-    """A dataset source."""
-    options = {"episodes": episodes, "seed": seed}
-    return Source("lab/walks-v0", "lab", "uniform", environment, [], read, options)
-
-
-class Coarse:
-    """A tokeniser: a few bins of equal width."""
-
-    def __init__(self, most):
-        self.most = most
-
-    def __call__(self, ordered, bins):
-        edges = np.linspace(ordered[0], ordered[-1], min(self.most, bins) + 1, dtype=np.float32)
-        lows, highs = edges[:-1], np.nextafter(edges[1:], np.float32(-np.inf))
-        return lows, highs, (lows + highs) / 2
-
-
-class Cautious:
-    """An objective: what is earned, less what is unlikely."""
-
-    calls = 0
-
-    def __init__(self, weight):
-        self.weight = weight
-
-    def __call__(self, rewards, value, log_probability):
-        Cautious.calls += 1
-        return rewards + value + self.weight * log_probability
-
-
-class Always:
-    """A planner that does the same whatever it sees."""
-
-    def __init__(self, gpt, discretizer, *, discount, terminal_reward, critic, move):
-        self.layout, self.move = gpt.layout, move
-
-    def reset(self, environments=1, seeds=None, goals=None):
-        pass
-
-    def act(self, observation, previous_reward=None, environments=None):
-        shape = (*np.shape(observation)[:-1], self.layout.action_dim)
-        return np.full(shape, self.move, np.float32)
-
-
-class MeanAction:
-    """A baseline: the mean of the data's actions."""
-
-    def __init__(self, action):
-        self.action = action
-
-    def reset(self, environments=1, seeds=None, goals=None):
-        pass
-
-    def act(self, observation, previous_reward=None, environments=None):
-        return np.broadcast_to(self.action, (*np.shape(observation)[:-1], len(self.action)))
-
-    def save(self, path):
-        path.write_bytes(self.action.tobytes())
-
-
-def train_mean(episodes, seed, *, action_bounds, plus):
-    return MeanAction(episodes.actions.mean(0) + np.float32(plus))
-
-
-class Count(pl.Callback):
-    """A callback."""
-
-    def __init__(self, path):
-        self.path, self.steps = Path(path), 0
-
-    def on_train_batch_end(self, *arguments):
-        self.steps += 1
-
-    def on_train_end(self, *arguments):
-        self.path.write_text(str(self.steps))
-'''
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL | re.MULTILINE)
+# what the documentation shows, and a line that tells when it is imported
+LAB = "\n\n".join(['print("the lab is imported")', *EXAMPLES])
 CONFIGS = {
     "env/walk": {
         "env": {
@@ -172,7 +42,7 @@ CONFIGS = {
 }
 QUICK = (
     "--config-dir=conf",
-    *(one for one in TINY if not one.startswith(("experiment=", "dataset."))),
+    *(one for one in SHORT if not one.startswith("dataset.")),
     *("env=walk", "dataset=walks", "logger=csv", "evaluation.video=false"),
     *("data.batch_size=32", "model.n_head=1", "planner.context=1"),
 )
