@@ -69,14 +69,14 @@ def test_every_command_has_a_script(installed: Path) -> None:
 def test_it_trains_from_another_folder_with_a_config_folder_of_the_users(installed: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine" / "planner"
     mine.mkdir(parents=True)
-    (mine / "tiny.yaml").write_text("defaults: [beam_search]\nbeam_width: 2\nhorizon: 2\ncontext: 1\n")
+    (mine / "tiny.yaml").write_text("defaults: [beam_search]\ncontext: 1\n")
     quick = [one for one in TINY if not one.startswith("planner.")]
     quick += ["logger=csv", "evaluation.video=false", "evaluation.every_n_steps=null", "dataset.quality=random"]
     quick += ["planner=tiny", "data.batch_size=32", "model.n_head=1"]
     process = call(installed, tmp_path, "train", "--config-dir=mine", *quick, "hydra.run.dir=run")
     assert process.returncode == 0, process.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert (results["planner"]["beam_width"], results["steps"]) == (2, 6)
+    assert (results["planner"]["context"], results["steps"]) == (1, 6)
     shown = call(installed, tmp_path, "train", "--help")
     assert "Groups, each chosen by GROUP=NAME" in shown.stdout
 
