@@ -27,8 +27,8 @@ from trajectory.model.checkpoint import read_checkpoint
 from trajectory.model.settings import GPTSettings
 from trajectory.model.throughput import Throughput
 from trajectory.planning.settings import PlannerSettings
-from trajectory.renamed import KEYS, OF_A_CHECKPOINT, comparable, rename_config, rename_overrides
-from trajectory.resume import differences, flat
+from trajectory.renamed import KEYS, OF_A_CHECKPOINT, rename_config, rename_overrides
+from trajectory.resume import comparable, differences
 from trajectory.settings import training_settings
 from trajectory.training.settings import CALLBACKS
 
@@ -436,7 +436,7 @@ def test_a_run_of_an_earlier_release_can_be_gone_on_with(tmp_path: Path) -> None
         "data.batch_size=32 there, 64 here",
         "trainer.accumulate_grad_batches=None there, 2 here",
     ]
-    assert comparable(flat(OmegaConf.load(EARLIER / "config.yaml")))["trainer.strategy"] == "auto"
+    assert comparable(OmegaConf.load(EARLIER / "config.yaml"))["trainer.strategy"] == "auto"
 
 
 def test_a_checkpoint_of_an_earlier_release_is_planned_with(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_the_offline_run_has_all_points_of_the_file_on_the_axis_of_training_step
     for row in rows:
         row["trainer/global_step"] = row.pop("step")
     assert points(run) == rows
-    assert [row["trainer/global_step"] for row in rows] == [2, 3, 4, 6, 6, 6]
+    assert [row["trainer/global_step"] for row in rows] == [2, 3, 3, 4, 6, 6, 6, 6]
     (axis, others) = records(run, "metric")
     assert axis["name"] == others["step_metric"] == "trainer/global_step"
     assert others["glob_name"] == "*"

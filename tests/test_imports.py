@@ -23,7 +23,8 @@ FLOORS: list[set[str]] = [
     {"colors", "errors", "transition"},
     {"config", "files", "hardware", "imports", "interruption", "locks", "networks", "progress", "ranks", "worlds"},
     {"renamed", "steps", "targets"},
-    {"distributed", "resume", "settings"},  # and the file settings.py of every room
+    {"settings"},  # and the file settings.py of every room
+    {"distributed", "resume"},
     {"environments"},
     {"behaviour"},
     {"data"},

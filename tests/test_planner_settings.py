@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from trajectory.config import settings
 from trajectory.errors import UserError
-from trajectory.planning.settings import PlannerSettings, SamplingSettings
+from trajectory.planning.settings import AGENT, PlannerSettings, SamplingSettings
 from trajectory.transition import TokenKind
 
 CONFIG = Path(__file__).parent.parent / "conf" / "planner" / "beam_search.yaml"
@@ -28,7 +28,8 @@ def test_defaults_are_the_published_ones() -> None:
 
 
 def test_the_config_file_restates_the_defaults() -> None:
-    assert OmegaConf.to_container(OmegaConf.load(CONFIG)) == asdict(PlannerSettings())
+    written = {"_target_": AGENT, **asdict(PlannerSettings())}
+    assert OmegaConf.to_container(OmegaConf.load(CONFIG)) == written
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,6 @@ KEYS = {  # old -> new
 }
 OF_A_CHECKPOINT = KEYS | {"trainer.accelerator": "runtime.accelerator"}  # of evaluate and analyze, which do not train
 VALUES = {"trainer.strategy": {"single": "auto"}}  # by key: old -> new
-OWN = ("pytorch_lightning.Trainer", "gymnasium.make")  # `_target_`s that are there unless the user names others
-LATER = (("env.wrappers", []), ("data.validation_share", 0), ("evaluation.best_by", "planning"))
-OF_VALIDATION = (
-    "val_check_interval",
-    "check_val_every_n_epoch",
-    "limit_val_batches",
-)  # flags that nothing reads without
 OVERRIDE = re.compile(r"([+~]{0,2})([\w./]+)(=|$)(.*)", re.DOTALL)
 
 
@@ -74,24 +67,13 @@ def rename_config(config: DictConfig, command: str, overrides: Iterable[str] = (
             _hint(old, new)
 
 
-def comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run by today's keys, from what its `config.yaml` holds by whole keys, old or new.
-
-    What an earlier release did not have is left out where it says that nothing is to be otherwise than it was then.
-    """
+def current(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run by today's keys, from what its `config.yaml` holds by whole keys, old or new."""
     renamed = {KEYS.get(key, key): value for key, value in config.items()}
     for key, values in VALUES.items():
         if renamed.get(key) in values:
             renamed[key] = values[renamed[key]]
-    unread = () if renamed.get("data.validation_share") else tuple(f"trainer.{name}" for name in OF_VALIDATION)
-    return {key: value for key, value in renamed.items() if key not in unread and not _as_ever(key, value)}
-
-
-def _as_ever(key: str, value: Any) -> bool:
-    if key.endswith("._target_"):
-        return value in OWN or str(value).startswith("trajectory.")
-    neutral = key.startswith("trainer.") and value in (None, False, True, 0, 1, -1)
-    return neutral or (key, value) in LATER
+    return renamed
 
 
 def _hint(old: str, new: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from trajectory.errors import UserError, require
 from trajectory.files import check_file
 from trajectory.locks import in_use
-from trajectory.renamed import comparable
+from trajectory.renamed import current
+from trajectory.training.settings import TRAINER, TrainerSettings
 
 LAST = "last.ckpt"
 
@@ -28,6 +30,23 @@ FREE = (
     "trainer.max_time",
     "trainer.profiler",
     "evaluation.optimized_metric",
+)
+
+EARLIER = (  # flags of the Trainer that release 0.0 had
+    *("max_steps", "gradient_clip_val", "accelerator", "devices", "num_nodes", "strategy", "precision"),
+    "log_every_n_steps",
+)
+OWN = (TRAINER, "gymnasium.make")  # `_target_`s that are there unless the user names others
+# what release 0.0 did not have, with the value that means as it was
+LATER = {
+    **{f"trainer.{field.name}": field.default for field in fields(TrainerSettings) if field.name not in EARLIER},
+    "env.wrappers": [],
+    "data.validation_share": 0,
+    "evaluation.best_by": "planning",
+}
+# flags that nothing reads without a validation
+OF_VALIDATION = tuple(
+    f"trainer.{name}" for name in ("val_check_interval", "check_val_every_n_epoch", "limit_val_batches")
 )
 
 
@@ -52,13 +71,29 @@ def run_folder(parent: str, new: str, *, _root_: DictConfig) -> str:
 
 def differences(folder: Path, config: DictConfig) -> list[str]:
     """Each setting in which a config differs from that of the run in `folder`, as `key=value there, value here`."""
-    there, here = comparable(flat(OmegaConf.load(folder / "config.yaml"))), comparable(flat(config))
+    there, here = comparable(OmegaConf.load(folder / "config.yaml")), comparable(config)
     keys = sorted(there.keys() | here.keys())
     return [
         f"{key}={there.get(key)!r} there, {here.get(key)!r} here"
         for key in keys
         if there.get(key) != here.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in FREE)
     ]
+
+
+def comparable(config: Any) -> dict[str, Any]:
+    """The settings of a run by today's whole keys, from what its `config.yaml` holds.
+
+    What an earlier release did not have is left out where it says that nothing is to be otherwise than it was then.
+    """
+    settings = current(flat(config))
+    unread = () if settings.get("data.validation_share") else OF_VALIDATION
+    return {key: value for key, value in settings.items() if key not in unread and not _as_ever(key, value)}
+
+
+def _as_ever(key: str, value: Any) -> bool:
+    if key.endswith("._target_"):
+        return value in OWN or str(value).startswith("trajectory.")
+    return key in LATER and value == LATER[key]
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:

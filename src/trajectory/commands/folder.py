@@ -14,7 +14,7 @@ from trajectory.config import one_line_errors
 from trajectory.locks import claimed
 from trajectory.renamed import rename_config
 
-CONF = str(Path(__file__).parents[3] / "conf")
+CONF = str(Path(__file__).parents[1] / "conf")  # in a checkout a link to the folder `conf` at its top
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def check_dataset(dataset: dict[str, Any]) -> None:
 
     A source of the user's own has a `_target_` in the place of `source`, and checks its own keys.
     """
-    if "source" not in dataset:
+    if "source" not in dataset and TARGET in dataset:
         chosen(dataset, "dataset", {})
         return
     kind: Any = dataset.get("source")

@@ -17,9 +17,8 @@ from trajectory.evaluation.curves import read_metrics
 from trajectory.evaluation.results import normalized_score
 from trajectory.locks import in_use
 from trajectory.planning.settings import PlannerSettings
-from trajectory.renamed import comparable
 from trajectory.reporting.folders import find_folders
-from trajectory.resume import FREE, flat
+from trajectory.resume import FREE, comparable, flat
 
 TRANSFORMER = "Trajectory Transformer"
 WITH_CRITIC = f"{TRANSFORMER} + Q"  # planner.value=critic
@@ -147,7 +146,7 @@ def _read(folder: Path, results: dict[str, Any], config: dict[str, Any], trainin
     skipped = APART if planner is not None else (*APART, *OF_THE_TRANSFORMER)
     settings = {
         key: value
-        for key, value in comparable(flat(trained_with)).items()
+        for key, value in comparable(trained_with).items()
         if key and not any(f"{key}.".startswith(f"{name}.") for name in skipped)
     }
     if not trained_with:
@@ -160,7 +159,10 @@ def _read(folder: Path, results: dict[str, Any], config: dict[str, Any], trainin
     # a baseline keeps one set of weights, the last
     kind = checkpoint.stem if planner is not None else "last"
     steps, last_step = results.get("steps"), (trained_with.get("trainer") or {}).get("max_steps")
-    cut = kind == "last" and planner is not None and steps is not None and last_step is not None and steps < last_step
+    # by `trainer.max_time` or a callback a training may end before its last step
+    ended = training.get("interrupted") is False and training.get("steps") == steps
+    counted = kind == "last" and planner is not None and steps is not None and last_step is not None
+    cut = counted and steps < last_step and not ended
     episodes = results["episodes"]
     returns = {int(episode["seed"]): float(episode["return"]) for episode in episodes}
     latency = float(results["decision_latency_ms"])

@@ -135,6 +135,6 @@ def fit(
     )
     facts: dict[str, Any] = {"planner": as_dict(settings.planner), "steps": trainer.global_step}
     facts |= {"evaluations": planning.history} | ({"pruned": True} if planning.pruned else {})
-    facts |= {"skipped_steps": guard.skipped, "interrupted": interruption.stopped}
+    facts |= {"skipped_steps": guard.skipped, "interrupted": interruption.stopped or planning.pruned}
     losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     return agent, facts | ({"validation": losses} if losses else {})
