@@ -179,10 +179,6 @@ def test_defaults_are_the_published_ones(train_config: DictConfig) -> None:
     assert (train_config.model.optimizer.reward_weight, train_config.model.optimizer.value_weight) == (1.0, 1.0)
     assert (train_config.data.batch_size, train_config.trainer.gradient_clip_val) == (256, 1.0)
     assert train_config.trainer.max_steps == 50 * 1_000_000 // 256
-<<<<<<< HEAD
-    tokenizer = {"binning": "quantile", "bins": 100, "discount": 0.99, "terminal_reward": -100.0}
-    assert {key: train_config.tokenizer[key] for key in tokenizer} == tokenizer
-=======
     tokenizer = {
         "_target_": "trajectory.data.discretizer.Discretizer",
         "binning": "quantile",
@@ -191,7 +187,6 @@ def test_defaults_are_the_published_ones(train_config: DictConfig) -> None:
         "terminal_reward": -100.0,
     }
     assert train_config.tokenizer == tokenizer
->>>>>>> compose
     planner = {"horizon": 15, "beam_width": 128, "expansion": 2, "context": 5, "discount": None}
     assert {key: train_config.planner[key] for key in planner} == planner
     assert train_config.planner.observation == {"top_k": 1, "top_p": None, "temperature": 1.0}
