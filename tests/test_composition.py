@@ -290,6 +290,21 @@ def test_early_stopping_stops_and_the_run_still_plans(place: Path) -> None:
     assert read_checkpoint(folder / "best.ckpt")["global_step"] == best
 
 
+def test_lightnings_own_callbacks_work_beside_ours(place: Path) -> None:
+    """A `ModelCheckpoint` keeps its files in the run's folder, and what the others log is in `metrics.csv`."""
+    folder = train(
+        place,
+        "beside",
+        *("data.validation_share=0.3", "trainer.val_check_interval=3"),
+        *("+callbacks.top._target_=pytorch_lightning.callbacks.ModelCheckpoint", "+callbacks.top.monitor=val/loss"),
+        "+callbacks.rate._target_=pytorch_lightning.callbacks.LearningRateMonitor",
+    )
+    (kept,) = (folder / "checkpoints").glob("*.ckpt")
+    losses = {int(row["step"]): float(row["val/loss"]) for row in rows(folder) if "val/loss" in row}
+    assert read_checkpoint(kept)["global_step"] == min(losses, key=lambda step: losses[step])
+    assert any(name.startswith("lr-") for row in rows(folder) for name in row)
+
+
 def test_several_loggers_at_once_and_one_of_lightnings(place: Path) -> None:
     pytest.importorskip("tensorboard")
     folder = train(
