@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from trajectory.planning.protocol import Agent, PlanningAgent
 from trajectory.planning.trajectory import PlannedTrajectory
 
 
