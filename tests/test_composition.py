@@ -38,6 +38,7 @@ QUICK = (
     "hydra.run.dir=run",
 )
 FROM_THE_RUN = {"logger", "callbacks", "plugins", "default_root_dir", "barebones"}
+EARLIER = ROOT / "tests" / "release_0_0"  # a run's `config.yaml` and `last.ckpt`, written before this was composed so
 STOPPING = (
     "+callbacks.early_stopping._target_=pytorch_lightning.callbacks.EarlyStopping",
     "+callbacks.early_stopping.monitor=val/loss",
@@ -229,6 +230,22 @@ def test_no_command_takes_a_key_that_nothing_reads(command: str, overrides: list
     assert said == "error: callbacks must be left out: nothing reads it here, got 'a key that was added'"
 
 
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [
+        ("evaluate", "env.nosuch"),
+        ("analyze", "env.nosuch"),
+        ("analyze", "dataset.nosuch"),
+        ("evaluate", "planner.nosuch"),
+    ],
+)
+def test_nor_one_that_is_held_against_a_checkpoint(command: str, key: str, refusal: Refusal) -> None:
+    kind = ("analysis=attention",) if command == "analyze" else ()
+    said = refusal(command, f"checkpoint={EARLIER / 'last.ckpt'}", *kind, "logger=csv", f"+{key}=1")
+    assert said.startswith(f"error: {key}")
+    assert "nothing reads it" in said or "not in 'PlannerSettings'" in said
+
+
 def test_a_users_callback_is_called_before_the_last_checkpoint_and_keeps_its_state(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +293,11 @@ def test_early_stopping_stops_and_the_run_still_plans(place: Path) -> None:
     folder = train(
         place,
         "stopped",
-        *(*STOPPING, "+callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=100.0"),
+        *(
+            "callbacks=early_stopping",
+            "callbacks.early_stopping.patience=1",
+            "+callbacks.early_stopping.min_delta=100.0",
+        ),
         *("data.validation_share=0.3", "trainer.val_check_interval=2", "trainer.max_steps=1000000"),
         "evaluation.best_by=val/loss",
     )
@@ -426,9 +447,6 @@ def test_an_old_experiment_file_is_taken_and_the_command_line_wins(capsys: pytes
     assert "batch_size" not in config.trainer
     assert capsys.readouterr().err.count("is now") == 2
     training_settings(config)
-
-
-EARLIER = ROOT / "tests" / "release_0_0"  # a run's `config.yaml` and `last.ckpt`, written before this was composed so
 
 
 def test_a_run_of_an_earlier_release_can_be_gone_on_with(tmp_path: Path) -> None:
