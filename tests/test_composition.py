@@ -442,10 +442,11 @@ def test_an_old_experiment_file_is_taken_and_the_command_line_wins(capsys: pytes
     config = compose_config("train", "data.batch_size=8")
     OmegaConf.update(config, "trainer.batch_size", 4, force_add=True)
     OmegaConf.update(config, "trainer.threads", 2, force_add=True)
+    config.trainer.strategy = "single"
     rename_config(config, "train", ["data.batch_size=8"])
-    assert (config.data.batch_size, config.runtime.threads) == (8, 2)
+    assert (config.data.batch_size, config.runtime.threads, config.trainer.strategy) == (8, 2, "auto")
     assert "batch_size" not in config.trainer
-    assert capsys.readouterr().err.count("is now") == 2
+    assert capsys.readouterr().err.count("is now") == 3
     training_settings(config)
 
 
