@@ -65,7 +65,7 @@ class CriticTraining(pl.Callback):
         if not ends_step(trainer, batch_idx):
             return
         updates = self.settings.steps * trainer.global_step // trainer.max_steps
-        trying: Any = trainer.fast_dev_run  # ty: ignore[unresolved-attribute]
+        trying: Any = trainer.fast_dev_run  # ty: ignore[missing-attribute]
         self.learner.learn_until(min(updates, 1) if trying else updates)
         if trainer.global_step % self.every_n_steps == 0:
             for name, value in self._check(trainer).items():
