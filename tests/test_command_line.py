@@ -28,6 +28,7 @@ from trajectory.behaviour.record import RecordedEpisode
 from trajectory.commands.evaluate import evaluate
 from trajectory.commands.train import train
 from trajectory.data.store import load_episodes
+from trajectory.planning.settings import AGENT
 
 EVALUATION = ("evaluation.episodes=2", "evaluation.max_steps=15", "runtime.threads=1")
 MINARI = (*(override for override in TINY if not override.startswith("dataset.")), "dataset=minari")
@@ -223,7 +224,8 @@ def check_results(results: dict[str, Any], seeds: list[int]) -> None:
 def test_results_of_training(trained: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = trained.results
     check_results(results, [1000, 1001])
-    assert results["planner"] == OmegaConf.to_container(compose_config("train", *TINY).planner)
+    planner: Any = OmegaConf.to_container(compose_config("train", *TINY).planner)
+    assert {"_target_": AGENT, **results["planner"]} == planner
     assert (results["seed"], results["steps"]) == (0, 6)
     assert results["wall_clock_s"]["record"] > 0
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(place / "store"))

@@ -38,6 +38,7 @@ QUICK = (
     "hydra.run.dir=run",
 )
 FROM_THE_RUN = {"logger", "callbacks", "plugins", "default_root_dir", "barebones"}
+EARLIER = ROOT / "tests" / "release_0_0"  # a run's `config.yaml` and `last.ckpt`, written before this was composed so
 STOPPING = (
     "+callbacks.early_stopping._target_=pytorch_lightning.callbacks.EarlyStopping",
     "+callbacks.early_stopping.monitor=val/loss",
@@ -229,6 +230,22 @@ def test_no_command_takes_a_key_that_nothing_reads(command: str, overrides: list
     assert said == "error: callbacks must be left out: nothing reads it here, got 'a key that was added'"
 
 
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [
+        ("evaluate", "env.nosuch"),
+        ("analyze", "env.nosuch"),
+        ("analyze", "dataset.nosuch"),
+        ("evaluate", "planner.nosuch"),
+    ],
+)
+def test_nor_one_that_is_held_against_a_checkpoint(command: str, key: str, refusal: Refusal) -> None:
+    kind = ("analysis=attention",) if command == "analyze" else ()
+    said = refusal(command, f"checkpoint={EARLIER / 'last.ckpt'}", *kind, "logger=csv", f"+{key}=1")
+    assert said.startswith(f"error: {key}")
+    assert "nothing reads it" in said or "not in 'PlannerSettings'" in said
+
+
 def test_a_users_callback_is_called_before_the_last_checkpoint_and_keeps_its_state(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +293,11 @@ def test_early_stopping_stops_and_the_run_still_plans(place: Path) -> None:
     folder = train(
         place,
         "stopped",
-        *(*STOPPING, "+callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=100.0"),
+        *(
+            "callbacks=early_stopping",
+            "callbacks.early_stopping.patience=1",
+            "+callbacks.early_stopping.min_delta=100.0",
+        ),
         *("data.validation_share=0.3", "trainer.val_check_interval=2", "trainer.max_steps=1000000"),
         "evaluation.best_by=val/loss",
     )
@@ -288,6 +309,21 @@ def test_early_stopping_stops_and_the_run_still_plans(place: Path) -> None:
                for kind in ("observation", "action", "reward", "value"))  # fmt: skip
     best = min(losses, key=lambda step: losses[step])
     assert read_checkpoint(folder / "best.ckpt")["global_step"] == best
+
+
+def test_lightnings_own_callbacks_work_beside_ours(place: Path) -> None:
+    """A `ModelCheckpoint` keeps its files in the run's folder, and what the others log is in `metrics.csv`."""
+    folder = train(
+        place,
+        "beside",
+        *("data.validation_share=0.3", "trainer.val_check_interval=3"),
+        *("+callbacks.top._target_=pytorch_lightning.callbacks.ModelCheckpoint", "+callbacks.top.monitor=val/loss"),
+        "+callbacks.rate._target_=pytorch_lightning.callbacks.LearningRateMonitor",
+    )
+    (kept,) = (folder / "checkpoints").glob("*.ckpt")
+    losses = {int(row["step"]): float(row["val/loss"]) for row in rows(folder) if "val/loss" in row}
+    assert read_checkpoint(kept)["global_step"] == min(losses, key=lambda step: losses[step])
+    assert any(name.startswith("lr-") for row in rows(folder) for name in row)
 
 
 def test_several_loggers_at_once_and_one_of_lightnings(place: Path) -> None:
@@ -406,14 +442,12 @@ def test_an_old_experiment_file_is_taken_and_the_command_line_wins(capsys: pytes
     config = compose_config("train", "data.batch_size=8")
     OmegaConf.update(config, "trainer.batch_size", 4, force_add=True)
     OmegaConf.update(config, "trainer.threads", 2, force_add=True)
+    config.trainer.strategy = "single"
     rename_config(config, "train", ["data.batch_size=8"])
-    assert (config.data.batch_size, config.runtime.threads) == (8, 2)
+    assert (config.data.batch_size, config.runtime.threads, config.trainer.strategy) == (8, 2, "auto")
     assert "batch_size" not in config.trainer
-    assert capsys.readouterr().err.count("is now") == 2
+    assert capsys.readouterr().err.count("is now") == 3
     training_settings(config)
-
-
-EARLIER = ROOT / "tests" / "release_0_0"  # a run's `config.yaml` and `last.ckpt`, written before this was composed so
 
 
 def test_a_run_of_an_earlier_release_can_be_gone_on_with(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -23,6 +24,7 @@ from trajectory.planning.agent import TrajectoryAgent
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL | re.MULTILINE)
 # what the documentation shows, and a line that tells when it is imported
 LAB = "\n\n".join(['print("the lab is imported")', *EXAMPLES])
+EARLIER = ROOT / "tests" / "release_0_0"
 CONFIGS = {
     "env/walk": {
         "env": {
@@ -187,6 +189,26 @@ def test_names_that_a_file_puts_in_place_of_ours_are_not_imported(
         write_checkpoint(content, lab / "evil.ckpt")
         with pytest.raises(UserError, match=r"must be given: .* was trained with evil\..*, and a checkpoint"):
             TrajectoryAgent.from_checkpoint(lab / "evil.ckpt")
+
+
+class Sum:
+    """The objective of this project as one of the user's own."""
+
+    def __call__(self, rewards: torch.Tensor, value: torch.Tensor, log_probability: torch.Tensor) -> torch.Tensor:
+        assert rewards.shape == value.shape == log_probability.shape
+        assert (log_probability <= 0).all()
+        return rewards + value
+
+
+def test_the_sum_of_what_an_objective_is_given_is_the_return() -> None:
+    plans = []
+    for objective in ("return", {"_target_": "test_extensions.Sum"}):
+        agent = TrajectoryAgent.from_checkpoint(EARLIER / "last.ckpt", {"beam_width": 8, "objective": objective})
+        agent.reset()
+        plans.append(agent.plan(np.zeros(11, np.float32), best=8))
+    for left, right in zip(*plans, strict=True):
+        assert left.objective == right.objective
+        assert np.array_equal(left.actions, right.actions)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from trajectory.data.windows import ShuffledBatches, hashed
 from trajectory.environments.make import check_goal, make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError
-from trajectory.evaluation.episodes import Agent, Rollouts
+from trajectory.evaluation.episodes import Rollouts
 from trajectory.evaluation.goals import draw_paths, summarize_goals
 from trajectory.evaluation.results import format_table, summarize_rollouts
 from trajectory.evaluation.rollout import run_episodes
@@ -41,6 +41,7 @@ from trajectory.model.module import TrajectoryModule
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.agent import TrajectoryAgent
 from trajectory.planning.beam_search import beam_search, draws_needed
+from trajectory.planning.protocol import Agent
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 
 UNIFORM = HindsightSettings(mean_steps=None)

@@ -417,7 +417,7 @@ def test_what_is_continued_must_have_the_same_settings(tmp_path: Path) -> None:
     assert checkpoint_to_continue(free, folder) == folder / "last.ckpt"
     with pytest.raises(UserError, match=r"^trainer\.max_steps must be as in the run of .*=9 there, 10 here$"):
         checkpoint_to_continue(config(trainer={"max_steps": 10}), folder)
-    with pytest.raises(UserError, match=r"^trainer\.more must be as in .* =None there, 2 here$"):
+    with pytest.raises(UserError, match=r"^trainer\.more must be as in .*=None there, 2 here$"):
         checkpoint_to_continue(config(trainer=CONFIG["trainer"] | {"more": 2}), folder)
     with pytest.raises(UserError, match=r"^resume must be true to continue the run in .*, got False$"):
         checkpoint_to_continue(config(resume=False), folder)

@@ -20,11 +20,11 @@ from trajectory.critic.settings import CriticSettings
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.settings import TokenizerSettings
 from trajectory.environments.settings import EnvironmentSettings
-from trajectory.evaluation.episodes import Agent
 from trajectory.evaluation.rollout import run_episodes
 from trajectory.model.module import TrajectoryModule
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.agent import TrajectoryAgent
+from trajectory.planning.protocol import Agent
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 
 FORKS = "Forks-v0"

@@ -65,6 +65,11 @@ def rename_config(config: DictConfig, command: str, overrides: Iterable[str] = (
                 if new not in chosen:
                     OmegaConf.update(config, new, value, force_add=True)
             _hint(old, new)
+    for key, values in VALUES.items():
+        value = OmegaConf.select(config, key)
+        if value in values:
+            OmegaConf.update(config, key, values[value])
+            _hint(f"{key}={value}", f"{key}={values[value]}")
 
 
 def current(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from trajectory.errors import UserError, require
 from trajectory.files import check_file
 from trajectory.locks import in_use
 from trajectory.renamed import current
-from trajectory.training.settings import TRAINER, TrainerSettings
+from trajectory.training.settings import OF_VALIDATION, TRAINER, TrainerSettings
 
 LAST = "last.ckpt"
 
@@ -44,10 +44,6 @@ LATER = {
     "data.validation_share": 0,
     "evaluation.best_by": "planning",
 }
-# flags that nothing reads without a validation
-OF_VALIDATION = tuple(
-    f"trainer.{name}" for name in ("val_check_interval", "check_val_every_n_epoch", "limit_val_batches")
-)
 
 
 def run_folder(parent: str, new: str, *, _root_: DictConfig) -> str:
@@ -86,7 +82,7 @@ def comparable(config: Any) -> dict[str, Any]:
     What an earlier release did not have is left out where it says that nothing is to be otherwise than it was then.
     """
     settings = current(flat(config))
-    unread = () if settings.get("data.validation_share") else OF_VALIDATION
+    unread = () if settings.get("data.validation_share") else [f"trainer.{flag}" for flag in OF_VALIDATION]
     return {key: value for key, value in settings.items() if key not in unread and not _as_ever(key, value)}
 
 

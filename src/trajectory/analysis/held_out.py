@@ -52,6 +52,10 @@ def analysed_data(checkpoint: Checkpoint, asked: dict[str, Any], environment: En
     """
     trained = checkpoint.hyperparameters["dataset"]
     if asked.get("source") == "held_out":
+        unknown = sorted(asked.keys() - {"source", "steps"})
+        require(
+            not unknown, f"dataset.{', dataset.'.join(unknown)}", "left out: nothing reads it", "a key that was added"
+        )
         steps, asked = asked["steps"], asked_of(checkpoint)
         if asked["source"] == "builtin":
             asked = {**asked, "seed": asked["seed"] + 1, "steps": steps}

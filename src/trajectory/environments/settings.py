@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from trajectory.config import settings
@@ -85,6 +85,8 @@ def trained_environment(trained: dict[str, Any], changes: dict[str, Any], owner:
     Raises:
         UserError: another environment than the checkpoint's, or one that has to be named.
     """
+    unknown = sorted(changes.keys() - {TARGET, *(field.name for field in fields(EnvironmentSettings))})
+    require(not unknown, f"env.{', env.'.join(unknown)}", "left out: nothing reads it", "a key that was added")
     for key in ("id", "observation_keys", "goal"):
         rule = f"{trained.get(key)}, with which {owner} was trained"
         require(changes.get(key, trained.get(key)) == trained.get(key), f"env.{key}", rule, changes.get(key))

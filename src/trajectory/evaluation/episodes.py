@@ -1,41 +1,14 @@
-"""What acts in an episode, and how one went."""
+"""How an episode went."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
+from trajectory.planning.protocol import Agent, PlanningAgent
 from trajectory.planning.trajectory import PlannedTrajectory
-
-
-class Agent(Protocol):
-    """What a rollout needs of an agent; `TrajectoryAgent` documents the arguments."""
-
-    def reset(
-        self, environments: int = 1, seeds: Sequence[int] | None = None, goals: np.ndarray | Sequence | None = None
-    ) -> None: ...
-
-    def act(
-        self,
-        observation: np.ndarray,
-        previous_reward: float | np.ndarray | None = None,
-        environments: Sequence[int] | None = None,
-    ) -> np.ndarray: ...
-
-
-@runtime_checkable
-class PlanningAgent(Agent, Protocol):
-    """An agent that can tell what it foresees; others just act."""
-
-    discount: float
-    terminal_reward: float | None
-
-    def plan(
-        self, observation: np.ndarray, previous_reward: float | None = None, *, environment: int = 0, best: int = 1
-    ) -> list[PlannedTrajectory]: ...
 
 
 @dataclass

@@ -10,13 +10,13 @@ from typing import Any
 
 from trajectory.environments.make import make_environment
 from trajectory.environments.settings import EnvironmentSettings
-from trajectory.evaluation.episodes import Agent
 from trajectory.evaluation.goals import draw_paths
 from trajectory.evaluation.results import format_table, provenance, summarize_rollouts, write_results
 from trajectory.evaluation.rollout import run_on_all_ranks
 from trajectory.evaluation.settings import EvaluationSettings
 from trajectory.evaluation.video import draw_episode
 from trajectory.files import write_file
+from trajectory.planning.protocol import Agent
 from trajectory.ranks import rank
 
 log = logging.getLogger(__name__)

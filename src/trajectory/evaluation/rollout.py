@@ -11,7 +11,8 @@ import numpy as np
 from trajectory.distributed import from_all_ranks
 from trajectory.environments.make import make_environment, set_goal
 from trajectory.environments.settings import EnvironmentSettings
-from trajectory.evaluation.episodes import Agent, EpisodeResult, Recording, Rollouts
+from trajectory.evaluation.episodes import EpisodeResult, Recording, Rollouts
+from trajectory.planning.protocol import Agent
 from trajectory.progress import progress_bar
 from trajectory.ranks import rank, world_size
 

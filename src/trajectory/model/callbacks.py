@@ -40,6 +40,7 @@ class CheckpointFiles(TorchCheckpointIO):
     """Lightning's checkpoints as files that are whole, carry a checksum and execute nothing when they are read."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)  # of a checkpoint callback of the user's own
         write_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:

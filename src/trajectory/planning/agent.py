@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,28 +22,10 @@ from trajectory.planning.beam_search import Plan, beam_search, draws_needed
 from trajectory.planning.capture import CapturedSearch
 from trajectory.planning.deadline import Pace
 from trajectory.planning.objective import objective_of
+from trajectory.planning.protocol import Agent
 from trajectory.planning.settings import Planner, PlannerSettings, as_dict, trained_planner
 from trajectory.planning.trajectory import PlannedTrajectory
 from trajectory.targets import TARGET
-
-
-class Acting(Protocol):
-    """What acts in environments: a planner that `planner._target_` makes, or what a baseline's training gives.
-
-    It is made with the model of a run, `(gpt, discretizer, discount=, terminal_reward=, critic=)`, and its own keys of
-    `planner`; `TrajectoryAgent` documents them, and these calls.
-    """
-
-    def reset(
-        self, environments: int = 1, seeds: Sequence[int] | None = None, goals: np.ndarray | Sequence | None = None
-    ) -> None: ...
-
-    def act(
-        self,
-        observation: np.ndarray,
-        previous_reward: float | np.ndarray | None = None,
-        environments: Sequence[int] | None = None,
-    ) -> np.ndarray: ...
 
 
 def make_agent(
@@ -53,7 +35,7 @@ def make_agent(
     discount: float,
     terminal_reward: float | None = None,
     critic: Critic | None = None,
-) -> Acting:
+) -> Agent:
     """The agent that plans with a model, of this project's beam search or of the user's own planner.
 
     Raises:

@@ -12,6 +12,7 @@ from trajectory.planning.settings import PlannerSettings
 from trajectory.settings import TrainingSettings
 from trajectory.targets import Foreign, chosen
 from trajectory.training.faults import one_line_faults
+from trajectory.training.machine import quiet_lightning
 
 
 def check_extensions(settings: TrainingSettings) -> None:
@@ -20,6 +21,7 @@ def check_extensions(settings: TrainingSettings) -> None:
     Raises:
         UserError: one that cannot be made, or is of another kind.
     """
+    quiet_lightning()
     for callback in settings.callbacks.values():
         if isinstance(callback, Foreign):
             callback.build(of=pl.Callback)

@@ -15,13 +15,13 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.evaluation.callback import PlanningEvaluation
-from trajectory.evaluation.episodes import Agent
 from trajectory.evaluation.loggers import RunLogger
 from trajectory.hardware import keep_memory
 from trajectory.interruption import Interruption
 from trajectory.model.callbacks import CheckpointFiles, FiniteGradients
 from trajectory.model.module import TrajectoryModule, strategy_for
 from trajectory.planning.agent import make_agent
+from trajectory.planning.protocol import Agent
 from trajectory.planning.settings import as_dict
 from trajectory.settings import TrainingSettings
 from trajectory.training.callbacks import make_callbacks

@@ -38,8 +38,7 @@ class Machine:
     @classmethod
     def of(cls, settings: TrainingSettings) -> Machine:
         """This one, as the settings use it."""
-        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+        quiet_lightning()
         return cls(device_for(settings.trainer.accelerator), cluster_environment())
 
     def set_up(self, settings: TrainingSettings, earlier: dict[str, Any]) -> None:
@@ -53,6 +52,12 @@ class Machine:
         self.threads = set_threads(asked, settings.trainer.devices)
         self.precision = precision_for(settings.trainer.precision, self.device)
         pl.seed_everything(settings.seed, verbose=False)
+
+
+def quiet_lightning() -> None:
+    """Leave out what Lightning says about devices and flags."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
 
 
 def cluster_environment() -> Any:

@@ -13,10 +13,10 @@ from omegaconf import DictConfig
 from trajectory.baselines.training import baseline_agent
 from trajectory.config import given
 from trajectory.distributed import all_ranks, from_all_ranks
-from trajectory.evaluation.episodes import Agent
 from trajectory.evaluation.loggers import close_loggers
 from trajectory.evaluation.report import evaluate_and_report, report_pruned
 from trajectory.interruption import Interruption
+from trajectory.planning.protocol import Agent
 from trajectory.ranks import rank
 from trajectory.resume import LAST
 from trajectory.settings import TrainingSettings
@@ -65,8 +65,8 @@ def run(config: DictConfig, settings: TrainingSettings, start: Start, folder: Pa
             )
             learned |= {"checkpoint": str(folder / LAST)}
         facts |= learned
-        seconds = time.perf_counter() - began + earlier.get("process", {}).get("seconds", 0.0)
-        clock = {"record": start.seconds, "train": seconds}
+        before = earlier.get("process", {}).get("seconds", 0.0)
+        clock = {"record": start.seconds, "train": before + time.perf_counter() - began}
 
         # evaluate and report
         close = partial(close_loggers, loggers, folder=folder)

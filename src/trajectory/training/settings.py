@@ -14,6 +14,7 @@ FIXED = {  # flags of the Trainer that this project decides, and by what a user 
     "use_distributed_sampler": (False, "the data are dealt out to the processes here"),
     "overfit_batches": (0.0, "trainer.limit_train_batches says how many batches an epoch has"),
 }
+OF_VALIDATION = ("val_check_interval", "check_val_every_n_epoch", "limit_val_batches")  # nothing reads them without
 STRATEGIES = ("auto", "ddp", "fsdp")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
@@ -95,8 +96,9 @@ class TrainerSettings:
 
     @property
     def changed(self) -> bool:
-        """Whether a flag that Lightning alone can check differs from its default."""
-        unchecked = [field for field in fields(self) if field.type == "Any" and field.name not in FIXED]
+        """Whether a flag that Lightning alone can check differs from its default, but for those of validation."""
+        apart = (*FIXED, *OF_VALIDATION)
+        unchecked = [field for field in fields(self) if field.type == "Any" and field.name not in apart]
         return any(getattr(self, field.name) != field.default for field in unchecked)
 
 
