@@ -250,4 +250,4 @@ def test_every_baselines_file_gives_all_its_settings_as_they_are_by_default(path
     found = baseline_settings(config)
     changed = {"cloning_best": {"best_share": 0.1}}.get(path.stem, {})
     assert json.loads(json.dumps(asdict(found))) == json.loads(json.dumps(asdict(type(found)(**changed))))
-    assert set(config) == {field.name for field in fields(found)}
+    assert set(config) == {"_target_", *(field.name for field in fields(found))}
