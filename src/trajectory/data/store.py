@@ -140,7 +140,7 @@ def save_episodes(
         buffers.append(EpisodeBuffer(id=index, **columns))
     reference = environment.reference or {"random": None, "expert": None}
     env = make_raw_environment(environment)
-    spec = env.unwrapped.spec  # a wrapper of the user's own may have none
+    spec = env.unwrapped.spec if environment.wrappers else env.spec  # a wrapper of the user's own may have none
     env.close()
     with hidden_store(dataset_id), warnings.catch_warnings():
         _require_room(buffers)
