@@ -30,8 +30,15 @@ from trajectory.planning.settings import PlannerSettings, SamplingSettings
 FORKS = "Forks-v0"
 ENVIRONMENT = EnvironmentSettings("forks", FORKS)
 DISCOUNT, SAFE = 0.9, 0.5
+# a low temperature: a mean of left and right is neither
 PLANNER = PlannerSettings(
-    beam_width=8, horizon=1, context=0, expansion=2, execute="mean", action=SamplingSettings(top_p=0.95)
+    beam_width=8,
+    horizon=1,
+    context=0,
+    expansion=2,
+    execute="mean",
+    execute_temperature=0.5,
+    action=SamplingSettings(top_p=0.95),
 )
 START, JUNCTION = (0.0, 0.0), (1.0, 1.0)
 
@@ -87,7 +94,10 @@ def module(data: TrajectoryDataModule) -> TrajectoryModule:
     dropouts: dict[str, Any] = dict.fromkeys(("embedding_dropout", "residual_dropout", "attention_dropout"), 0.0)
     model = GPTSettings(n_layer=1, n_head=2, n_embd=32, window=3, bins=20, **dropouts)
     optimizer = OptimizerSettings(learning_rate=5e-3, decay_fraction=1.0)
-    settings = CriticSettings(hidden=(32, 32), steps=1_000, batch_size=64, learning_rate=3e-3, target_rate=0.02)
+    # of the actions at the junction a third goes right: with an expectile of 0.7 the junction is worth less than SAFE
+    settings = CriticSettings(
+        hidden=(32, 32), steps=2_000, batch_size=64, learning_rate=3e-3, expectile=0.9, target_rate=0.02, warm_start=0.2
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module = toy_module(data, model, PLANNER, optimizer, ENVIRONMENT, settings)
