@@ -7,7 +7,6 @@ from __future__ import annotations
 import csv
 import inspect
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from omegaconf import OmegaConf
 
 from command_line import CONF, LAPTOP, ROOT, TINY, Refusal, compose_config, run_main_here
-from toy_world import fit, toy_data, toy_module
+from toy_world import StopAfter, fit, toy_data, toy_module
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
@@ -514,20 +513,6 @@ def test_the_order_of_callbacks_in_conf_is_that_in_which_they_are_called() -> No
     assert [(name, values["_target_"]) for name, values in written.items()] == [
         (name, target) for name, (target, _) in CALLBACKS.items()
     ]
-
-
-class StopAfter(pl.Callback):
-    """A signal in the batch of that number of a process."""
-
-    def __init__(self, interruption: Interruption, batch: int) -> None:
-        self.interruption, self.left = interruption, batch
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.interruption.received = signal.SIGUSR1
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7])

@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from command_line import TINY, compose_config, run_main_here
-from toy_world import TOY_ENVIRONMENT, fit, toy_data, toy_module
+from toy_world import TOY_ENVIRONMENT, StopAfter, fit, toy_data, toy_module
 from trajectory.critic.callback import CriticTraining
 from trajectory.critic.settings import CriticSettings
 from trajectory.data.datamodule import TrajectoryDataModule
@@ -136,21 +136,6 @@ def test_a_training_continued_at_any_step_ends_as_one_never_ended(
     assert read_checkpoint(tmp_path / "last.ckpt")["callbacks"]["CriticTraining"]["updates"] == CRITIC.steps
     assert returns(planning) == returns(planned)
     assert planning.best == planned.best
-
-
-class StopAfter(pl.Callback):
-    """A signal in every so many steps of a process."""
-
-    def __init__(self, interruption: Interruption, steps: int) -> None:
-        self.interruption = interruption
-        self.left = steps
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.interruption.received = signal.SIGUSR1
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])

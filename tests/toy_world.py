@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from trajectory.data.settings import TokenizerSettings
 from trajectory.data.source import locate
 from trajectory.data.store import STORE_VARIABLE, save_episodes
 from trajectory.environments.settings import EnvironmentSettings
+from trajectory.interruption import Interruption
 from trajectory.model.callbacks import CheckpointFiles
 from trajectory.model.module import TrajectoryModule
 from trajectory.model.settings import GPTSettings, OptimizerSettings
@@ -151,3 +153,17 @@ def fit(
     )
     fitted.fit(module, data, ckpt_path=checkpoint)
     return fitted
+
+
+class StopAfter(pl.Callback):
+    """A signal in the batch of that number of a process."""
+
+    def __init__(self, interruption: Interruption, batch: int) -> None:
+        self.interruption, self.left = interruption, batch
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.interruption.received = signal.SIGUSR1

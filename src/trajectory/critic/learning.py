@@ -78,6 +78,7 @@ class ImplicitQLearning:
         self.rewards = (data.rewards - mean + discount * data.not_done * mean) / std
         self.discounts = discount * data.not_done
         self.returns = (returns - mean) / std
+        self.unit = critic.advantage_std / std  # of advantages, in those of values
         self.v, self.advantage = deepcopy(critic.v), deepcopy(critic.advantage)
         parameters = [*self.v.parameters(), *self.advantage.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
@@ -105,9 +106,8 @@ class ImplicitQLearning:
         v_values, next_v_values = critic.v(torch.cat([here, self.next_observations[rows]]))[0].chunk(2)
         td_target = self.rewards[rows] + self.discounts[rows] * next_v_values
         td_error = td_target - v_values
-        unit = critic.advantage_std / critic.value_std
         advantage_layers = self.advantage.layers(inputs)
-        advantage_error = advantage_layers[-1] - td_error / unit
+        advantage_error = advantage_layers[-1] - td_error / self.unit
         self.advantage.set_gradients(advantage_layers, 2 / len(rows) * advantage_error)
         advantage = advantage_layers[-1].amin(0)
         weight = torch.where(advantage > 0, settings.expectile, 1 - settings.expectile)
@@ -120,7 +120,7 @@ class ImplicitQLearning:
         self.last = {
             "advantage_loss": (advantage_error**2).mean(),
             "v_loss": (weight * v_error**2).mean(),
-            "q_value": v_values + unit * advantage,
+            "q_value": v_values + self.unit * advantage,
         }
 
     def metrics(self) -> dict[str, float]:
