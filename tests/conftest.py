@@ -17,7 +17,7 @@ from farama_notifications import notifications
 from command_line import compose_config
 from example_data import contents
 from shared import shared
-from trajectory.config import one_line_errors
+from trajectory.config import exit_on_user_error
 from trajectory.files import CACHE_VARIABLE
 from trajectory.model.gpt import GPT
 from trajectory.model.settings import GPTSettings
@@ -94,7 +94,7 @@ def refusal(
         folder = tmp_path / "run"
         folder.mkdir()
         capfd.readouterr()
-        with pytest.raises(SystemExit) as leave, one_line_errors(folder, debug=False):
+        with pytest.raises(SystemExit) as leave, exit_on_user_error(folder, debug=False):
             function(config, folder)
         assert leave.value.code == 1
         assert contents(tmp_path) == before

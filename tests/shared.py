@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trajectory.locks import exclusive
+from trajectory.locks import file_lock
 
 
 def shared(factory: pytest.TempPathFactory) -> Path:
@@ -20,7 +20,7 @@ def shared(factory: pytest.TempPathFactory) -> Path:
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """The file `name` in the shared folder, which `make` writes; another process that wants it waits meanwhile."""
     path = shared(factory) / name
-    with exclusive(path.with_suffix(".lock"), f"makes {name} for the tests"):
+    with file_lock(path.with_suffix(".lock"), f"makes {name} for the tests"):
         if not path.exists():
             temporary = path.with_suffix(".part")
             make(temporary)

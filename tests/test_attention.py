@@ -17,7 +17,14 @@ from torch import Tensor
 from command_line import TINY, Refusal, compose_config, run_main
 from example_data import flat_columns, made_up_episodes, save, write_d4rl
 from offline_run import names
-from trajectory.analysis.attention import Patterns, attention_weights, describe_head, of_the_past, past_actions, share
+from trajectory.analysis.attention import (
+    Patterns,
+    attention_mass,
+    attention_weights,
+    describe_head,
+    past_actions,
+    past_attention,
+)
 from trajectory.analysis.settings import AttentionSettings
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.model.gpt import GPT
@@ -90,10 +97,10 @@ def test_hand_built_patterns_get_their_names(patterns: Patterns) -> None:
     ):
         assert describe_head(weights, patterns, EXCESS)["name"] == name
     head = describe_head(markov, patterns, EXCESS)
-    assert head["previous_transition"]["share"] == pytest.approx(1)
-    assert describe_head(predicted, patterns, EXCESS)["predicted_dimension"]["share"] == pytest.approx(1)
+    assert head["previous_transition"]["attention_mass"] == pytest.approx(1)
+    assert describe_head(predicted, patterns, EXCESS)["predicted_dimension"]["attention_mass"] == pytest.approx(1)
     uniform = describe_head(patterns.uniform, patterns, EXCESS)
-    assert uniform["own_dimension"]["share"] == uniform["own_dimension"]["uniform"] > 0
+    assert uniform["own_dimension"]["attention_mass"] == uniform["own_dimension"]["uniform"] > 0
 
 
 @pytest.mark.parametrize("reach", [WINDOW, 3])
@@ -122,7 +129,7 @@ def test_a_share_is_the_mean_over_queries_that_see_any_of_it(patterns: Patterns)
         for query in range(T)
         if pattern[query].any()
     ]
-    assert share(weights, pattern)[1].item() == pytest.approx(sum(slow) / len(slow), rel=1e-12)
+    assert attention_mass(weights, pattern)[1].item() == pytest.approx(sum(slow) / len(slow), rel=1e-12)
 
 
 def test_the_verdict_on_past_actions_follows_the_weights(patterns: Patterns) -> None:
@@ -133,14 +140,14 @@ def test_the_verdict_on_past_actions_follows_the_weights(patterns: Patterns) -> 
     apart, together = np.arange(16), np.arange(16) // 4
 
     def verdict(weights: Tensor, groups: np.ndarray = apart) -> dict[str, Any]:
-        found = of_the_past((1 - noise) * weights + noise * patterns.uniform, patterns)
+        found = past_attention((1 - noise) * weights + noise * patterns.uniform, patterns)
         shares = {name: each.numpy() for name, each in found.items()}
-        uniform = {name: float(each) for name, each in of_the_past(patterns.uniform, patterns).items()}
+        uniform = {name: float(each) for name, each in past_attention(patterns.uniform, patterns).items()}
         return past_actions(shares, uniform, groups, seed=0, resamples=200)
 
     found = verdict(on_actions)
     assert found["verdict"] == "yes"
-    assert found["actions_on_past_actions"]["share"] == pytest.approx(float(1 - noise.mean()), abs=0.05)
+    assert found["actions_on_past_actions"]["attention_mass"] == pytest.approx(float(1 - noise.mean()), abs=0.05)
     for comparison in found["more_than"].values():
         low, high = comparison["interval"]
         assert 0 < low < comparison["difference"] < high
@@ -185,7 +192,7 @@ def test_the_command_leaves_numbers_and_a_picture(checkpoint: Path) -> None:
     assert {head["name"] for head in results["heads"]} <= {"Markov", "striated", "mixed", "neither"}
     # hardly trained, it looks at all tokens about alike
     previous = results["heads"][0]["previous_transition"]
-    assert previous["share"] == pytest.approx(previous["uniform"], rel=0.2)
+    assert previous["attention_mass"] == pytest.approx(previous["uniform"], rel=0.2)
     assert results["past_actions"]["verdict"] in ("yes", "in part", "no")
     assert f"do actions look at past actions? {results['past_actions']['verdict']}" in process.stdout
     assert "attention/attention" in names(folder)

@@ -115,7 +115,7 @@ def test_training_is_measured_against_its_floor(tmp_path: Path) -> None:
     assert {**asked, "width": 64, "layers": 2, "batch": 32}.items() <= laptop.items()
     for row in results["training"]:
         assert row["ratio"] == pytest.approx(row["floor_tokens_per_second"] / row["tokens_per_second"])
-        assert row["loader_share"] > 0
+        assert row["loader_fraction"] > 0
     # scores alone would be 256 windows x 4 heads x 159 x 159 floats in each of four layers
     assert 0 < published["peak_bytes"] < 4e9
     assert len(lines) == 4

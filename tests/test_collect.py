@@ -29,7 +29,7 @@ from example_data import (
 )
 from holding import Hold, running
 from trajectory.data.builtin import ensure_builtin, qualities
-from trajectory.data.store import in_store, load_episodes, only_writer
+from trajectory.data.store import dataset_lock, in_store, load_episodes
 
 SOURCES = ("builtin", "minari", "d4rl", "own")
 RANDOM = ("dataset.quality=random", "dataset.steps=6000")
@@ -128,7 +128,7 @@ class TestSuddenEnd:
         for folder in folders:
             folder.mkdir()
         with ExitStack() as stack:
-            with only_writer(RANDOM_ID):
+            with dataset_lock(RANDOM_ID):
                 processes = [
                     stack.enter_context(
                         running("collect", *RANDOM, folder=folder, MINARI_DATASETS_PATH=str(store)),

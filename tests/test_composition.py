@@ -26,8 +26,8 @@ from trajectory.model.checkpoint import read_checkpoint
 from trajectory.model.settings import GPTSettings
 from trajectory.model.throughput import Throughput
 from trajectory.planning.settings import PlannerSettings
-from trajectory.renamed import KEYS, OF_A_CHECKPOINT, rename_config, rename_overrides
-from trajectory.resume import comparable, differences
+from trajectory.renamed import CHECKPOINT_COMMAND_KEYS, RENAMED_KEYS, rename_config, rename_overrides
+from trajectory.resume import comparable_settings, differences
 from trajectory.settings import training_settings
 from trajectory.training.settings import CALLBACKS
 
@@ -422,7 +422,7 @@ def test_old_names_are_taken_with_a_hint(place: Path) -> None:
 
 def test_every_new_name_is_a_key_of_the_config(capsys: pytest.CaptureFixture) -> None:
     train_config, evaluate_config = compose_config("train"), compose_config("evaluate")
-    for new in KEYS.values():
+    for new in RENAMED_KEYS.values():
         section, _, name = new.rpartition(".")
         assert name in OmegaConf.select(train_config, section), new
     assert "accelerator" in evaluate_config.runtime
@@ -434,7 +434,7 @@ def test_every_new_name_is_a_key_of_the_config(capsys: pytest.CaptureFixture) ->
     ]
     assert rename_overrides(["trainer.accelerator=cpu"], "evaluate") == ["runtime.accelerator=cpu"]
     assert rename_overrides(["trainer.accelerator=cpu"], "train") == ["trainer.accelerator=cpu"]
-    assert set(KEYS) < set(OF_A_CHECKPOINT)
+    assert set(RENAMED_KEYS) < set(CHECKPOINT_COMMAND_KEYS)
 
 
 def test_an_old_experiment_file_is_taken_and_the_command_line_wins(capsys: pytest.CaptureFixture) -> None:
@@ -469,7 +469,7 @@ def test_a_run_of_an_earlier_release_can_be_gone_on_with(tmp_path: Path) -> None
         "data.batch_size=32 there, 64 here",
         "trainer.accumulate_grad_batches=None there, 2 here",
     ]
-    assert comparable(OmegaConf.load(EARLIER / "config.yaml"))["trainer.strategy"] == "auto"
+    assert comparable_settings(OmegaConf.load(EARLIER / "config.yaml"))["trainer.strategy"] == "auto"
 
 
 def test_a_checkpoint_of_an_earlier_release_is_planned_with(tmp_path: Path) -> None:

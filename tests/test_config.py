@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from trajectory.baselines.settings import CloningSettings
-from trajectory.config import given as given_values
-from trajectory.config import one_line_errors
+from trajectory.config import exit_on_user_error, without_missing
 from trajectory.config import settings as make_settings
 from trajectory.critic.settings import CriticSettings
 from trajectory.data.settings import DataSettings, TokenizerSettings
@@ -150,7 +149,7 @@ def test_given_leaves_out_what_is_missing_and_resolves_the_rest() -> None:
     config = OmegaConf.create(
         {"a": "???", "b": {"c": "???", "d": 2, "e": "${f}"}, "f": [1, 2], "g": None, "h": {"i": "???"}}
     )
-    values = given_values(config)
+    values = without_missing(config)
     assert values == {"b": {"d": 2, "e": [1, 2]}, "f": [1, 2], "g": None, "h": {}}
     assert type(values["b"]) is dict
     assert type(values["f"]) is list
@@ -173,7 +172,7 @@ def fail(folder: Path, error: Exception, *, debug: bool = False) -> int:
     """The exit code of a run that fails in a folder which Hydra has begun to fill."""
     (folder / ".hydra").mkdir(parents=True)
     (folder / "train.log").touch()
-    with pytest.raises(SystemExit) as leave, one_line_errors(folder, debug=debug):
+    with pytest.raises(SystemExit) as leave, exit_on_user_error(folder, debug=debug):
         half_a_run(folder, error)
     return int(leave.value.code or 0)
 
@@ -186,7 +185,7 @@ def test_user_error_is_one_line_and_removes_the_runs_folder(tmp_path: Path, caps
 
 def test_missing_mandatory_value_is_one_line_that_names_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     config = OmegaConf.create({"checkpoint": "???"})
-    with pytest.raises(SystemExit), one_line_errors(tmp_path / "run", debug=False):
+    with pytest.raises(SystemExit), exit_on_user_error(tmp_path / "run", debug=False):
         print(config.checkpoint)
     assert capsys.readouterr().err == "error: Missing mandatory value: checkpoint\n"
 
@@ -215,12 +214,12 @@ def test_debug_shows_the_traceback_before_the_line(tmp_path: Path, capsys: pytes
 
 
 def test_a_fault_of_the_program_is_not_hidden(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), one_line_errors(tmp_path, debug=False):
+    with pytest.raises(ZeroDivisionError), exit_on_user_error(tmp_path, debug=False):
         half_a_run(tmp_path, ZeroDivisionError())
     assert (tmp_path / "config.yaml").is_file()
 
 
 def test_a_run_without_error_leaves_its_folder_and_goes_on(tmp_path: Path) -> None:
-    with one_line_errors(tmp_path, debug=False):
+    with exit_on_user_error(tmp_path, debug=False):
         (tmp_path / "results.json").write_text("{}")
     assert (tmp_path / "results.json").is_file()

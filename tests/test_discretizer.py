@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import trajectory.data.discretizer
-from trajectory.data.discretizer import ATOM_SHARE, MOST_ATOMS, Discretizer
+from trajectory.data.discretizer import MAX_ATOM_FRACTION, MIN_ATOM_FRACTION, Discretizer
 from trajectory.errors import UserError
 from trajectory.transition import TransitionLayout
 
@@ -65,13 +65,13 @@ def test_tokens_keep_the_order_of_numbers(column: np.ndarray, bins: int, binning
 
 def most_atoms(counts: list[int], bins: int) -> int:
     full = sum(count >= sum(counts) / bins for count in counts)
-    return min((bins - 1) // 2, max(full, 2, int(MOST_ATOMS * bins)))
+    return min((bins - 1) // 2, max(full, 2, int(MAX_ATOM_FRACTION * bins)))
 
 
 def slow_atoms(counts: list[tuple[float, int]], bins: int) -> set[float]:
     """The values that get a bin of their own."""
     rows = sum(count for _, count in counts)
-    atoms = {value for value, count in counts if count >= max(2, ATOM_SHARE * rows / bins)}
+    atoms = {value for value, count in counts if count >= max(2, MIN_ATOM_FRACTION * rows / bins)}
     limit = most_atoms([count for _, count in counts], bins)
     if len(atoms) > limit:
         next_count = sorted((count for _, count in counts), reverse=True)[limit]
@@ -156,7 +156,7 @@ def test_the_order_of_rows_changes_nothing(column: np.ndarray, bins: int, binnin
 @given(column=columns, bins=st.integers(2, 20), binning=st.sampled_from(BINNINGS))
 def test_repeated_values_are_exact(column: np.ndarray, bins: int, binning: str) -> None:
     counts = Counter(column.tolist())
-    repeated = [value for value, count in counts.items() if count >= max(2, ATOM_SHARE * len(column) / bins)]
+    repeated = [value for value, count in counts.items() if count >= max(2, MIN_ATOM_FRACTION * len(column) / bins)]
     decoded = round_trip(column, bins, binning)
     if len(repeated) <= most_atoms(list(counts.values()), bins):
         exact = np.isin(column, np.array(repeated, dtype=np.float32))

@@ -24,7 +24,7 @@ from holding import Hold, running, wait_for
 from test_configs import section
 from trajectory.config import settings
 from trajectory.data.windows import ShuffledBatches
-from trajectory.locks import exclusive
+from trajectory.locks import file_lock
 from trajectory.model.gpt import GPT
 from trajectory.model.loss import token_losses, weighted_loss
 from trajectory.model.settings import GPTSettings
@@ -286,7 +286,7 @@ def test_one_process_at_a_time_is_within_a_lock(tmp_path: Path, caplog: pytest.L
 
     def work() -> None:
         for _ in range(20):
-            with exclusive(tmp_path / ".lock", "does this"):
+            with file_lock(tmp_path / ".lock", "does this"):
                 inside.append(1)
                 most.append(len(inside))
                 time.sleep(0.001)  # lets the others try
@@ -299,7 +299,7 @@ def test_one_process_at_a_time_is_within_a_lock(tmp_path: Path, caplog: pytest.L
     logger.addHandler(counted)
     try:
         with caplog.at_level("INFO", "trajectory.locks"):
-            with exclusive(tmp_path / ".lock", "does this"):
+            with file_lock(tmp_path / ".lock", "does this"):
                 for thread in threads:
                     thread.start()
                 assert all_wait.wait(PATIENCE)
@@ -316,8 +316,8 @@ def test_a_lock_goes_with_its_holder(tmp_path: Path) -> None:
     code = f"""
 import signal
 from pathlib import Path
-from trajectory.locks import exclusive
-with exclusive(Path({str(tmp_path / ".lock")!r}), "x"):
+from trajectory.locks import file_lock
+with file_lock(Path({str(tmp_path / ".lock")!r}), "x"):
     print("within", flush=True)
     signal.pause()
 """
@@ -328,7 +328,7 @@ with exclusive(Path({str(tmp_path / ".lock")!r}), "x"):
             assert holder.poll() is None
         finally:
             holder.kill()
-    with exclusive(tmp_path / ".lock", "x"):
+    with file_lock(tmp_path / ".lock", "x"):
         pass
     assert list(tmp_path.iterdir()) == []
 

@@ -11,7 +11,7 @@ import pytest
 from toy_world import TOY
 from trajectory.environments.make import make_environment
 from trajectory.environments.settings import EnvironmentSettings
-from trajectory.evaluation.drawing import NotDrawn, qpos_of
+from trajectory.evaluation.drawing import RenderingError, qpos_from_observations
 
 MAZE = EnvironmentSettings("maze", "gymnasium_robotics:PointMaze_UMaze-v3", observation_keys=["observation"])
 
@@ -35,11 +35,11 @@ def test_positions_are_those_that_were_observed(environment: str, hidden: int) -
     """The root's horizontal position is integrated: near the simulator's, which takes smaller steps."""
     env = gymnasium.make(environment)
     observations, states = walk(env, 15)
-    told = qpos_of(env, observations, states[0])
+    told = qpos_from_observations(env, observations, states[0])
     np.testing.assert_array_equal(told[:, hidden:], states[:, hidden:])
     travelled = np.abs(np.diff(states[:, :hidden], axis=0)).sum(axis=0)
     assert (np.abs(told - states)[:, :hidden] < 0.2 * travelled).all()
-    assert (qpos_of(env, observations)[0, :hidden] == 0).all()
+    assert (qpos_from_observations(env, observations)[0, :hidden] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -51,11 +51,11 @@ def test_positions_are_those_that_were_observed(environment: str, hidden: int) -
 )
 def test_observations_that_tell_no_positions_get_one_line(environment: str, reason: str) -> None:
     env = gymnasium.make(environment)
-    with pytest.raises(NotDrawn, match=reason):
-        qpos_of(env, np.zeros((2, *(env.observation_space.shape or ()))))
+    with pytest.raises(RenderingError, match=reason):
+        qpos_from_observations(env, np.zeros((2, *(env.observation_space.shape or ()))))
 
 
 def test_positions_within_a_dict_of_observations() -> None:
     env = make_environment(MAZE)
     observations, states = walk(env, 4)
-    np.testing.assert_array_equal(qpos_of(env, observations), states)
+    np.testing.assert_array_equal(qpos_from_observations(env, observations), states)

@@ -13,7 +13,7 @@ import pytest
 from command_line import CONF, compose_config, run_main, run_main_here
 from example_data import save
 from trajectory.behaviour.record import record_episodes
-from trajectory.config import given
+from trajectory.config import without_missing
 from trajectory.environments.settings import environment_settings
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -67,7 +67,7 @@ def test_every_experiment_trains_and_plans_as_its_file_says(
     assert results["steps"] == 4
     assert len(results["episodes"]) == 2
     assert all(1 <= episode["length"] <= 8 for episode in results["episodes"])
-    asked = {key: value for key, value in given(config.planner).items() if key in results["planner"]}
+    asked = {key: value for key, value in without_missing(config.planner).items() if key in results["planner"]}
     assert {key: results["planner"][key] for key in asked if asked[key] is not None} == {
         key: value for key, value in asked.items() if value is not None
     }

@@ -8,12 +8,12 @@ import torch
 from trajectory.analysis.forecasts import (
     Forecast,
     Task,
-    by_bins,
-    by_chance,
-    by_ensemble,
+    bins_forecast,
     complete,
-    from_bins,
+    ensemble_forecast,
+    forecast_from_tokens,
     log_density,
+    random_forecast,
     score,
     with_bands,
 )
@@ -82,7 +82,7 @@ def test_errors_are_in_standard_deviations_of_the_training_data_whatever_the_uni
 
 def test_a_random_state_is_as_likely_as_the_data_makes_it() -> None:
     task = some_task(samples=2_000)
-    scores = score(by_chance(task), task, torch.zeros(3, 3, dtype=torch.bool))
+    scores = score(random_forecast(task), task, torch.zeros(3, 3, dtype=torch.bool))
     exact = torch.distributions.Normal(0.0, 1.0).log_prob((task.true - task.mean) / task.std).mean(-1)
     assert float((scores["log_likelihood"] - exact).abs().median()) < 0.05
 
@@ -113,7 +113,7 @@ def test_an_ensembles_rollouts_follow_its_gaussians_step_by_step() -> None:
     ensemble.weights[1].data.zero_()
     ensemble.biases[1].data[:, :, :3] = torch.tensor([0.2, -0.4])[:, None, None]  # two members, two drifts
     ensemble.biases[1].data[:, :, 3:] = -4.0
-    states = by_ensemble(task, ensemble, torch.zeros(3, 3, dtype=torch.bool)).states
+    states = ensemble_forecast(task, ensemble, torch.zeros(3, 3, dtype=torch.bool)).states
     mean, std = ensemble(task.present, task.actions[:, 0])
     drift, std = (mean - task.present)[:, 0], std[0, 0]
     for member in range(2):
@@ -122,7 +122,7 @@ def test_an_ensembles_rollouts_follow_its_gaussians_step_by_step() -> None:
             at = moved[:, :, step - 1].flatten(0, 1)
             torch.testing.assert_close(at.mean(0) / std / step, drift[member] / std, atol=0.1, rtol=0)
             torch.testing.assert_close(at.std(0) / std, torch.full((3,), step**0.5), atol=0.1, rtol=0)
-    bounded = by_ensemble(task, ensemble, torch.zeros(3, 3, dtype=torch.bool), in_range=True).states
+    bounded = ensemble_forecast(task, ensemble, torch.zeros(3, 3, dtype=torch.bool), in_range=True).states
     low, high = task.range
     assert ((bounded >= low) & (bounded <= high)).all()
 
@@ -132,12 +132,12 @@ def test_points_of_bins_lie_all_over_the_right_ones() -> None:
     data = task.trained_on
     columns = [*data.observations.T, *data.actions.T, data.rewards, data.rewards]
     discretizer = Discretizer.fit(columns, 20, "quantile", TransitionLayout(3, 1))
-    forecast = by_bins(task, discretizer)
+    forecast = bins_forecast(task, discretizer)
     tokens = discretizer.encode(task.true, slice(0, 3))[:, None].expand(forecast.points.shape)
     assert torch.equal(discretizer.encode(forecast.points, slice(0, 3)), tokens)
     assert torch.equal(forecast.states, discretizer.decode(tokens, slice(0, 3)))
     every = torch.arange(20)[None, None, :, None].expand(1, 4_000, 20, 3)
-    points = from_bins(task, discretizer, every, task.generator()).points[0]
+    points = forecast_from_tokens(task, discretizer, every, task.generator()).points[0]
     edges = torch.cat([points.min(0).values, points.max(0).values[-1:]])
     inner = discretizer.boundaries[:3].T
     assert ((edges[1:-1] - inner) / task.std).abs().max() < 0.01

@@ -28,7 +28,7 @@ from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.goals import HindsightWindows, goal_tokens, later_rows
 from trajectory.data.settings import HindsightSettings, TokenizerSettings
-from trajectory.data.windows import ShuffledBatches, hashed
+from trajectory.data.windows import ShuffledBatches, uniform_hash
 from trajectory.environments.make import check_goal, make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError
@@ -118,12 +118,12 @@ def test_goals_depend_on_seed_epoch_and_row_alone() -> None:
 
 
 def test_hashes_are_evenly_distributed_and_independent_of_neighbours() -> None:
-    draws = hashed(np.arange(100_000), (0, 0))
+    draws = uniform_hash(np.arange(100_000), (0, 0))
     assert draws.min() >= 0
     assert draws.max() < 1
     np.testing.assert_allclose(np.histogram(draws, bins=20, range=(0, 1))[0], 5_000, rtol=0.07)
     assert abs(np.corrcoef(draws[1:], draws[:-1])[0, 1]) < 0.02
-    assert abs(np.corrcoef(draws, hashed(np.arange(100_000), (0, 1)))[0, 1]) < 0.02
+    assert abs(np.corrcoef(draws, uniform_hash(np.arange(100_000), (0, 1)))[0, 1]) < 0.02
 
 
 @pytest.mark.parametrize("mean", [0.0, -1.0, float("inf"), float("nan")])

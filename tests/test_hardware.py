@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trajectory.errors import UserError
-from trajectory.hardware import device_for, precision_for, set_threads
+from trajectory.hardware import select_device, select_precision, set_threads
 
 GPU = torch.cuda.is_available()
 
@@ -55,23 +55,23 @@ def test_auto_takes_no_more_than_a_launcher_leaves_to_a_job(
 
 
 def test_device_follows_the_accelerator() -> None:
-    assert device_for("cpu") == torch.device("cpu")
-    assert device_for("auto") == torch.device("cuda" if GPU else "cpu")
+    assert select_device("cpu") == torch.device("cpu")
+    assert select_device("auto") == torch.device("cuda" if GPU else "cpu")
 
 
 @pytest.mark.skipif(GPU, reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(UserError, match=r"trainer\.accelerator must be .*, got .gpu.$"):
-        device_for("gpu")
+        select_device("gpu")
 
 
 def test_precision_is_single_on_a_cpu_and_as_asked_where_it_is_given() -> None:
     cpu = torch.device("cpu")
-    assert precision_for("auto", cpu) == "32-true"
-    assert precision_for("bf16-mixed", cpu) == "bf16-mixed"
+    assert select_precision("auto", cpu) == "32-true"
+    assert select_precision("bf16-mixed", cpu) == "bf16-mixed"
 
 
 @pytest.mark.skipif(not GPU, reason="this machine has no GPU")
 def test_precision_is_bfloat16_on_a_gpu_that_computes_in_it() -> None:
     expected = "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    assert precision_for("auto", torch.device("cuda")) == expected
+    assert select_precision("auto", torch.device("cuda")) == expected

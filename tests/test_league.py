@@ -13,7 +13,7 @@ from trajectory.reporting.league import League, league_table, make_league
 from trajectory.reporting.rows import group_runs
 from trajectory.reporting.runs import collect
 from trajectory.reporting.settings import ReportSettings
-from trajectory.reporting.statistics import middle, resampled_means
+from trajectory.reporting.statistics import percentile_interval, resampled_means
 from trajectory.reporting.tables import to_text
 
 QUICK = ReportSettings(resamples=200)
@@ -87,7 +87,7 @@ def test_resampled_means_against_a_slow_loop() -> None:
         slow = np.array([drawn(runs) for _ in range(6_000)])
         found = resampled_means(runs, resamples=6_000, generator=np.random.default_rng(1))
         np.testing.assert_allclose(found.mean(), slow.mean(), atol=0.03)
-        np.testing.assert_allclose(middle(found), np.quantile(slow, [0.025, 0.975]), atol=0.06)
+        np.testing.assert_allclose(percentile_interval(found), np.quantile(slow, [0.025, 0.975]), atol=0.06)
 
 
 def test_the_league_is_a_sweep_that_goes_on_and_a_report(tmp_path: Path) -> None:

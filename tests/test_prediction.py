@@ -20,7 +20,7 @@ from example_data import made_up_episodes, save
 from offline_run import names
 from trajectory.analysis.settings import PredictionSettings
 from trajectory.commands.analyze import analyze
-from trajectory.config import one_line_errors
+from trajectory.config import exit_on_user_error
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.model.checkpoint import read_checkpoint, write_checkpoint
 
@@ -181,7 +181,7 @@ def test_bad_input_ends_in_one_line(
     folder.mkdir()
     config = compose_config("analyze", *options, override, f"checkpoint={checkpoint}")
     capfd.readouterr()
-    with pytest.raises(SystemExit) as leave, one_line_errors(folder, debug=False):
+    with pytest.raises(SystemExit) as leave, exit_on_user_error(folder, debug=False):
         analyze(config, folder)
     assert leave.value.code == 1
     assert not folder.exists()

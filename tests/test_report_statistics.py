@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from trajectory.reporting.statistics import bootstrap_interval, interquartile_mean, share_above, summarize
+from trajectory.reporting.statistics import bootstrap_interval, fraction_above, interquartile_mean, summarize
 
 
 def mean(values: np.ndarray) -> np.ndarray:
@@ -30,7 +30,7 @@ def test_interquartile_mean_ignores_outliers_that_a_mean_does_not() -> None:
 
 
 def test_share_above_is_strict() -> None:
-    shares = share_above(np.array([0.0, 1.0, 1.0, 3.0]), np.array([-1.0, 0.0, 1.0, 3.0]))
+    shares = fraction_above(np.array([0.0, 1.0, 1.0, 3.0]), np.array([-1.0, 0.0, 1.0, 3.0]))
     assert shares.tolist() == [1.0, 0.75, 0.25, 0.0]
 
 

@@ -24,13 +24,13 @@ from trajectory.errors import UserError
 from trajectory.evaluation.callback import PlanningEvaluation
 from trajectory.evaluation.episodes import EpisodeResult
 from trajectory.interruption import Interruption
-from trajectory.locks import claimed
+from trajectory.locks import run_dir_lock
 from trajectory.model.callbacks import FiniteGradients, LastCheckpoint
 from trajectory.model.checkpoint import read_checkpoint
 from trajectory.model.module import TrajectoryModule
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
-from trajectory.resume import checkpoint_to_continue, finished, run_folder
+from trajectory.resume import checkpoint_to_resume, finished_results, run_folder
 
 PLANNER = PlannerSettings(beam_width=2, horizon=2, context=1, value="critic")
 CRITIC = CriticSettings(hidden=(8,), steps=40, batch_size=16)
@@ -218,7 +218,7 @@ def test_a_signal_stops_after_its_step_with_a_checkpoint_that_leads_to_the_same_
     assert trainer.global_step == step
     assert [entry["step"] for entry in first.history] == [4, 8][: 2 if step > 8 else 1]
     with pytest.raises(SystemExit) as leave:
-        interruption.leave_if_preempted()
+        interruption.exit_if_preempted()
     assert leave.value.code == 143
     second = evaluation()
     train(data, second, LastCheckpoint(tmp_path / "end.ckpt", 100), checkpoint=tmp_path / "last.ckpt")
@@ -337,10 +337,10 @@ def test_the_newest_unfinished_run_of_the_same_settings_is_continued(tmp_path: P
     assert chosen(seed=1) == "4"
     assert chosen(seed=2) == "new"
     assert chosen(resume=False, checkpoint=str(tmp_path / "3" / "best.ckpt")) == "3"
-    with claimed(cut_short):
+    with run_dir_lock(cut_short):
         assert chosen() == "1"
         with pytest.raises(UserError, match=r"hydra\.run\.dir must be a folder that no other process works in"):
-            claimed(cut_short).__enter__()
+            run_dir_lock(cut_short).__enter__()
     assert chosen() == "2"
 
 
@@ -353,7 +353,7 @@ def test_a_folder_that_another_process_works_in_is_left_alone(tmp_path: Path) ->
         "evaluate": ("checkpoint=last.ckpt",),
         "analyze": ("analysis=attention", "checkpoint=last.ckpt"),
     }
-    with claimed(folder):
+    with run_dir_lock(folder):
         for main, overrides in commands.items():
             process = run_main_here(main, *overrides, f"hydra.run.dir={folder}", folder=tmp_path)
             assert process.returncode == 1
@@ -396,32 +396,32 @@ def test_the_best_of_another_metric_is_told_from_what_was_evaluated() -> None:
 
 def test_what_is_continued_must_have_the_same_settings(tmp_path: Path) -> None:
     folder = run(tmp_path, "run")
-    assert checkpoint_to_continue(config(), folder) is None
+    assert checkpoint_to_resume(config(), folder) is None
     (folder / "last.ckpt").touch()
     free = config(runtime={"threads": "2"}, logger={"name": "csv"})
-    assert checkpoint_to_continue(free, folder) == folder / "last.ckpt"
+    assert checkpoint_to_resume(free, folder) == folder / "last.ckpt"
     with pytest.raises(UserError, match=r"^trainer\.max_steps must be as in the run of .*=9 there, 10 here$"):
-        checkpoint_to_continue(config(trainer={"max_steps": 10}), folder)
+        checkpoint_to_resume(config(trainer={"max_steps": 10}), folder)
     with pytest.raises(UserError, match=r"^trainer\.more must be as in .*=None there, 2 here$"):
-        checkpoint_to_continue(config(trainer=CONFIG["trainer"] | {"more": 2}), folder)
+        checkpoint_to_resume(config(trainer=CONFIG["trainer"] | {"more": 2}), folder)
     with pytest.raises(UserError, match=r"^resume must be true to continue the run in .*, got False$"):
-        checkpoint_to_continue(config(resume=False), folder)
+        checkpoint_to_resume(config(resume=False), folder)
     with pytest.raises(UserError, match=r"^checkpoint must be in the folder of its run"):
-        checkpoint_to_continue(config(checkpoint=str(folder / "last.ckpt")), tmp_path)
+        checkpoint_to_resume(config(checkpoint=str(folder / "last.ckpt")), tmp_path)
     with pytest.raises(UserError, match=r"^checkpoint must be the path of a checkpoint file"):
-        checkpoint_to_continue(config(checkpoint=str(folder / "none.ckpt")), folder)
+        checkpoint_to_resume(config(checkpoint=str(folder / "none.ckpt")), folder)
 
 
 def test_a_run_that_was_cut_short_is_not_finished(tmp_path: Path) -> None:
-    assert finished(run(tmp_path, "1")) is None
-    assert finished(run(tmp_path, "2", results={"interrupted": True})) is None
-    assert finished(run(tmp_path, "3", results={"return_mean": 1.0})) == {"return_mean": 1.0}
+    assert finished_results(run(tmp_path, "1")) is None
+    assert finished_results(run(tmp_path, "2", results={"interrupted": True})) is None
+    assert finished_results(run(tmp_path, "3", results={"return_mean": 1.0})) == {"return_mean": 1.0}
 
 
 def test_the_real_config_equals_itself_when_read_back(tmp_path: Path) -> None:
     composed = compose_config("train", "experiment=laptop", "resume=true")
     OmegaConf.save(composed, tmp_path / "config.yaml", resolve=True)
-    assert checkpoint_to_continue(composed, tmp_path) is None
+    assert checkpoint_to_resume(composed, tmp_path) is None
     other = compose_config("train", "experiment=laptop", "resume=true", "model.n_head=2")
     with pytest.raises(UserError, match=r"^model\.n_head must be as in"):
-        checkpoint_to_continue(other, tmp_path)
+        checkpoint_to_resume(other, tmp_path)

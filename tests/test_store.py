@@ -22,16 +22,16 @@ from example_data import ABOUT, HOPPER, MAZE, PENDULUM, contents, made_up_episod
 from trajectory.data import store as module
 from trajectory.data.store import (
     check_id,
-    hidden_store,
+    dataset_lock,
     in_store,
     load_episodes,
     metadata_of,
-    only_writer,
     save_episodes,
+    temporary_store,
 )
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError
-from trajectory.files import HIDDEN
+from trajectory.files import TMP_PREFIX
 
 PARTS = {"achieved_goal": 2, "desired_goal": 2, "observation": 4}
 
@@ -139,7 +139,7 @@ class TestWholeOrNotAtAll:
     def test_what_a_killed_recording_leaves_is_not_seen_and_goes_later(
         self, store: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        hidden = store / f"{HIDDEN}killed"
+        hidden = store / f"{TMP_PREFIX}killed"
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(hidden))
         save("toy/pendulum-v0", made_up_episodes(2))
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(store))
@@ -159,7 +159,7 @@ class TestWholeOrNotAtAll:
         file.touch()
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(file))
         message = f"MINARI_DATASETS_PATH must be a folder.*got {file}"
-        with pytest.raises(UserError, match=message), only_writer("toy/pendulum-v0"):
+        with pytest.raises(UserError, match=message), dataset_lock("toy/pendulum-v0"):
             pytest.fail("recorded all the same")
 
     def test_the_first_dataset_of_an_id_stays(self, store: Path) -> None:
@@ -177,7 +177,7 @@ class TestWholeOrNotAtAll:
             (module.store_path() / "half").mkdir()
             raise error
 
-        with pytest.raises(type(error)) as caught, hidden_store("toy/pendulum-v0"):
+        with pytest.raises(type(error)) as caught, temporary_store("toy/pendulum-v0"):
             fail()
         assert caught.value is error
         assert contents(store) == {}

@@ -29,8 +29,8 @@ from trajectory.errors import UserError
 from trajectory.interruption import Interruption
 from trajectory.sweeps.checks import check_job
 from trajectory.sweeps.folders import RECORD, sweep_folder
-from trajectory.sweeps.jobs import Attempt, Outcome, summary
-from trajectory.sweeps.search import PRUNED, VARIABLE, open_study, pruning, trial_reference
+from trajectory.sweeps.jobs import CatchingTask, JobResult, summary
+from trajectory.sweeps.search import PRUNED, TRIAL_VARIABLE, open_study, pruning_callback, trial_reference
 
 QUICK = (*TINY, "dataset.quality=random", "evaluation.every_n_steps=null", "evaluation.video=false", "logger=csv")
 MEDIAN: dict[str, Any] = {"name": "MedianPruner", "n_startup_trials": 1}
@@ -234,21 +234,21 @@ def leaving(error: Exception) -> Callable[[Any], None]:
 
 
 def test_an_attempt_ends_with_an_outcome(capsys: pytest.CaptureFixture) -> None:
-    assert Attempt(lambda config: 2 * config)(3) == Outcome(6)
-    assert Attempt(leaving(UserError("seed must be 0")))(None) == Outcome(failure="seed must be 0")
+    assert CatchingTask(lambda config: 2 * config)(3) == JobResult(6)
+    assert CatchingTask(leaving(UserError("seed must be 0")))(None) == JobResult(failure="seed must be 0")
     assert "Traceback" not in capsys.readouterr().err
-    assert Attempt(leaving(MemoryError("all gone\nreally")))(None) == Outcome(failure="MemoryError: all gone")
+    assert CatchingTask(leaving(MemoryError("all gone\nreally")))(None) == JobResult(failure="MemoryError: all gone")
     assert "really" in capsys.readouterr().err
 
 
 def test_a_signal_ends_the_sweep_in_its_own_process_and_only_the_job_in_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    attempt = Attempt(lambda config: sys.exit(143))
+    attempt = CatchingTask(lambda config: sys.exit(143))
     with pytest.raises(SystemExit):
         attempt(None)
     attempt.starter += 1
-    assert attempt(None) == Outcome(failure="exit code 143")
+    assert attempt(None) == JobResult(failure="exit code 143")
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     with pytest.raises(SystemExit):  # it is queued again
         attempt(None)
@@ -329,15 +329,15 @@ def test_a_range_of_nothing_is_refused(text: str) -> None:
 
 
 def test_a_trial_hears_from_the_study_that_it_is_a_bad_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert pruning() is None
+    assert pruning_callback() is None
     storage = str(tmp_path / "study.log")
     study = open_study(storage, "study", direction="maximize", pruner=MEDIAN)
     answers = []
     for value in (100.0, 50.0, 200.0):
         trial = study.ask()
         reference = trial_reference(storage, "study", trial._trial_id, direction="maximize", pruner=MEDIAN)
-        monkeypatch.setenv(VARIABLE, reference)
-        report = pruning()
+        monkeypatch.setenv(TRIAL_VARIABLE, reference)
+        report = pruning_callback()
         assert report is not None
         answers.append(report(10, value))
         study.tell(trial.number, value)
@@ -405,7 +405,7 @@ def test_a_launcher_that_handled_the_signal_hears_of_it_once_the_checkpoint_is_w
             assert interruption.requested
             assert heard == []
         with pytest.raises(SystemExit) as leave:
-            interruption.leave_if_preempted()
+            interruption.exit_if_preempted()
         assert heard == [signal.SIGUSR2]
         assert leave.value.code == 128 + signal.SIGUSR2
     finally:

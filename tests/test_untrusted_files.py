@@ -20,7 +20,7 @@ from command_line import ROOT, TINY, Refusal, compose_config
 from example_data import made_up_episodes, write_npz
 from synthetic_data import Reader, random_episodes, source_of, write_episodes
 from trajectory import TrajectoryAgent
-from trajectory.config import given
+from trajectory.config import without_missing
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
@@ -105,7 +105,7 @@ def test_a_malicious_checkpoint_with_a_checksum_is_refused_by_the_training_that_
     folder = tmp_path / "run"
     folder.mkdir()
     config = compose_config("train", *TINY, "resume=true")
-    (folder / "config.yaml").write_text(json.dumps(given(config)))
+    (folder / "config.yaml").write_text(json.dumps(without_missing(config)))
     write_checkpoint({"process": Malicious(mark)}, folder / "last.ckpt")
     with pytest.raises(UserError, match=r"nothing in it was run"):
         train(config, folder)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from synthetic_data import random_episodes
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.episodes import Episodes
-from trajectory.data.windows import BLOCK, ShuffledBatches, TokenWindows, shuffled, token_dtype, tokenize
+from trajectory.data.windows import BLOCK, ShuffledBatches, TokenWindows, permute, token_dtype, tokenize
 
 STOP = 200
 
@@ -197,7 +197,7 @@ def test_an_epochs_order_does_not_depend_on_the_batch_size() -> None:
 
 def test_shuffled_is_a_permutation_for_few_rows() -> None:
     for rows in range(1, 301):
-        order = shuffled(np.arange(rows), rows, (rows, 0))
+        order = permute(np.arange(rows), rows, (rows, 0))
         np.testing.assert_array_equal(np.sort(order), np.arange(rows))
 
 
@@ -205,7 +205,7 @@ def test_shuffled_is_a_permutation_for_few_rows() -> None:
 def test_shuffled_is_one_to_one_for_many_rows(rows: int) -> None:
     """Different positions in the first, the last and the middle of the rows are sent to different places."""
     positions = np.unique(np.concatenate([np.arange(20_000), rows - 1 - np.arange(20_000), rows // 2 + np.arange(9)]))
-    order = shuffled(positions, rows, (0, 0))
+    order = permute(positions, rows, (0, 0))
     assert order.dtype == np.int64
     assert order.min() >= 0
     assert order.max() < rows
@@ -213,14 +213,14 @@ def test_shuffled_is_one_to_one_for_many_rows(rows: int) -> None:
 
 
 def test_shuffled_positions_can_be_asked_for_in_any_parts() -> None:
-    whole = shuffled(np.arange(1_000), 1_000, (5, 6))
-    parts = [shuffled(np.arange(start, start + 125), 1_000, (5, 6)) for start in range(0, 1_000, 125)]
+    whole = permute(np.arange(1_000), 1_000, (5, 6))
+    parts = [permute(np.arange(start, start + 125), 1_000, (5, 6)) for start in range(0, 1_000, 125)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
-    np.testing.assert_array_equal(shuffled(np.array([999, 0]), 1_000, (5, 6)), whole[[999, 0]])
+    np.testing.assert_array_equal(permute(np.array([999, 0]), 1_000, (5, 6)), whole[[999, 0]])
 
 
 def test_another_key_is_another_order() -> None:
-    orders = {tuple(shuffled(np.arange(50), 50, (seed, epoch))) for seed in range(20) for epoch in range(20)}
+    orders = {tuple(permute(np.arange(50), 50, (seed, epoch))) for seed in range(20) for epoch in range(20)}
     assert len(orders) == 400
 
 
@@ -230,7 +230,7 @@ def test_every_row_lands_everywhere_about_equally_often(rows: int) -> None:
     keys = 3_000
     landed = np.zeros((rows, rows))
     for key in range(keys):
-        landed[np.arange(rows), shuffled(np.arange(rows), rows, (key, 0))] += 1
+        landed[np.arange(rows), permute(np.arange(rows), rows, (key, 0))] += 1
     expected = keys / rows
     freedom = (rows - 1) ** 2
     chi_square = ((landed - expected) ** 2 / expected).sum()
@@ -240,7 +240,7 @@ def test_every_row_lands_everywhere_about_equally_often(rows: int) -> None:
 @pytest.mark.parametrize("rows", [3, 4])
 def test_every_permutation_of_few_rows_appears_about_equally_often(rows: int) -> None:
     keys = 3_000
-    orders = Counter(tuple(shuffled(np.arange(rows), rows, (key, 0)).tolist()) for key in range(keys))
+    orders = Counter(tuple(permute(np.arange(rows), rows, (key, 0)).tolist()) for key in range(keys))
     expected = keys / math.factorial(rows)
     assert len(orders) == math.factorial(rows)
     assert 0.5 * expected < min(orders.values())
@@ -250,7 +250,7 @@ def test_every_permutation_of_few_rows_appears_about_equally_often(rows: int) ->
 def test_neighbours_are_torn_apart() -> None:
     """Distances between the places of neighbouring positions are those of independent ones: a third of the rows."""
     rows = 100_003
-    order = shuffled(np.arange(rows), rows, (0, 0))
+    order = permute(np.arange(rows), rows, (0, 0))
     assert np.abs(np.diff(order)).mean() == pytest.approx(rows / 3, rel=0.02)
     assert abs(np.corrcoef(np.arange(rows), order)[0, 1]) < 0.02
     # as many in every part of the rows, whichever part they come from

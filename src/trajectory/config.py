@@ -36,9 +36,9 @@ def settings(cls: type[Settings], values: DictConfig | dict[str, Any], key: str)
         raise UserError(f"{key}{'.' + full_key if full_key else ''}: {first_line(error)}") from error
 
 
-def check_keys(config: DictConfig, known: Collection[str]) -> None:
+def check_keys(config: DictConfig, allowed: Collection[str]) -> None:
     """Raise a `UserError` for a key or group of a composed config that nothing reads."""
-    unknown = sorted({str(key) for key in config} - {*known, "debug", "hydra"})
+    unknown = sorted({str(key) for key in config} - {*allowed, "debug", "hydra"})
     require(not unknown, ", ".join(unknown), "left out: nothing reads it here", "a key that was added")
 
 
@@ -54,19 +54,19 @@ def check_complete(config: DictConfig) -> None:
     require(not missing, ", ".join(missing), "given", "???")
 
 
-def given(config: DictConfig) -> dict[str, Any]:
+def without_missing(config: DictConfig) -> dict[str, Any]:
     """The values of a config that are not missing (`???`), nested, as plain containers."""
     values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
-    return _without_missing(values)
+    return _drop_missing(values)
 
 
-def _without_missing(values: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: _without_missing(value) if isinstance(value, dict) else value for key, value in values.items()}
+def _drop_missing(values: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: _drop_missing(value) if isinstance(value, dict) else value for key, value in values.items()}
     return {key: value for key, value in kept.items() if value != "???"}
 
 
 @contextmanager
-def one_line_errors(folder: Path, *, debug: bool) -> Generator[None]:
+def exit_on_user_error(folder: Path, *, debug: bool) -> Generator[None]:
     """Turn a user's error into one line and exit code 1; remove what the run wrote unless that holds a checkpoint.
 
     In a folder that held more than Hydra's own files before the run, all that was there stays; in one that another

@@ -28,8 +28,8 @@ from trajectory.errors import UserError, first_line
 from trajectory.ranks import connect, local_rank, rank, world_size
 
 READY = ""  # what a rank tells the one that started it once nothing is left that could be refused
-VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
-NOTICE_S = 10.0  # within which a broken connection shows; NCCL may wait for ever
+LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
+FAILURE_TIMEOUT_S = 10.0  # within which a broken connection shows; NCCL may wait for ever
 
 _starter: Connection | None = None  # of the rank that started this process
 
@@ -48,7 +48,7 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return total
 
 
-def from_all_ranks(value: Any) -> list[Any]:
+def all_gather_object(value: Any) -> list[Any]:
     """What each rank has, in their order."""
     if world_size() == 1:
         return [value]
@@ -58,7 +58,7 @@ def from_all_ranks(value: Any) -> list[Any]:
 
 
 @contextmanager
-def all_ranks(devices: int, device: torch.device, run: Callable[[], object]) -> Generator[None]:
+def process_group(devices: int, device: torch.device, run: Callable[[], object]) -> Generator[None]:
     """Within it the ranks are connected; they end together, whichever fails.
 
     Args:
@@ -71,7 +71,7 @@ def all_ranks(devices: int, device: torch.device, run: Callable[[], object]) -> 
     if devices == world_size() == 1:
         yield
         return
-    before = {name: os.environ.get(name) for name in VARIABLES}
+    before = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
     others = [] if world_size() > 1 else _start(devices, run)
     over, well = threading.Event(), False
     try:
@@ -100,7 +100,7 @@ def all_ranks(devices: int, device: torch.device, run: Callable[[], object]) -> 
         connect(None)
         over.set()
         for process, _ in others:
-            process.join(NOTICE_S if well else 0)
+            process.join(FAILURE_TIMEOUT_S if well else 0)
             process.kill()
             process.join()
         if well:
@@ -111,10 +111,10 @@ def all_ranks(devices: int, device: torch.device, run: Callable[[], object]) -> 
                 os.environ[name] = value
 
 
-Other = tuple[BaseProcess, Connection]  # a rank that was started here, and what it has to say
+ChildRank = tuple[BaseProcess, Connection]  # a rank that was started here, and what it has to say
 
 
-def _start(devices: int, run: Callable[[], object]) -> list[Other]:
+def _start(devices: int, run: Callable[[], object]) -> list[ChildRank]:
     """The other ranks of this machine; the environment then says what torchrun's would."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -123,7 +123,7 @@ def _start(devices: int, run: Callable[[], object]) -> list[Other]:
     # else Lightning and torch choose a number of threads themselves
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     context = get_context("spawn")
-    others: list[Other] = []
+    others: list[ChildRank] = []
     for number in [*range(1, devices), 0]:
         os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number)}
         if number > 0:
@@ -148,45 +148,45 @@ def _other_rank(run: Callable[[], object], starter: Connection) -> None:
         sys.exit(1)
 
 
-def _await(other: Other) -> None:
+def _await(other: ChildRank) -> None:
     """Wait until a rank is ready to be connected."""
     said = _said(other)
     if said != READY:
         raise UserError(said)
 
 
-def _failure(others: Sequence[Other]) -> str | None:
+def _failure(others: Sequence[ChildRank]) -> str | None:
     """What the first rank that failed has to say; a broken connection is noticed a moment before its end."""
     if others:
         ended = connection.wait([process.sentinel for process, _ in others], timeout=1.0)
         for process, _ in others:
             if process.sentinel in ended:
-                process.join(NOTICE_S)  # it is over, and its exit code comes a moment later
+                process.join(FAILURE_TIMEOUT_S)  # it is over, and its exit code comes a moment later
     failed = [_said(other) for other in others if other[0].exitcode]
     reasons = [said for said in failed if "ended with" not in said]  # else one that only lost the others
     return next(iter([*reasons, *failed]), None)
 
 
-def _said(other: Other) -> str:
+def _said(other: ChildRank) -> str:
     """What a rank says next, or how it ended."""
     process, listen = other
     try:
         said = listen.recv()
     except EOFError:
-        process.join(NOTICE_S)
+        process.join(FAILURE_TIMEOUT_S)
         code = process.exitcode or 0
         said = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
     return f"{process.name}: {said}" if said != READY else READY
 
 
-def _watch(others: Sequence[Other], over: threading.Event) -> None:
+def _watch(others: Sequence[ChildRank], over: threading.Event) -> None:
     """End this process if another has failed and the main thread, waiting for it in a library, does not notice."""
     waiting = {process.sentinel: process for process, _ in others}
     while waiting and not over.is_set():
         for sentinel in connection.wait(list(waiting), timeout=1.0):
             process = waiting.pop(sentinel)  # ty: ignore[invalid-argument-type]
             # asked for its exit code by both threads at once, a process would give it to one of them alone
-            if not over.wait(NOTICE_S) and process.exitcode:
+            if not over.wait(FAILURE_TIMEOUT_S) and process.exitcode:
                 print(f"error: {_failure(others)}", file=sys.stderr, flush=True)
                 for other, _ in others:
                     other.kill()

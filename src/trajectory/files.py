@@ -12,12 +12,12 @@ from pathlib import Path
 from trajectory.errors import UserError
 
 CACHE_VARIABLE = "TRAJECTORY_CACHE"
-HIDDEN = ".writing-"  # how the names of folders begin that are being written
-STALE_S = 24 * 3600.0  # writing takes minutes
+TMP_PREFIX = ".writing-"  # how the names of folders begin that are being written
+STALE_AFTER_S = 24 * 3600.0  # writing takes minutes
 
 
 @contextmanager
-def one_line_for_disk_errors(path: Path) -> Generator[None]:
+def disk_error_as_user_error(path: Path) -> Generator[None]:
     """Say in one line that `path` cannot be written: a full disk, a folder that is gone, no permission."""
     try:
         yield
@@ -40,7 +40,7 @@ def write_file(path: Path, content: bytes | str) -> None:
         UserError: the disk is full or the folder lost; what was at `path` before is still there.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with one_line_for_disk_errors(path):
+    with disk_error_as_user_error(path):
         try:
             with temporary.open("wb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
@@ -75,5 +75,5 @@ def remove_stale(folder: Path, prefix: str) -> None:
     """Remove what processes that were killed while writing left in `folder` more than a day ago."""
     for path in folder.glob(f"{prefix}*"):
         with suppress(OSError):  # another process may be at it too
-            if time.time() - path.stat().st_mtime > STALE_S:
+            if time.time() - path.stat().st_mtime > STALE_AFTER_S:
                 shutil.rmtree(path, ignore_errors=True)

@@ -14,11 +14,14 @@ import torch
 
 from trajectory.errors import require
 
-PRODUCT, GPU_PRODUCT = 512, 8_192  # rows, columns and depth of the product whose rate counts as all there is
+CPU_MATMUL_SIZE, GPU_MATMUL_SIZE = (
+    512,
+    8_192,
+)  # N of the N x N products that measure the peak rate
 MMAP_MAX, TRIM_THRESHOLD = -4, -1  # glibc's malloc.h
 
 
-def device_for(accelerator: str, key: str = "trainer.accelerator") -> torch.device:
+def select_device(accelerator: str, key: str = "trainer.accelerator") -> torch.device:
     """The device that an accelerator (auto, cpu or gpu) means here; `key` is what messages call it."""
     there = torch.cuda.is_available()
     require(accelerator != "gpu" or there, key, "auto or cpu where torch finds no GPU", accelerator)
@@ -32,7 +35,7 @@ def check_devices(device: torch.device, devices: int) -> None:
     require(not few, "trainer.devices", f"at most {there}, the GPUs of this machine", devices)
 
 
-def precision_for(precision: str, device: torch.device) -> Any:
+def select_precision(precision: str, device: torch.device) -> Any:
     """Lightning's precision: bfloat16 only where it is native; CPUs emulate it up to a hundred times slower."""
     if precision != "auto":
         return precision
@@ -83,9 +86,9 @@ def _product_seconds(threads: int) -> float:
     return statistics.median(times[5:])
 
 
-def product_flops(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> float:
+def matmul_flops(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> float:
     """Floating-point operations per second of a square matrix product, by the median of thirty."""
-    size = PRODUCT if torch.device(device).type == "cpu" else GPU_PRODUCT
+    size = CPU_MATMUL_SIZE if torch.device(device).type == "cpu" else GPU_MATMUL_SIZE
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(30):
@@ -97,7 +100,7 @@ def product_flops(device: torch.device | str = "cpu", dtype: torch.dtype = torch
     return 2 * size**3 / statistics.median(times)
 
 
-def keep_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc keep the memory of large tensors for the next ones instead of giving it back.
 
     It maps what is over 32 MB anew every time, and the kernel clears it: a quarter of a training step of batch 256.

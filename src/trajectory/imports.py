@@ -10,7 +10,7 @@ from trajectory.errors import UserError, first_line
 
 
 @contextmanager
-def importing() -> Generator[None]:
+def gc_paused() -> Generator[None]:
     """Leave garbage where it is: there is hardly any, and looking for it takes a sixth of the time of an import."""
     enabled = gc.isenabled()
     gc.disable()
@@ -22,7 +22,7 @@ def importing() -> Generator[None]:
 
 
 @contextmanager
-def optional(what: str, extra: str | None = None) -> Generator[None]:
+def optional_import(what: str, extra: str | None = None) -> Generator[None]:
     """Around an import that may fail.
 
     Args:

@@ -59,7 +59,7 @@ class Interruption:
             for number in (signal.SIGINT, *PREEMPTIONS):
                 signal.signal(number, self._handle)
 
-    def leave_if_preempted(self) -> None:
+    def exit_if_preempted(self) -> None:
         """End the process if a scheduler asked for it."""
         if self.received in PREEMPTIONS:
             log.info("ended by %s; the same command with resume=true continues", self.received.name)
@@ -77,4 +77,4 @@ class Interruption:
             rest = "training stops here, the final episodes follow" if self.patient else "the final episodes go on"
             log.info("interrupted: %s; Ctrl-C again stops at once", rest)
         elif not self.patient:
-            self.leave_if_preempted()
+            self.exit_if_preempted()

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def exclusive(path: Path, doing: str) -> Generator[None]:
+def file_lock(path: Path, doing: str) -> Generator[None]:
     """Only one process at a time is within, the others wait.
 
     Without locks all go on at once, which must cost no more than time.
@@ -54,7 +54,7 @@ def exclusive(path: Path, doing: str) -> Generator[None]:
 
 
 @contextmanager
-def claimed(folder: Path, patience_s: float = 1.0) -> Generator[None]:
+def run_dir_lock(folder: Path, patience_s: float = 1.0) -> Generator[None]:
     """Keep other processes out of a run folder.
 
     Args:
@@ -81,7 +81,7 @@ def claimed(folder: Path, patience_s: float = 1.0) -> Generator[None]:
 def in_use(folder: Path) -> bool:
     """Whether another process works in a run folder."""
     try:
-        with claimed(folder, patience_s=0.0):
+        with run_dir_lock(folder, patience_s=0.0):
             return False
     except FolderTaken:
         return True

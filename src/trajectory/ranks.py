@@ -19,7 +19,7 @@ def connect(rank_and_size: tuple[int, int] | None) -> None:
     _connected = rank_and_size
 
 
-def by_srun() -> bool:
+def launched_by_srun() -> bool:
     """Whether srun started several processes, this one among them."""
     return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
 
@@ -28,19 +28,19 @@ def rank() -> int:
     """This process's number among all; 0 is the one that writes and talks."""
     if _connected is not None:
         return _connected[0]
-    return int(os.environ.get("RANK") or (os.environ["SLURM_PROCID"] if by_srun() else 0))
+    return int(os.environ.get("RANK") or (os.environ["SLURM_PROCID"] if launched_by_srun() else 0))
 
 
 def local_rank() -> int:
     """This process's number among those of its machine."""
-    return int(os.environ.get("LOCAL_RANK") or (os.environ["SLURM_LOCALID"] if by_srun() else 0))
+    return int(os.environ.get("LOCAL_RANK") or (os.environ["SLURM_LOCALID"] if launched_by_srun() else 0))
 
 
 def world_size() -> int:
     """The number of processes that are there."""
     if _connected is not None:
         return _connected[1]
-    return int(os.environ.get("WORLD_SIZE") or (os.environ["SLURM_STEP_NUM_TASKS"] if by_srun() else 1))
+    return int(os.environ.get("WORLD_SIZE") or (os.environ["SLURM_STEP_NUM_TASKS"] if launched_by_srun() else 1))
 
 
 def check_processes(devices: int, num_nodes: int) -> None:
@@ -54,7 +54,7 @@ def check_processes(devices: int, num_nodes: int) -> None:
 
 
 @contextmanager
-def quiet_unless_first() -> Generator[None]:
+def rank_zero_output_only() -> Generator[None]:
     """Hydra makes no run folder and no log for other ranks than the first: theirs is thrown away."""
     if rank() == 0:
         yield

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-KEYS = {  # old -> new
+RENAMED_KEYS = {  # old -> new
     "trainer.batch_size": "data.batch_size",
     "trainer.gradient_clip": "trainer.gradient_clip_val",
     "trainer.compile": "runtime.compile",
@@ -22,27 +22,27 @@ KEYS = {  # old -> new
     "logger.tags": "logger.wandb.tags",
     "logger.checkpoints": "logger.wandb.checkpoints",
 }
-OF_A_CHECKPOINT = KEYS | {"trainer.accelerator": "runtime.accelerator"}  # of evaluate and analyze, which do not train
-VALUES = {"trainer.strategy": {"single": "auto"}}  # by key: old -> new
-OVERRIDE = re.compile(r"([+~]{0,2})([\w./]+)(=|$)(.*)", re.DOTALL)
+CHECKPOINT_COMMAND_KEYS = RENAMED_KEYS | {"trainer.accelerator": "runtime.accelerator"}  # evaluate, analyze
+RENAMED_VALUES = {"trainer.strategy": {"single": "auto"}}  # by key: old -> new
+OVERRIDE_PATTERN = re.compile(r"([+~]{0,2})([\w./]+)(=|$)(.*)", re.DOTALL)
 
 
-def keys_of(command: str) -> dict[str, str]:
+def renamed_keys(command: str) -> dict[str, str]:
     """The renamed keys of a command, old -> new."""
-    return OF_A_CHECKPOINT if command in ("evaluate", "analyze") else KEYS
+    return CHECKPOINT_COMMAND_KEYS if command in ("evaluate", "analyze") else RENAMED_KEYS
 
 
 def rename_overrides(overrides: Iterable[str], command: str) -> list[str]:
     """A command line with today's keys; each old one is said on standard error."""
-    return [_renamed(override, keys_of(command)) for override in overrides]
+    return [_renamed(override, renamed_keys(command)) for override in overrides]
 
 
 def _renamed(override: str, keys: dict[str, str]) -> str:
-    found = OVERRIDE.fullmatch(override)
+    found = OVERRIDE_PATTERN.fullmatch(override)
     if found is None:
         return override
     prefix, key, equals, value = found.groups()
-    new_key, new_value = keys.get(key, key), VALUES.get(key, {}).get(value, value)
+    new_key, new_value = keys.get(key, key), RENAMED_VALUES.get(key, {}).get(value, value)
     if (new_key, new_value) == (key, value):
         return override
     _hint(f"{key}{'' if new_key != key else f'={value}'}", f"{new_key}{'' if new_key != key else f'={new_value}'}")
@@ -56,7 +56,7 @@ def rename_config(config: DictConfig, command: str, overrides: Iterable[str] = (
         overrides: of the command line, which win.
     """
     chosen = {override.partition("=")[0].lstrip("+") for override in overrides}
-    for old, new in keys_of(command).items():
+    for old, new in renamed_keys(command).items():
         group, _, name = old.rpartition(".")
         section = OmegaConf.select(config, group)
         if isinstance(section, DictConfig) and name in section:
@@ -65,17 +65,17 @@ def rename_config(config: DictConfig, command: str, overrides: Iterable[str] = (
                 if new not in chosen:
                     OmegaConf.update(config, new, value, force_add=True)
             _hint(old, new)
-    for key, values in VALUES.items():
+    for key, values in RENAMED_VALUES.items():
         value = OmegaConf.select(config, key)
         if value in values:
             OmegaConf.update(config, key, values[value])
             _hint(f"{key}={value}", f"{key}={values[value]}")
 
 
-def current(config: dict[str, Any]) -> dict[str, Any]:
+def with_current_keys(config: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run by today's keys, from what its `config.yaml` holds by whole keys, old or new."""
-    renamed = {KEYS.get(key, key): value for key, value in config.items()}
-    for key, values in VALUES.items():
+    renamed = {RENAMED_KEYS.get(key, key): value for key, value in config.items()}
+    for key, values in RENAMED_VALUES.items():
         if renamed.get(key) in values:
             renamed[key] = values[renamed[key]]
     return renamed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -13,13 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from trajectory.errors import UserError, require
 from trajectory.files import check_file
 from trajectory.locks import in_use
-from trajectory.renamed import current
-from trajectory.training.settings import OF_VALIDATION, TRAINER, TrainerSettings
+from trajectory.renamed import with_current_keys
+from trajectory.training.settings import TRAINER, VALIDATION_FLAGS, TrainerSettings
 
-LAST = "last.ckpt"
+LAST_CHECKPOINT = "last.ckpt"
 
 # what may differ between a run and its continuation: it says how the run is watched, not what it computes
-FREE = (
+RESUME_MUTABLE_KEYS = (
     "resume",
     "checkpoint",
     "debug",
@@ -32,14 +33,18 @@ FREE = (
     "evaluation.optimized_metric",
 )
 
-EARLIER = (  # flags of the Trainer that release 0.0 had
+RELEASE_0_0_FLAGS = (  # flags of the Trainer that release 0.0 had
     *("max_steps", "gradient_clip_val", "accelerator", "devices", "num_nodes", "strategy", "precision"),
     "log_every_n_steps",
 )
-OWN = (TRAINER, "gymnasium.make")  # `_target_`s that are there unless the user names others
+BUILTIN_TARGETS = (TRAINER, "gymnasium.make")  # `_target_`s that are there unless the user names others
 # what release 0.0 did not have, with the value that means as it was
-LATER = {
-    **{f"trainer.{field.name}": field.default for field in fields(TrainerSettings) if field.name not in EARLIER},
+NEW_KEY_DEFAULTS = {
+    **{
+        f"trainer.{field.name}": field.default
+        for field in fields(TrainerSettings)
+        if field.name not in RELEASE_0_0_FLAGS
+    },
     "env.wrappers": [],
     "data.validation_share": 0,
     "evaluation.best_by": "planning",
@@ -60,49 +65,54 @@ def run_folder(parent: str, new: str, *, _root_: DictConfig) -> str:
         for folder in folders:
             # whatever others left there, and whatever is wrong with this config, is not said here
             with suppress(Exception):
-                if not finished(folder) and not differences(folder, asked) and not in_use(folder):
+                if not finished_results(folder) and not differences(folder, asked) and not in_use(folder):
                     return str(folder)
     return f"{parent}/{new}"
 
 
 def differences(folder: Path, config: DictConfig) -> list[str]:
     """Each setting in which a config differs from that of the run in `folder`, as `key=value there, value here`."""
-    there, here = comparable(OmegaConf.load(folder / "config.yaml")), comparable(config)
+    there, here = comparable_settings(OmegaConf.load(folder / "config.yaml")), comparable_settings(config)
     keys = sorted(there.keys() | here.keys())
     return [
         f"{key}={there.get(key)!r} there, {here.get(key)!r} here"
         for key in keys
-        if there.get(key) != here.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in FREE)
+        if there.get(key) != here.get(key) and not is_under(key, RESUME_MUTABLE_KEYS)
     ]
 
 
-def comparable(config: Any) -> dict[str, Any]:
+def is_under(key: str, prefixes: Iterable[str]) -> bool:
+    """Whether a dotted key is one of these keys, or lies below one of them."""
+    return any(f"{key}.".startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def comparable_settings(config: Any) -> dict[str, Any]:
     """The settings of a run by today's whole keys, from what its `config.yaml` holds.
 
     What an earlier release did not have is left out where it says that nothing is to be otherwise than it was then.
     """
-    settings = current(flat(config))
-    unread = () if settings.get("data.validation_share") else [f"trainer.{flag}" for flag in OF_VALIDATION]
-    return {key: value for key, value in settings.items() if key not in unread and not _as_ever(key, value)}
+    settings = with_current_keys(flatten_keys(config))
+    unread = () if settings.get("data.validation_share") else [f"trainer.{flag}" for flag in VALIDATION_FLAGS]
+    return {key: value for key, value in settings.items() if key not in unread and not _means_release_0_0(key, value)}
 
 
-def _as_ever(key: str, value: Any) -> bool:
+def _means_release_0_0(key: str, value: Any) -> bool:
     if key.endswith("._target_"):
-        return value in OWN or str(value).startswith("trajectory.")
-    return key in LATER and value == LATER[key]
+        return value in BUILTIN_TARGETS or str(value).startswith("trajectory.")
+    return key in NEW_KEY_DEFAULTS and value == NEW_KEY_DEFAULTS[key]
 
 
-def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_keys(values: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings by their whole keys."""
     if OmegaConf.is_config(values):
         values = OmegaConf.to_container(values, resolve=True)
     if not isinstance(values, dict) or not values:
         return {prefix: values}
-    below = [flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in values.items()]
+    below = [flatten_keys(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in values.items()]
     return {key: value for part in below for key, value in part.items()}
 
 
-def check_no_training(folder: Path) -> None:
+def check_not_training_folder(folder: Path) -> None:
     """Keep evaluations and analyses, which replace what was there before, out of the folders of trainings.
 
     Raises:
@@ -111,24 +121,24 @@ def check_no_training(folder: Path) -> None:
     path = folder / "config.yaml"
     # of the configs that runs leave, only a training's says how to make tokens
     training = path.is_file() and any(line.startswith("tokenizer:") for line in path.read_text().splitlines())
-    training = training or (folder / LAST).exists()
+    training = training or (folder / LAST_CHECKPOINT).exists()
     require(not training, "hydra.run.dir", "a folder other than a training's", str(folder))
 
 
-def finished(folder: Path) -> dict[str, Any] | None:
+def finished_results(folder: Path) -> dict[str, Any] | None:
     """The results of a run that came to its end; None for one that did not, or that Ctrl-C cut short."""
     path = folder / "results.json"
     results = json.loads(path.read_text()) if path.is_file() else {"interrupted": True}
     return None if results.get("interrupted") else results
 
 
-def checkpoint_to_continue(config: DictConfig, folder: Path) -> Path | None:
+def checkpoint_to_resume(config: DictConfig, folder: Path) -> Path | None:
     """The checkpoint that a run in `folder` begins with; None to begin anew.
 
     Raises:
         UserError: `folder` holds a run that is not to be continued, or one of other settings.
     """
-    last = folder / LAST
+    last = folder / LAST_CHECKPOINT
     if config.checkpoint is not None:
         path = Path(config.checkpoint)
         check_file(path)

@@ -20,7 +20,7 @@ from trajectory.benchmarks.settings import (
     StartupBenchmarkSettings,
     TrainingBenchmarkSettings,
 )
-from trajectory.config import check_complete, check_keys, check_seed, given, settings
+from trajectory.config import check_complete, check_keys, check_seed, settings, without_missing
 from trajectory.critic.settings import CriticSettings
 from trajectory.data.settings import DataSettings, HindsightSettings, TokenizerSettings, check_dataset
 from trajectory.environments.settings import EnvironmentSettings, environment_settings
@@ -29,10 +29,10 @@ from trajectory.evaluation.settings import EvaluationSettings, LoggerSettings, l
 from trajectory.files import check_file
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import Planner, PlannerSettings, check_partial, planner_settings
-from trajectory.targets import TARGET, Foreign, chosen, ours
+from trajectory.targets import TARGET, ExternalTarget, own_settings, resolve_target
 from trajectory.training.settings import (
     CALLBACKS,
-    NEEDED,
+    REQUIRED_CALLBACKS,
     TRAINER,
     DeviceSettings,
     RuntimeSettings,
@@ -40,7 +40,7 @@ from trajectory.training.settings import (
 )
 
 ANALYSES: dict[str, type] = {"attention": AttentionSettings, "prediction": PredictionSettings}
-KEYS = (  # of `train`
+TRAIN_SECTIONS = (  # of `train`
     *("dataset", "tokenizer", "hindsight", "model", "planner", "critic", "evaluation", "data", "runtime", "trainer"),
     *("callbacks", "logger", "env", "baseline", "seed", "resume", "checkpoint"),
 )
@@ -55,7 +55,7 @@ class TrainingSettings:
 
     Args:
         dataset: that section as it stands.
-        callbacks: in the order in which they are called, by name: the settings of ours, or a `Foreign` one.
+        callbacks: in the order in which they are called, by name: the settings of ours, or a `ExternalTarget` one.
         baseline: the settings of one, or None.
     """
 
@@ -81,7 +81,7 @@ class TrainingSettings:
         """Whether there are callbacks, loggers or flags that others than this project check."""
         theirs = [*self.callbacks.values(), *self.logger.values(), self.planner, self.baseline]
         named = isinstance(getattr(self.planner, "objective", None), dict) or isinstance(self.tokenizer.binning, dict)
-        return self.trainer.changed or named or any(isinstance(one, Foreign) for one in theirs)
+        return self.trainer.changed or named or any(isinstance(one, ExternalTarget) for one in theirs)
 
     @property
     def metric(self) -> str:
@@ -92,7 +92,9 @@ class TrainingSettings:
         """What a training is about to do, in a line."""
         source = self.dataset.get("source") or self.dataset[TARGET]
         data = ", ".join(str(self.dataset[key]) for key in ("id", "path", "quality") if self.dataset.get(key))
-        name = self.baseline.target if isinstance(self.baseline, Foreign) else getattr(self.baseline, "name", None)
+        name = (
+            self.baseline.target if isinstance(self.baseline, ExternalTarget) else getattr(self.baseline, "name", None)
+        )
         method = f"baseline {name}" if self.baseline else f"{self.trainer.max_steps:,} training steps"
         if not self.baseline:
             method += f" of {self.data.batch_size} windows of {self.model.window} transitions"
@@ -108,10 +110,10 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     Raises:
         UserError: a value of the wrong type or out of its range, or values that do not go together.
     """
-    check_keys(config, KEYS)
+    check_keys(config, TRAIN_SECTIONS)
     check_complete(config)
     planner = planner_settings(config.planner)
-    tokenizer = ours(config.tokenizer, "tokenizer", TOKENIZER, TokenizerSettings)
+    tokenizer = own_settings(config.tokenizer, "tokenizer", TOKENIZER, TokenizerSettings)
     evaluation = settings(EvaluationSettings, config.evaluation, "evaluation")
     data = settings(DataSettings, config.data, "data")
     runtime = settings(RuntimeSettings, config.runtime, "runtime")
@@ -121,11 +123,11 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     architecture = {key: value for key, value in config.model.items() if key != "optimizer"}
     environment = environment_settings(config.env)
     from_others = {"bins": tokenizer.bins, "goal": environment.goal}
-    model = ours({**architecture, **from_others}, "model", MODEL, GPTSettings)
+    model = own_settings({**architecture, **from_others}, "model", MODEL, GPTSettings)
     optimizer = settings(OptimizerSettings, config.model.optimizer, "model.optimizer")
     hindsight = settings(HindsightSettings, config.hindsight, "hindsight")
     baseline = baseline_settings(config.baseline) if "baseline" in config else None
-    critic = ours(config.critic, "critic", CRITIC, CriticSettings) if "critic" in config else None
+    critic = own_settings(config.critic, "critic", CRITIC, CriticSettings) if "critic" in config else None
     if isinstance(planner, PlannerSettings):
         planner.check_window(model.window)
         planner.check_critic(there=critic is not None, owner="critic=none")
@@ -133,7 +135,7 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     require(not with_goals, "critic", "none in an environment with goals", critic and critic.name)
     logger = logger_settings(config.logger)
     check_seed(config.seed)
-    dataset = given(config.dataset)
+    dataset = without_missing(config.dataset)
     check_dataset(dataset)
     evaluation.metric(environment.reference, environment.goal)
     environment.check_goal(evaluation.goal, f"env={environment.name}")
@@ -141,7 +143,7 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     if baseline is not None:
         share = data.validation_share
         require(share == 0, "data.validation_share", "0 with a baseline, which learns from all episodes", share)
-        foreign = [name for name, each in callbacks.items() if isinstance(each, Foreign)]
+        foreign = [name for name, each in callbacks.items() if isinstance(each, ExternalTarget)]
         require(not foreign, "callbacks", "without your own with a baseline, which has none", ", ".join(foreign))
     held_out = data.validation_share > 0 or evaluation.best_by == "planning"
     require(held_out, "data.validation_share", "above 0 with evaluation.best_by=val/loss", data.validation_share)
@@ -171,7 +173,7 @@ def trainer_settings(config: DictConfig) -> TrainerSettings:
     Raises:
         UserError: an unknown flag, one that contradicts this project, or a value out of its range.
     """
-    return ours(config, "trainer", TRAINER, TrainerSettings)
+    return own_settings(config, "trainer", TRAINER, TrainerSettings)
 
 
 def callback_settings(config: DictConfig, validation_share: float) -> dict[str, Any]:
@@ -183,22 +185,24 @@ def callback_settings(config: DictConfig, validation_share: float) -> dict[str, 
     """
     own = dict(CALLBACKS.values())
     given_here = {str(name): values for name, values in config.items() if values is not None}
-    missing = [name for name in NEEDED if name not in given_here]
-    require(not missing, "callbacks", f"with {', '.join(NEEDED)}", f"none at {', '.join(missing)}")
+    missing = [name for name in REQUIRED_CALLBACKS if name not in given_here]
+    require(not missing, "callbacks", f"with {', '.join(REQUIRED_CALLBACKS)}", f"none at {', '.join(missing)}")
     *ours, last = CALLBACKS
     order = [
         *(name for name in ours if name in given_here),
         *(name for name in given_here if name not in CALLBACKS),
         last,
     ]
-    found = {name: chosen(given_here[name], f"callbacks.{name}", own) for name in order}
+    found = {name: resolve_target(given_here[name], f"callbacks.{name}", own) for name in order}
     for name, callback in found.items():
-        if not isinstance(callback, Foreign):
+        if not isinstance(callback, ExternalTarget):
             target = given_here[name][TARGET]
             right = CALLBACKS.get(name, ("",))[0] == target
             require(right, f"callbacks.{name}.{TARGET}", "a class of your own, or at its own name", target)
             continue
-        require(name not in NEEDED, f"callbacks.{name}.{TARGET}", CALLBACKS.get(name, ("",))[0], callback.target)
+        require(
+            name not in REQUIRED_CALLBACKS, f"callbacks.{name}.{TARGET}", CALLBACKS.get(name, ("",))[0], callback.target
+        )
         monitor = str(callback.arguments.get("monitor", ""))
         if monitor.startswith("val/") and validation_share == 0:
             raise UserError(
@@ -230,9 +234,9 @@ def evaluation_settings(config: DictConfig) -> CheckpointSettings:
     evaluation = settings(EvaluationSettings, config.evaluation, "evaluation")
     runtime = settings(DeviceSettings, config.runtime, "runtime")
     logger = logger_settings(config.logger)
-    planner = given(config.planner)
+    planner = without_missing(config.planner)
     check_partial(planner)
-    return CheckpointSettings(_checkpoint(config), planner, given(config.env), evaluation, runtime, logger)
+    return CheckpointSettings(_checkpoint(config), planner, without_missing(config.env), evaluation, runtime, logger)
 
 
 @dataclass(frozen=True)
@@ -265,7 +269,7 @@ def analysis_settings(config: DictConfig) -> AnalysisSettings:
     runtime = settings(DeviceSettings, config.runtime, "runtime")
     logger = logger_settings(config.logger)
     return AnalysisSettings(
-        kind, chosen, _checkpoint(config), given(config.dataset), runtime, given(config.env), logger
+        kind, chosen, _checkpoint(config), without_missing(config.dataset), runtime, without_missing(config.env), logger
     )
 
 

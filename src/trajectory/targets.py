@@ -13,14 +13,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from trajectory.config import Settings, given, settings
+from trajectory.config import Settings, settings, without_missing
 from trajectory.errors import UserError, first_line, require
 
 TARGET = "_target_"
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ExternalTarget:
     """A class or function that is not of this project, and its arguments as the config gives them.
 
     Args:
@@ -78,8 +78,8 @@ class Foreign:
         return result
 
 
-def chosen(values: Any, key: str, own: Mapping[str, type], default: str | None = None) -> Any:
-    """The settings dataclass of what a config names, or a `Foreign` where it is not of this project.
+def resolve_target(values: Any, key: str, own: Mapping[str, type], default: str | None = None) -> Any:
+    """The settings dataclass of what a config names, or a `ExternalTarget` where it is not of this project.
 
     Args:
         own: the settings of what this project has, by `_target_`.
@@ -89,7 +89,7 @@ def chosen(values: Any, key: str, own: Mapping[str, type], default: str | None =
         UserError: a value that the settings refuse, or a `_target_` that is no dotted path.
     """
     require(OmegaConf.is_config(values) or isinstance(values, Mapping), key, f"a mapping with {TARGET}", values)
-    plain = given(values) if OmegaConf.is_config(values) else dict(values)
+    plain = without_missing(values) if OmegaConf.is_config(values) else dict(values)
     target = plain.pop(TARGET, default)
     require(target is not None, f"{key}.{TARGET}", "given", None)
     dotted = isinstance(target, str) and all(part.isidentifier() for part in target.split(".")) and "." in target
@@ -98,15 +98,15 @@ def chosen(values: Any, key: str, own: Mapping[str, type], default: str | None =
         return settings(own[target], plain, key)
     rule = f"one of {', '.join(own)}, or of a package of your own"
     require(not target.startswith("trajectory."), f"{key}.{TARGET}", rule, target)
-    return Foreign(key, target, plain)
+    return ExternalTarget(key, target, plain)
 
 
-def ours(values: Any, key: str, target: str, cls: type[Settings]) -> Settings:
+def own_settings(values: Any, key: str, target: str, cls: type[Settings]) -> Settings:
     """The settings of what only this project makes.
 
     Raises:
         UserError: another `_target_`, or a value that the settings refuse.
     """
-    found = chosen(values, key, {target: cls}, target)
+    found = resolve_target(values, key, {target: cls}, target)
     require(isinstance(found, cls), f"{key}.{TARGET}", target, getattr(found, "target", None))
     return found

@@ -9,7 +9,7 @@ from hydra.core.override_parser.types import Override
 
 from hydra_plugins.trajectory_sweepers.sweep import Job, TrajectorySweeper, check_positive, one_line
 from trajectory.errors import require
-from trajectory.resume import finished
+from trajectory.resume import finished_results
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class GridSweeper(TrajectorySweeper):
             if self.max_batch_size is not None:
                 check_positive("max_batch_size", self.max_batch_size)
             jobs = self.begin(arguments, self.jobs(arguments))
-            missing = [job for job in jobs if not (self.resume and finished(job.folder))]
+            missing = [job for job in jobs if not (self.resume and finished_results(job.folder))]
             if len(missing) < len(jobs):
                 log.info("%d of the %d jobs in %s are finished", len(jobs) - len(missing), len(jobs), self.folder)
             outcomes = self.launch(missing)

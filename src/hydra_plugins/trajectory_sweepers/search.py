@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 from hydra_plugins.trajectory_sweepers.sweep import Job, TrajectorySweeper, check_positive, one_line, quoted
 from trajectory.errors import UserError, require
 from trajectory.files import write_file
-from trajectory.imports import optional
+from trajectory.imports import optional_import
 from trajectory.locks import in_use
-from trajectory.sweeps.jobs import Outcome
-from trajectory.sweeps.search import PRUNED, VARIABLE, open_study, trial_reference
+from trajectory.sweeps.jobs import JobResult
+from trajectory.sweeps.search import PRUNED, TRIAL_VARIABLE, open_study, trial_reference
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class SearchSweeper(TrajectorySweeper):
     def sweep(self, arguments: list[str]) -> float:
         """Run the trials and leave `optimization_results.yaml`; returns the best value."""
         with one_line(self):
-            with optional("hydra/sweeper=optuna", "sweeps"):
+            with optional_import("hydra/sweeper=optuna", "sweeps"):
                 import optuna.distributions  # noqa: F401 - what `Choices` is made of
 
             check_positive("n_trials", self.n_trials)
@@ -84,7 +84,7 @@ class SearchSweeper(TrajectorySweeper):
             log.info("%d trials are finished, %d go on, in %s", self.n_trials - missing, len(stopped), self.folder)
         at_a_time = min(self.n_jobs, self.max_batch_size or self.n_jobs)
         jobs: list[Job] = []
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, JobResult] = {}
         distributions = {key: choices.distribution for key, choices in self.space.items()}
         while len(jobs) < missing:
             room = min(at_a_time, missing - len(jobs))
@@ -127,7 +127,7 @@ class SearchSweeper(TrajectorySweeper):
             placed.number,
             placed.overrides,
             placed.name,
-            (*placed.hidden, f"hydra.job.env_set.{VARIABLE}={quoted(reference)}"),
+            (*placed.hidden, f"hydra.job.env_set.{TRIAL_VARIABLE}={quoted(reference)}"),
             placed.folder,
         )
 
@@ -136,7 +136,7 @@ class SearchSweeper(TrajectorySweeper):
         folder = self.folder / str(trial.number)
         return folder.is_dir() and not in_use(folder)
 
-    def tell(self, job: Job, outcome: Outcome) -> None:
+    def tell(self, job: Job, outcome: JobResult) -> None:
         """The study hears how a trial ended."""
         from optuna.trial import TrialState
 

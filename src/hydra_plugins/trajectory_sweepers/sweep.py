@@ -20,10 +20,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from trajectory.errors import UserError, first_line, require
-from trajectory.files import one_line_for_disk_errors
-from trajectory.resume import finished
-from trajectory.sweeps.folders import RECORD, listed, sweep_folder
-from trajectory.sweeps.jobs import Attempt, Outcome, let_processes_import, summary
+from trajectory.files import disk_error_as_user_error
+from trajectory.resume import finished_results
+from trajectory.sweeps.folders import RECORD, params_as_overrides, sweep_folder
+from trajectory.sweeps.jobs import CatchingTask, JobResult, export_python_path, summary
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class TrajectorySweeper(Sweeper):
 
     def requested(self, arguments: Iterable[str]) -> list[str]:
         """The overrides of the configs' `params`, and then those of the command line."""
-        return [*listed(self.params), *arguments]
+        return [*params_as_overrides(self.params), *arguments]
 
     def overrides(self, arguments: Iterable[str]) -> list[Override]:
         """What was requested, the last word on every key."""
@@ -96,15 +96,15 @@ class TrajectorySweeper(Sweeper):
         given = any(override.startswith("hydra.sweep.dir=") for override in hydra.overrides.hydra)
         requested = self.requested(arguments)
         self.folder = sweep_folder(Path(hydra.sweep.dir).resolve(), requested, given=given, resume=self.resume)
-        with one_line_for_disk_errors(self.folder):
+        with disk_error_as_user_error(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / RECORD).exists():
                 OmegaConf.save(self.master, self.folder / RECORD)
         with read_write(self.master), open_dict(self.master):
             hydra.sweep.dir = str(self.folder)
-        let_processes_import()
+        export_python_path()
         self.runner = Plugins.instance().instantiate_launcher(
-            hydra_context=self.context, task_function=Attempt(self.task_function), config=self.master
+            hydra_context=self.context, task_function=CatchingTask(self.task_function), config=self.master
         )
         return [self.place(job, subfolder) for job, subfolder in checked]
 
@@ -133,7 +133,7 @@ class TrajectorySweeper(Sweeper):
         where = (f"hydra.sweep.dir={quoted(str(self.folder))}", f"hydra.sweep.subdir={quoted(subfolder)}")
         return replace(job, folder=self.folder / subfolder, hidden=(*job.hidden, *where))
 
-    def launch(self, jobs: Sequence[Job]) -> dict[int, Outcome]:
+    def launch(self, jobs: Sequence[Job]) -> dict[int, JobResult]:
         """Run jobs; one whose process is killed may take a launcher with it, and loses no other all the same.
 
         Returns:
@@ -142,7 +142,7 @@ class TrajectorySweeper(Sweeper):
         Raises:
             UserError: the launcher cannot start any: it has a setting that it refuses, or there is no SLURM.
         """
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, JobResult] = {}
         size = self.max_batch_size or max(1, len(jobs))
         batches = [list(jobs[start : start + size]) for start in range(0, len(jobs), size)]
         while batches:
@@ -169,16 +169,16 @@ class TrajectorySweeper(Sweeper):
                     reason += "; others may still run, resume=true runs what is missing"
                 metric = OmegaConf.select(self.master, "evaluation.optimized_metric")
                 for job in batch:
-                    known = finished(job.folder)
+                    known = finished_results(job.folder)
                     value = known and known.get(metric or "reached_share", known["return_mean"])
-                    outcomes[job.number] = Outcome(value) if known else Outcome(failure=reason)
+                    outcomes[job.number] = JobResult(value) if known else JobResult(failure=reason)
         return outcomes
 
     def submitted(self) -> bool:
         """Whether a scheduler knows of jobs that may not have begun."""
         return self.detached and any(self.folder.glob(".submitit/*"))
 
-    def report(self, jobs: Sequence[Job], outcomes: Mapping[int, Outcome]) -> None:
+    def report(self, jobs: Sequence[Job], outcomes: Mapping[int, JobResult]) -> None:
         """Raise a `UserError` that names the jobs that failed."""
         failures = {
             f"{job.number} ({job.name})": reason

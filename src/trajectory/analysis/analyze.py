@@ -10,17 +10,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from trajectory.analysis.attention import analyze_attention
-from trajectory.analysis.held_out import analysed_data
+from trajectory.analysis.held_out import load_analysed_data
 from trajectory.analysis.prediction import predict
-from trajectory.config import given
+from trajectory.config import without_missing
 from trajectory.environments.settings import trained_environment
 from trajectory.errors import require
-from trajectory.evaluation.loggers import close_analysis, forget_curves, make_loggers
+from trajectory.evaluation.loggers import close_analysis, delete_logs, make_loggers
 from trajectory.evaluation.results import provenance, write_results
 from trajectory.files import write_file
-from trajectory.hardware import device_for, set_threads
+from trajectory.hardware import select_device, set_threads
 from trajectory.model.checkpoint import load_checkpoint
-from trajectory.resume import check_no_training
+from trajectory.resume import check_not_training_folder
 from trajectory.settings import AnalysisSettings
 
 log = logging.getLogger("analyze")
@@ -36,22 +36,24 @@ def analyze(config: DictConfig, settings: AnalysisSettings, folder: Path) -> Non
     Raises:
         UserError: a checkpoint that cannot be read or is not of that kind, or data that do not fit it.
     """
-    checkpoint = load_checkpoint(settings.checkpoint, device_for(settings.runtime.accelerator, "runtime.accelerator"))
+    checkpoint = load_checkpoint(
+        settings.checkpoint, select_device(settings.runtime.accelerator, "runtime.accelerator")
+    )
     rule = "of a model without goals: an analysis has none to put in front"
     require(checkpoint.gpt.settings.goal is None, "checkpoint", rule, str(settings.checkpoint))
     set_threads(settings.runtime.threads)
     trained, owner = checkpoint.hyperparameters["environment"], f"checkpoint={settings.checkpoint}"
-    data = analysed_data(checkpoint, settings.dataset, trained_environment(trained, settings.environment, owner))
+    data = load_analysed_data(checkpoint, settings.dataset, trained_environment(trained, settings.environment, owner))
     if not data.held_out:
         log.warning("the checkpoint was trained on these episodes; give another dataset=... to hold some out")
-    check_no_training(folder)
-    forget_curves(folder)
+    check_not_training_folder(folder)
+    delete_logs(folder)
     write_file(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     results = ANALYSES[settings.kind](checkpoint, data, settings.chosen, folder)
     facts = {"checkpoint": str(settings.checkpoint), "dataset": data.id, "held_out": data.held_out}
     results = {**facts, **results, **provenance()}
     home = settings.checkpoint.absolute().parent
-    loggers = make_loggers(settings.logger, folder, given(config), job="analyze", trained=home)
+    loggers = make_loggers(settings.logger, folder, without_missing(config), job="analyze", trained=home)
     close_analysis(loggers, settings.kind, results, checkpoint.hyperparameters["dataset"], folder)
     write_results(folder / "results.json", results)
     log.info("results and pictures: %s", folder)

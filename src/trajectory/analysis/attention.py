@@ -94,7 +94,7 @@ class Patterns:
         }
 
     @cached_property
-    def of_the_past(self) -> dict[str, Tensor]:
+    def past_attention(self) -> dict[str, Tensor]:
         """What is looked at in earlier transitions, and by predictions of what."""
         action = (TokenKind.ACTION,)
         others = set(TokenKind) - set(action)
@@ -111,7 +111,7 @@ class Patterns:
         return self.visible & (self.back >= 1) & asked[:, None] & looked_at
 
 
-def share(weights: Tensor, pattern: Tensor) -> Tensor:
+def attention_mass(weights: Tensor, pattern: Tensor) -> Tensor:
     """(..., T, T) weights -> (...) share that a (T, T) pattern gets, over queries that see a token of it."""
     queries = pattern.any(-1)
     return (weights[..., queries, :] * pattern[queries]).sum(-1).mean(-1)
@@ -125,20 +125,23 @@ def describe_head(weights: Tensor, patterns: Patterns, excess: float) -> dict[st
     """
     numbers, found = {}, set()
     for name, pattern in patterns.named.items():
-        numbers[name] = _beside_uniform(weights, pattern, patterns)
-        got, uniform = numbers[name].values()
-        if got - uniform >= excess * (1 - uniform):
+        numbers[name] = _mass_and_uniform_mass(weights, pattern, patterns)
+        mass, uniform = numbers[name].values()
+        if mass - uniform >= excess * (1 - uniform):
             found.add("Markov" if name == "previous_transition" else "striated")
     return {"name": "mixed" if len(found) == 2 else "".join(found) or "neither", **numbers}
 
 
-def _beside_uniform(weights: Tensor, pattern: Tensor, patterns: Patterns) -> dict[str, float]:
-    return {"share": float(share(weights, pattern)), "uniform": float(share(patterns.uniform, pattern))}
+def _mass_and_uniform_mass(weights: Tensor, pattern: Tensor, patterns: Patterns) -> dict[str, float]:
+    return {
+        "attention_mass": float(attention_mass(weights, pattern)),
+        "uniform": float(attention_mass(patterns.uniform, pattern)),
+    }
 
 
-def of_the_past(weights: Tensor, patterns: Patterns) -> dict[str, Tensor]:
+def past_attention(weights: Tensor, patterns: Patterns) -> dict[str, Tensor]:
     """(..., T, T) weights -> (...) shares that past actions and observations get, by who looks at them."""
-    return {name: share(weights, pattern) for name, pattern in patterns.of_the_past.items()}
+    return {name: attention_mass(weights, pattern) for name, pattern in patterns.past_attention.items()}
 
 
 def past_actions(
@@ -151,7 +154,7 @@ def past_actions(
     more to look at than of few.
 
     Args:
-        shares: as `of_the_past` gives them, (B,) of every window, in the mean over all heads.
+        shares: as `past_attention` gives them, (B,) of every window, in the mean over all heads.
         uniform: the same of uniform attention.
         groups: (B,) the episode of every window: those of one episode are alike, and drawn together.
 
@@ -181,7 +184,7 @@ def past_actions(
     return {
         **{
             name: {
-                "share": float(shares[name].mean()),
+                "attention_mass": float(shares[name].mean()),
                 "uniform": uniform[name],
                 "times_uniform": float(shares[name].mean()) / uniform[name],
             }
@@ -213,20 +216,20 @@ def analyze_attention(
         tokens = data.tokens[rows].flatten(1)[:, :T].long()
         weights = attention_weights(gpt, tokens.to(gpt.head.device)).cpu().double()
         maps += weights.sum(0) / len(windows)
-        shares.append(of_the_past(weights.mean((1, 2)), patterns))
-    on_actions = patterns.of_the_past["actions_on_past_actions"]
+        shares.append(past_attention(weights.mean((1, 2)), patterns))
+    on_actions = patterns.past_attention["actions_on_past_actions"]
     heads = [
         {
             "layer": layer + 1,
             "head": head + 1,
             **describe_head(weights, patterns, settings.excess),
-            "actions_on_past_actions": _beside_uniform(weights, on_actions, patterns),
+            "actions_on_past_actions": _mass_and_uniform_mass(weights, on_actions, patterns),
         }
         for layer, layer_maps in enumerate(maps)
         for head, weights in enumerate(layer_maps)
     ]
     every = {name: torch.cat([each[name] for each in shares]).numpy() for name in shares[0]}
-    uniform = {name: float(each) for name, each in of_the_past(patterns.uniform, patterns).items()}
+    uniform = {name: float(each) for name, each in past_attention(patterns.uniform, patterns).items()}
     groups = np.searchsorted(data.episodes.ends, windows[:, 0].numpy(), side="right")
     actions = past_actions(every, uniform, groups, settings.seed, settings.resamples)
     write_file(folder / "attention.png", draw_maps(maps.numpy(), patterns.visible.numpy(), heads, layout))
@@ -257,7 +260,7 @@ def format_heads(heads: list[dict[str, Any]]) -> str:
     columns = ("previous_transition", "predicted_dimension", "own_dimension")
     lines = [("layer  head  name    " + "".join(f"  {column.replace('_', ' '):>20}" for column in columns))]
     for head in heads:
-        cells = (f"{head[column]['share']:.3f} ({head[column]['uniform']:.3f})" for column in columns)
+        cells = (f"{head[column]['attention_mass']:.3f} ({head[column]['uniform']:.3f})" for column in columns)
         lines.append(
             f"{head['layer']:>5}  {head['head']:>4}  {head['name']:<8}" + "".join(f"  {cell:>20}" for cell in cells)
         )
@@ -269,7 +272,7 @@ def format_actions(actions: dict[str, Any]) -> str:
     got = actions["actions_on_past_actions"]
     lines = [
         f"do actions look at past actions? {actions['verdict']}: predictions of actions give them "
-        f"{got['share']:.3f} of their attention, {got['times_uniform']:.2f} times what uniform attention gives"
+        f"{got['attention_mass']:.3f} of their attention, {got['times_uniform']:.2f} times what uniform attention gives"
     ]
     for name, comparison in actions["more_than"].items():
         low, high = comparison["interval"]

@@ -64,12 +64,14 @@ def draw_maps(maps: np.ndarray, visible: np.ndarray, heads: list[dict[str, Any]]
 
 
 def _title(head: dict[str, Any]) -> str:
-    stripes = max((head[key] for key in ("predicted_dimension", "own_dimension")), key=lambda number: number["share"])
+    stripes = max(
+        (head[key] for key in ("predicted_dimension", "own_dimension")), key=lambda number: number["attention_mass"]
+    )
     previous = head["previous_transition"]
     return (
         f"layer {head['layer']}, head {head['head']}: {head['name']}\n"
-        f"previous {previous['share']:.2f} ({previous['uniform']:.2f}), "
-        f"stripes {stripes['share']:.2f} ({stripes['uniform']:.2f})"
+        f"previous {previous['attention_mass']:.2f} ({previous['uniform']:.2f}), "
+        f"stripes {stripes['attention_mass']:.2f} ({stripes['uniform']:.2f})"
     )
 
 

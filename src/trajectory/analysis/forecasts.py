@@ -30,8 +30,8 @@ from trajectory.data.episodes import Episodes
 from trajectory.model.checkpoint import Checkpoint
 from trajectory.model.decoder import decoder_for
 
-LEAST_WIDTH = 1e-3  # of the Gaussian around a rollout, in standard deviations
-FAR = 100.0  # standard deviations from the training data's mean beyond which no state is followed
+MIN_KERNEL_WIDTH = 1e-3  # of the Gaussian around a rollout, in standard deviations
+MAX_STATE_DEVIATION = 100.0  # standard deviations from the training data's mean beyond which no state is followed
 RESAMPLES = 1_000  # of the bootstrap
 
 
@@ -110,7 +110,7 @@ class Forecast:
     effective: Tensor | None = None
 
 
-def by_transformer(
+def transformer_forecast(
     task: Task,
     checkpoint: Checkpoint,
     tokens: Tensor,
@@ -150,12 +150,12 @@ def by_transformer(
         memory=memory,
         generator=generator,
     )
-    forecast = from_bins(task, discretizer, rollouts[:, :, past + 1 :, layout.observation].cpu(), generator)
+    forecast = forecast_from_tokens(task, discretizer, rollouts[:, :, past + 1 :, layout.observation].cpu(), generator)
     return replace(forecast, effective=effective)
 
 
 @torch.inference_mode()
-def by_ensemble(task: Task, ensemble: Ensemble, hidden: Tensor, *, in_range: bool = False) -> Forecast:
+def ensemble_forecast(task: Task, ensemble: Ensemble, hidden: Tensor, *, in_range: bool = False) -> Forecast:
     """The ensemble's rollouts of the recorded actions, each following one member to its end (TS-infinity of PETS).
 
     Args:
@@ -168,7 +168,11 @@ def by_ensemble(task: Task, ensemble: Ensemble, hidden: Tensor, *, in_range: boo
     E, S, width = states.shape
     members = (torch.arange(S) % len(ensemble.weights[0])).repeat(E)
     every = torch.arange(E * S)
-    low, high = task.range if in_range else (task.mean - FAR * task.std, task.mean + FAR * task.std)
+    low, high = (
+        task.range
+        if in_range
+        else (task.mean - MAX_STATE_DEVIATION * task.std, task.mean + MAX_STATE_DEVIATION * task.std)
+    )
     found = []
     for actions in task.actions.unbind(1):
         predicted = ensemble(states.view(-1, width), actions.repeat_interleave(S, dim=0))
@@ -179,7 +183,7 @@ def by_ensemble(task: Task, ensemble: Ensemble, hidden: Tensor, *, in_range: boo
     return Forecast(states, states)
 
 
-def by_chance(task: Task) -> Forecast:
+def random_forecast(task: Task) -> Forecast:
     """States drawn at random from the training data, which needs no model."""
     shape = (len(task.rows), task.samples, task.horizon)
     rows = torch.randint(len(task.trained_on.observations), shape, generator=task.generator())
@@ -187,13 +191,13 @@ def by_chance(task: Task) -> Forecast:
     return Forecast(states, states)
 
 
-def by_bins(task: Task, discretizer: Discretizer) -> Forecast:
+def bins_forecast(task: Task, discretizer: Discretizer) -> Forecast:
     """The most that bins can tell: always the right one."""
     tokens = discretizer.encode(task.true, slice(0, len(task.std)))
-    return from_bins(task, discretizer, tokens[:, None].repeat(1, task.samples, 1, 1), task.generator())
+    return forecast_from_tokens(task, discretizer, tokens[:, None].repeat(1, task.samples, 1, 1), task.generator())
 
 
-def from_bins(task: Task, discretizer: Discretizer, tokens: Tensor, generator: torch.Generator) -> Forecast:
+def forecast_from_tokens(task: Task, discretizer: Discretizer, tokens: Tensor, generator: torch.Generator) -> Forecast:
     """What (E, S, H, O) tokens of observations stand for."""
     width = tokens.shape[-1]
     least, greatest = (edge[:, None] for edge in task.range)
@@ -241,7 +245,7 @@ def log_density(points: Tensor, true: Tensor) -> Tensor:
     samples = points.shape[1]
     low, high = torch.quantile(points, torch.tensor([0.25, 0.75], dtype=points.dtype), dim=1)
     spread = torch.minimum(points.std(1, correction=0), (high - low) / 1.34)
-    widths = (0.9 * spread * samples**-0.2).clamp(min=LEAST_WIDTH)[:, None]
+    widths = (0.9 * spread * samples**-0.2).clamp(min=MIN_KERNEL_WIDTH)[:, None]
     found = torch.distributions.Normal(points, widths).log_prob(true[:, None]).logsumexp(1)
     return torch.logaddexp(found, torch.distributions.Normal(0.0, 1.0).log_prob(true)) - math.log(samples + 1)
 

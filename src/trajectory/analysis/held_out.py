@@ -39,7 +39,7 @@ class AnalysedData:
     tokens: Tensor
 
 
-def analysed_data(checkpoint: Checkpoint, asked: dict[str, Any], environment: EnvironmentSettings) -> AnalysedData:
+def load_analysed_data(checkpoint: Checkpoint, asked: dict[str, Any], environment: EnvironmentSettings) -> AnalysedData:
     """The data that `dataset` asks for.
 
     Args:
@@ -56,11 +56,11 @@ def analysed_data(checkpoint: Checkpoint, asked: dict[str, Any], environment: En
         require(
             not unknown, f"dataset.{', dataset.'.join(unknown)}", "left out: nothing reads it", "a key that was added"
         )
-        steps, asked = asked["steps"], asked_of(checkpoint)
+        steps, asked = asked["steps"], requested_dataset(checkpoint)
         if asked["source"] == "builtin":
             asked = {**asked, "seed": asked["seed"] + 1, "steps": steps}
     source = locate(asked, environment)
-    same = source.recorded_in is None or kind_of(source.recorded_in) == kind_of(environment.id)
+    same = source.recorded_in is None or environment_kind(source.recorded_in) == environment_kind(environment.id)
     require(same, "dataset", f"of {environment.id}, as the checkpoint's", f"{source.id} of {source.recorded_in}")
     episodes, layout = source.load(), checkpoint.gpt.layout
     rule = f"of {layout.observation_dim} observations and {layout.action_dim} actions, as the checkpoint's"
@@ -70,10 +70,10 @@ def analysed_data(checkpoint: Checkpoint, asked: dict[str, Any], environment: En
     same = all(asked.get(key) == known.get(key) for key in ("source", "quality", "seed"))
     again = asked.get("source") == "builtin" and same
     held_out = not again and episodes.content_hash() != trained["content_hash"]
-    return AnalysedData(source.id, held_out, environment, episodes, tokens_of(checkpoint, episodes))
+    return AnalysedData(source.id, held_out, environment, episodes, encode_episodes(checkpoint, episodes))
 
 
-def tokens_of(checkpoint: Checkpoint, episodes: Episodes) -> Tensor:
+def encode_episodes(checkpoint: Checkpoint, episodes: Episodes) -> Tensor:
     """(T, D) tokens of all transitions by the checkpoint's own bins, in the smallest integer type."""
     tokenizer = checkpoint.hyperparameters["tokenizer"]
     rewards = shape_rewards(episodes, tokenizer["terminal_reward"])
@@ -89,14 +89,14 @@ def training_episodes(checkpoint: Checkpoint, environment: EnvironmentSettings) 
     Raises:
         UserError: what their source refuses.
     """
-    source = locate(asked_of(checkpoint), environment)
+    source = locate(requested_dataset(checkpoint), environment)
     episodes = source.load()
     if episodes.content_hash() != checkpoint.hyperparameters["dataset"]["content_hash"]:
         log.warning("%s is not what the checkpoint was trained on: its content has changed since", source.id)
     return episodes
 
 
-def asked_of(checkpoint: Checkpoint) -> dict[str, Any]:
+def requested_dataset(checkpoint: Checkpoint) -> dict[str, Any]:
     """The `dataset` config that a checkpoint was trained with."""
     dataset = checkpoint.hyperparameters["dataset"]
     rule = "one that knows how its dataset was asked for, as all do today"
@@ -106,6 +106,6 @@ def asked_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return dataset["asked"]
 
 
-def kind_of(environment_id: str) -> str:
+def environment_kind(environment_id: str) -> str:
     """The name of an environment without module and version: those are not told apart."""
     return re.sub(r"-v\d+$", "", environment_id.rpartition(":")[2]).lower()

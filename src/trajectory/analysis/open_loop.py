@@ -22,7 +22,7 @@ from trajectory.planning.sampling import sample
 from trajectory.planning.settings import SamplingSettings
 
 PLAIN = SamplingSettings()  # the model's own distribution
-MOST_ROWS = 1024  # at once; their keys and values are some hundred megabytes
+MAX_ROWS = 1024  # at once; their keys and values are some hundred megabytes
 
 
 @torch.inference_mode()
@@ -61,7 +61,7 @@ def roll_out(
     hidden = bool(drawn[:, : past + 1, decoder.layout.observation].any())
     rows = particles if hidden else samples
     parts, effective = [], []
-    for starts in torch.arange(len(true)).split(max(1, MOST_ROWS // rows)):
+    for starts in torch.arange(len(true)).split(max(1, MAX_ROWS // rows)):
         part = _Rollouts(decoder, discretizer, true[starts.to(true.device)], drawn[starts], rows, memory, generator)
         for step in range(true.shape[1]):
             part.advance(step, first)

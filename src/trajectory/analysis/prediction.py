@@ -27,21 +27,21 @@ from torch import Tensor
 from trajectory.analysis.forecasts import (
     Forecast,
     Task,
-    by_bins,
-    by_chance,
-    by_ensemble,
-    by_transformer,
+    bins_forecast,
+    ensemble_forecast,
+    random_forecast,
     score,
+    transformer_forecast,
     with_bands,
 )
-from trajectory.analysis.held_out import AnalysedData, kind_of, tokens_of, training_episodes
+from trajectory.analysis.held_out import AnalysedData, encode_episodes, environment_kind, training_episodes
 from trajectory.analysis.prediction_figures import draw_curves, draw_rollouts, draw_states
 from trajectory.analysis.settings import PredictionSettings
 from trajectory.baselines.ensemble import train_ensemble
 from trajectory.environments.make import make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import require
-from trajectory.evaluation.drawing import NotDrawn
+from trajectory.evaluation.drawing import RenderingError
 from trajectory.evaluation.video import write_frames
 from trajectory.files import write_file
 from trajectory.model.checkpoint import Checkpoint, load_checkpoint
@@ -50,7 +50,7 @@ from trajectory.progress import progress_bar
 log = logging.getLogger(__name__)
 
 FPS = 20  # steps a second that the video shows, several times slower than they are
-TOLD = (1, 3, 10, 30, 100)  # steps that the table and results.json tell of
+TABLE_STEPS = (1, 3, 10, 30, 100)  # steps that the table and results.json tell of
 Curves = dict[str, dict[str, dict[str, dict[str, np.ndarray]]]]  # by what is seen, model, score and statistic
 
 
@@ -70,20 +70,20 @@ def predict(checkpoint: Checkpoint, data: AnalysedData, settings: PredictionSett
     trained.ensemble.save(folder / "ensemble.safetensors")
     seconds = {"ensemble": round(perf_counter() - begun, 1)}
 
-    plain = partial(by_transformer, task, checkpoint, data.tokens, particles=settings.particles)
+    plain = partial(transformer_forecast, task, checkpoint, data.tokens, particles=settings.particles)
     transformers: dict[str, Callable[..., Forecast]] = {"transformer": plain, "one step": partial(plain, memory=1)}
     if single is not None:
-        tokens = tokens_of(single, data.episodes)
+        tokens = encode_episodes(single, data.episodes)
         transformers["one step, trained so"] = partial(
-            by_transformer, task, single, tokens, particles=settings.particles, memory=1
+            transformer_forecast, task, single, tokens, particles=settings.particles, memory=1
         )
     models: dict[str, Callable[[Tensor], Forecast]] = {
         **{name: partial(model, own_actions=False) for name, model in transformers.items()},
-        "ensemble": partial(by_ensemble, task, trained.ensemble),
-        "ensemble, in range": partial(by_ensemble, task, trained.ensemble, in_range=True),
+        "ensemble": partial(ensemble_forecast, task, trained.ensemble),
+        "ensemble, in range": partial(ensemble_forecast, task, trained.ensemble, in_range=True),
         **{f"{name}, own actions": partial(model, own_actions=True) for name, model in transformers.items()},
-        "random state": lambda hidden: by_chance(task),
-        "bins at best": lambda hidden: by_bins(task, checkpoint.discretizer),
+        "random state": lambda hidden: random_forecast(task),
+        "bins at best": lambda hidden: bins_forecast(task, checkpoint.discretizer),
     }
     begun = perf_counter()
     curves: Curves = {"full": {}, "masked": {}}
@@ -105,7 +105,7 @@ def predict(checkpoint: Checkpoint, data: AnalysedData, settings: PredictionSett
     if settings.video:
         compared = {"true": task.true[0].numpy()} | {name: shown[name] for name in ("transformer", "ensemble")}
         show(data.environment, task.present[0].numpy(), compared, folder)
-    steps = [step for step in TOLD if step <= settings.horizon]
+    steps = [step for step in TABLE_STEPS if step <= settings.horizon]
     log.info("medians over %d starts\n%s", len(task.rows), format_table(curves, steps))
     return {
         "starts": len(task.rows),
@@ -157,13 +157,15 @@ def checkpoint_of(path: str | None, other: Checkpoint) -> Checkpoint | None:
     checkpoint = load_checkpoint(path, other.gpt.head.device)
     key = "analysis.single_step_checkpoint"
     here, there = (each.hyperparameters["environment"]["id"] for each in (checkpoint, other))
-    require(kind_of(here) == kind_of(there), key, f"of {there}, as the checkpoint", f"{path} of {here}")
+    require(
+        environment_kind(here) == environment_kind(there), key, f"of {there}, as the checkpoint", f"{path} of {here}"
+    )
     rule = "a checkpoint of the same observations and actions as the other's"
     require(checkpoint.gpt.layout == other.gpt.layout, key, rule, path)
     require(checkpoint.gpt.settings.goal is None, key, "of a model without goals", path)
-    here, there = (each.hyperparameters["dataset"] for each in (checkpoint, other))
-    rule = f"of a model of the same data as the checkpoint's, {there['id']}"
-    require(here["content_hash"] == there["content_hash"], key, rule, f"{path} of {here['id']}")
+    single_data, other_data = (each.hyperparameters["dataset"] for each in (checkpoint, other))
+    rule = f"of a model of the same data as the checkpoint's, {other_data['id']}"
+    require(single_data["content_hash"] == other_data["content_hash"], key, rule, f"{path} of {single_data['id']}")
     window = checkpoint.gpt.settings.window
     require(
         window >= 2, key, "a checkpoint with model.window of at least 2, to predict anything", f"{path} of {window}"
@@ -177,7 +179,7 @@ def show(environment: EnvironmentSettings, present: np.ndarray, rollouts: dict[s
     try:
         write_file(folder / "states.png", draw_states(env, present, rollouts))
         write_frames(folder / "prediction.mp4", draw_rollouts(env, present, rollouts), fps=FPS)
-    except NotDrawn as reason:
+    except RenderingError as reason:
         log.warning("no video and no states.png: %s", reason)
     env.close()
 

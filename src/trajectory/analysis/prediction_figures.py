@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from trajectory.colors import BLUE, GREEN, ORANGE, PURPLE, VERMILION
-from trajectory.evaluation.drawing import frames, qpos_of
+from trajectory.evaluation.drawing import frame_renderer, qpos_from_observations
 from trajectory.evaluation.video import Caption
 
 PANEL = 320  # pixels
@@ -76,9 +76,9 @@ def draw_states(env: Any, present: np.ndarray, rollouts: dict[str, np.ndarray]) 
     figure = Figure(figsize=(1.6 * len(steps) + 0.4, 1.7 * len(rollouts) + 0.3), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(rollouts), len(steps), squeeze=False)
-    with frames(env, size=PANEL) as draw:
+    with frame_renderer(env, size=PANEL) as draw:
         for row, (name, states) in enumerate(rollouts.items()):
-            path = qpos_of(env, np.concatenate([present[None], states]))
+            path = qpos_from_observations(env, np.concatenate([present[None], states]))
             for column, step in enumerate(steps):
                 axes = grid[row, column]
                 axes.imshow(draw(path[step]))
@@ -101,10 +101,10 @@ def draw_rollouts(env: Any, present: np.ndarray, rollouts: dict[str, np.ndarray]
         rollouts: by their names, (H, O) predicted observations.
 
     Raises:
-        NotDrawn: MuJoCo does not simulate the environment, its observations do not tell positions, or no OpenGL.
+        RenderingError: MuJoCo does not simulate the environment, its observations do not tell positions, or no OpenGL.
     """
-    paths = [qpos_of(env, np.concatenate([present[None], states])) for states in rollouts.values()]
+    paths = [qpos_from_observations(env, np.concatenate([present[None], states])) for states in rollouts.values()]
     names = Caption(len(rollouts), PANEL).render(list(rollouts))
-    with frames(env, size=PANEL) as draw:
+    with frame_renderer(env, size=PANEL) as draw:
         for states in zip(*paths, strict=True):
             yield np.concatenate([names, np.concatenate([draw(state) for state in states], axis=1)])

@@ -8,7 +8,7 @@ from typing import Any
 
 from trajectory.config import settings
 from trajectory.errors import require
-from trajectory.targets import TARGET, chosen
+from trajectory.targets import TARGET, resolve_target
 
 
 @dataclass  # not frozen: OmegaConf could not merge a config into it where it is nested
@@ -209,13 +209,13 @@ KINDS: dict[str, type] = {
 
 
 def baseline_settings(config: Mapping[str, Any]) -> Any:
-    """The settings dataclass of the baseline that a config names, or a `Foreign` one of the user's own.
+    """The settings dataclass of the baseline that a config names, or a `ExternalTarget` one of the user's own.
 
     Raises:
         UserError: an unknown name, or a value that its settings refuse.
     """
     if TARGET in config:
-        return chosen(config, "baseline", TARGETS)
+        return resolve_target(config, "baseline", TARGETS)
     name: Any = config.get("name")
     require(name in KINDS, "baseline.name", f"one of {', '.join(KINDS)}", name)
     return settings(KINDS[name], dict(config), "baseline")

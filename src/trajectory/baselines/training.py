@@ -23,7 +23,7 @@ from trajectory.data.source import Source
 from trajectory.environments.make import action_bounds
 from trajectory.errors import require
 from trajectory.settings import TrainingSettings
-from trajectory.targets import TARGET, Foreign
+from trajectory.targets import TARGET, ExternalTarget
 
 
 class TrainedAgent(Protocol):
@@ -77,7 +77,7 @@ def train_baseline(
     Raises:
         UserError: goals for another one.
     """
-    if isinstance(baseline, Foreign):
+    if isinstance(baseline, ExternalTarget):
         require(goal is None, "baseline", "cloning or behaviour in an environment with goals", baseline.target)
         agent = baseline.build(episodes, seed, action_bounds=action_bounds)
         right = all(callable(getattr(agent, name, None)) for name in ("reset", "act", "save"))
@@ -102,7 +102,7 @@ def baseline_agent(
         UserError: what `train_baseline` refuses, or a quality that no controller recorded.
     """
     chosen = settings.baseline
-    own = {"name": chosen.target, **chosen.arguments} if isinstance(chosen, Foreign) else asdict(chosen)
+    own = {"name": chosen.target, **chosen.arguments} if isinstance(chosen, ExternalTarget) else asdict(chosen)
     facts = {"planner": None, "baseline": own}
     if isinstance(settings.baseline, BehaviourSettings):
         return behaviour_agent(settings.environment, settings.dataset.get("quality")), facts | {"checkpoint": None}

@@ -16,7 +16,7 @@ import numpy as np
 
 from trajectory.behaviour.policy import GaussianPolicy
 from trajectory.behaviour.settings import RecipeSettings
-from trajectory.imports import optional
+from trajectory.imports import optional_import
 
 MEDIUM_RATIO = 0.42  # of the expert's return: the middle of "a third to a half"
 
@@ -34,7 +34,7 @@ def train_behaviour(env_id: str, env_kwargs: dict[str, Any], folder: Path, setti
     Raises:
         UserError: sb3-contrib is not installed, or broken.
     """
-    with optional("training behaviour policies", "behaviour"):
+    with optional_import("training behaviour policies", "behaviour"):
         from sb3_contrib import TRPO
         from stable_baselines3 import SAC
         from stable_baselines3.common.callbacks import BaseCallback

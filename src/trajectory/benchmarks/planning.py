@@ -21,7 +21,7 @@ from trajectory.benchmarks.settings import LAYOUTS, DecisionCase, PlanningBenchm
 from trajectory.benchmarks.table import Columns, measure_all
 from trajectory.colors import COLORS
 from trajectory.data.discretizer import Discretizer
-from trajectory.hardware import product_flops, torch_threads
+from trajectory.hardware import matmul_flops, torch_threads
 from trajectory.model.cache import TreeCache
 from trajectory.model.decoder import Decoder, decoder_for
 from trajectory.model.gpt import GPT
@@ -46,7 +46,7 @@ def measure(case: DecisionCase, settings: PlanningBenchmarkSettings) -> dict[str
 
     Returns:
         The case; `seconds`; `floor_seconds`, its `multiply_adds` at the rate of a large matrix product measured
-        before and after; `product_flops`, twice that rate; `ratio` of the two; `decisions_per_second` over all
+        before and after; `matmul_flops`, twice that rate; `ratio` of the two; `decisions_per_second` over all
         environments; `cache_bytes`; `reference_seconds` of the slow planner, None where it would take too long, and
         `same_plan`, the share of its tokens that were found again (they may differ by rounding).
     """
@@ -68,9 +68,9 @@ def measure(case: DecisionCase, settings: PlanningBenchmarkSettings) -> dict[str
         decoder = decoder_for(gpt)
         counting = _Counting(decoder)
         found = plan(counting)
-        product_before = product_flops()
+        product_before = matmul_flops()
         seconds = median_seconds(lambda: plan(decoder), settings.seconds)
-        flops = (product_before + product_flops()) / 2
+        flops = (product_before + matmul_flops()) / 2
         floor = 2 * counting.multiply_adds / flops
         # every token of the fast plan is a pass over some tokens of the slow one
         expected = 2 * counting.full_multiply_adds / flops
@@ -86,7 +86,7 @@ def measure(case: DecisionCase, settings: PlanningBenchmarkSettings) -> dict[str
         "ratio": seconds / floor,
         "decisions_per_second": case.environments / seconds,
         "multiply_adds": counting.multiply_adds,
-        "product_flops": flops,
+        "matmul_flops": flops,
         "cache_bytes": counting.cache_bytes,
         "reference_seconds": reference,
         "same_plan": same,

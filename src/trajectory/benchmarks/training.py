@@ -24,7 +24,7 @@ from trajectory.benchmarks.settings import LAYOUTS, TrainingBenchmarkSettings, T
 from trajectory.benchmarks.table import Columns, measure_all
 from trajectory.benchmarks.usage import Usage
 from trajectory.data.windows import ShuffledBatches, TokenWindows
-from trajectory.hardware import keep_memory, product_flops
+from trajectory.hardware import keep_freed_memory, matmul_flops
 from trajectory.model.module import TrajectoryModule
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.model.throughput import training_flops
@@ -54,10 +54,10 @@ def measure(case: TrainingCase, steps: int) -> dict[str, Any]:
     Returns:
         The case; `tokens_per_second`, by the median step; `floor_tokens_per_second`, the rate of a large matrix
         product measured before and after over the operations that a token needs; `ratio` of the two;
-        `loader_share` of a step that making a batch takes; `peak_bytes` of memory that training adds.
+        `loader_fraction` of a step that making a batch takes; `peak_bytes` of memory that training adds.
     """
     torch.set_num_threads(case.threads)
-    keep_memory()
+    keep_freed_memory()
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
@@ -97,10 +97,10 @@ def measure(case: TrainingCase, steps: int) -> dict[str, Any]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    before, usage = product_flops(), Usage()
+    before, usage = matmul_flops(), Usage()
     with usage.stage("training"):
         trainer.fit(module, loader)
-    flops = (before + product_flops()) / 2
+    flops = (before + matmul_flops()) / 2
     begun = perf_counter()
     for _ in islice(chain.from_iterable(repeat(loader)), LOADED):
         pass
@@ -112,7 +112,7 @@ def measure(case: TrainingCase, steps: int) -> dict[str, Any]:
         "tokens_per_second": rate,
         "floor_tokens_per_second": floor,
         "ratio": floor / rate,
-        "loader_share": loading / seconds,
+        "loader_fraction": loading / seconds,
         "peak_bytes": usage.stages["training"].peak_bytes,
     }
 
@@ -134,6 +134,6 @@ COLUMNS: Columns = {
     "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
     "floor tokens/s": lambda row: f"{row['floor_tokens_per_second']:,.0f}",
     "ratio": lambda row: f"{row['ratio']:.2f}",
-    "loader %": lambda row: f"{100 * row['loader_share']:.2f}",
+    "loader %": lambda row: f"{100 * row['loader_fraction']:.2f}",
     "peak MB": lambda row: f"{row['peak_bytes'] / 1e6:,.0f}",
 }

@@ -12,14 +12,14 @@ import hydra
 from omegaconf import DictConfig
 
 from trajectory.commands.folder import CONF, run_folder
-from trajectory.imports import importing
+from trajectory.imports import gc_paused
 from trajectory.settings import analysis_settings
 
 
 def analyze(config: DictConfig, folder: Path) -> None:
     """One analysis; `results.json` and its pictures are left under `folder`."""
     settings = analysis_settings(config)
-    with importing():
+    with gc_paused():
         from trajectory.analysis.analyze import analyze
 
     analyze(config, settings, folder)

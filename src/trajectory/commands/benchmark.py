@@ -15,14 +15,14 @@ import hydra
 from omegaconf import DictConfig
 
 from trajectory.commands.folder import CONF, run_folder
-from trajectory.imports import importing
+from trajectory.imports import gc_paused
 from trajectory.settings import benchmark_settings
 
 
 def benchmark(config: DictConfig, folder: Path) -> Path:
     """Run the suites that are asked for; returns the path of what was measured."""
     settings = benchmark_settings(config)
-    with importing():
+    with gc_paused():
         from trajectory.benchmarks.run import benchmark
 
     return benchmark(config, settings, folder)

@@ -21,19 +21,19 @@ import hydra
 from omegaconf import DictConfig
 
 from trajectory.commands.folder import CONF, run_folder
-from trajectory.config import check_complete, check_keys, given
+from trajectory.config import check_complete, check_keys, without_missing
 from trajectory.data.settings import check_dataset
 from trajectory.environments.settings import environment_settings
-from trajectory.imports import importing
+from trajectory.imports import gc_paused
 
 
 def collect(config: DictConfig, folder: Path) -> None:
     """One dataset; its summary and data card are left under `folder`."""
     check_keys(config, ("env", "dataset"))
     check_complete(config)
-    environment, dataset = environment_settings(config.env), given(config.dataset)
+    environment, dataset = environment_settings(config.env), without_missing(config.dataset)
     check_dataset(dataset)
-    with importing():
+    with gc_paused():
         from trajectory.data.collect import collect
 
     collect(dataset, environment, folder)

@@ -13,10 +13,10 @@ import hydra
 from omegaconf import DictConfig
 
 from trajectory.commands.folder import CONF, run_folder
-from trajectory.config import check_complete, check_keys, given
+from trajectory.config import check_complete, check_keys, without_missing
 from trajectory.errors import require
 from trajectory.evaluation.settings import WandbSettings, logger_settings
-from trajectory.imports import importing
+from trajectory.imports import gc_paused
 from trajectory.reporting.settings import check_dashboard
 
 
@@ -26,11 +26,11 @@ def dashboard(config: DictConfig, folder: Path) -> None:
     check_complete(config)
     projects = [one.project for one in logger_settings(config.logger).values() if isinstance(one, WandbSettings)]
     require(bool(projects), "logger", "wandb", ", ".join(config.logger))
-    check_dashboard(given(config)["sections"])
-    with importing():
+    check_dashboard(without_missing(config)["sections"])
+    with gc_paused():
         from trajectory.reporting.dashboard import dashboard
 
-    dashboard(given(config), projects[0], folder)
+    dashboard(without_missing(config), projects[0], folder)
 
 
 @hydra.main(config_path=CONF, config_name="dashboard", version_base="1.3")

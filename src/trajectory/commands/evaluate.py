@@ -12,14 +12,14 @@ import hydra
 from omegaconf import DictConfig
 
 from trajectory.commands.folder import CONF, run_folder
-from trajectory.imports import importing
+from trajectory.imports import gc_paused
 from trajectory.settings import evaluation_settings
 
 
 def evaluate(config: DictConfig, folder: Path) -> float:
     """Plan `evaluation.episodes` episodes; returns their `evaluation.optimized_metric`."""
     settings = evaluation_settings(config)
-    with importing():
+    with gc_paused():
         from trajectory.evaluation.evaluate import evaluate
 
     return evaluate(config, settings, folder)

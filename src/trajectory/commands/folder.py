@@ -10,8 +10,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from trajectory.config import one_line_errors
-from trajectory.locks import claimed
+from trajectory.config import exit_on_user_error
+from trajectory.locks import run_dir_lock
 from trajectory.renamed import rename_config
 
 CONF = str(Path(__file__).parents[1] / "conf")  # in a checkout a link to the folder `conf` at its top
@@ -27,6 +27,6 @@ def run_folder(config: DictConfig, *, alone: bool) -> Generator[Path]:
     gc.enable()  # which `start` had disabled
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    with one_line_errors(folder, debug=config.debug), claimed(folder) if alone else nullcontext():
+    with exit_on_user_error(folder, debug=config.debug), run_dir_lock(folder) if alone else nullcontext():
         rename_config(config, str(hydra.job.name), hydra.overrides.task)
         yield folder

@@ -17,7 +17,10 @@ from omegaconf import OmegaConf
 from trajectory.commands.folder import CONF
 
 FLAGS = ("--help", "-h")
-ALONE = {"from_checkpoint": ("evaluate", "analyze"), "held_out": ("analyze",)}  # options that others cannot take
+OPTION_COMMANDS = {
+    "from_checkpoint": ("evaluate", "analyze"),
+    "held_out": ("analyze",),
+}  # options that others cannot take
 
 
 def print_help(name: str, overrides: list[str]) -> None:
@@ -44,7 +47,7 @@ def _help(name: str, overrides: list[str]) -> tuple[str, str | None]:
     lines.append("Groups, each chosen by GROUP=NAME (the present choice in brackets):\n")
     for group, chosen in sorted(groups.items()):
         files = {path.stem for path in (Path(CONF) / group).glob("*.yaml")}
-        names = sorted(one for one in files if name in ALONE.get(one, (name,)))
+        names = sorted(one for one in files if name in OPTION_COMMANDS.get(one, (name,)))
         lines.append(_wrapped(f"  {group}: ", [f"[{one}]" if one == chosen else one for one in names]))
     values = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     lines.append(f"\nThe config, any of which can be given as key=value:\n\n{OmegaConf.to_yaml(values)}")

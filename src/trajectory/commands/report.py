@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig
 from trajectory.commands.folder import CONF, run_folder
 from trajectory.config import check_complete, check_keys, settings
 from trajectory.errors import require
-from trajectory.imports import importing
+from trajectory.imports import gc_paused
 from trajectory.reporting.folders import find_folders
 from trajectory.reporting.settings import ReportSettings
 
@@ -28,7 +28,7 @@ def report(config: DictConfig, folder: Path) -> Path:
     patterns = list(config.runs) if isinstance(config.runs, ListConfig) else [config.runs]
     require(bool(patterns) and all(isinstance(one, str) for one in patterns), "runs", "a folder or several", patterns)
     find_folders(patterns)
-    with importing():
+    with gc_paused():
         from trajectory.reporting.report import report
 
     return report(patterns, chosen, folder, force=config.force)

@@ -16,8 +16,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from trajectory.commands.folder import CONF, run_folder
-from trajectory.imports import importing
-from trajectory.ranks import quiet_unless_first
+from trajectory.imports import gc_paused
+from trajectory.ranks import rank_zero_output_only
 from trajectory.resume import run_folder as folder_of_run
 from trajectory.settings import training_settings
 
@@ -30,7 +30,7 @@ def train(config: DictConfig, folder: Path) -> float:
     """One run: everything it leaves is under `folder`; returns `evaluation.optimized_metric` of the final episodes."""
     settings = training_settings(config)
     log.info("%s", settings)
-    with importing():
+    with gc_paused():
         from trajectory.training.start import train as start  # the environment, torch and Lightning, in this order
 
     return start(config, settings, folder)
@@ -43,5 +43,5 @@ def compose(config: DictConfig) -> float:
 
 
 def main() -> None:
-    with quiet_unless_first():
+    with rank_zero_output_only():
         compose()

@@ -17,7 +17,7 @@ from trajectory.behaviour.settings import RecipeSettings
 from trajectory.commands.folder import CONF, run_folder
 from trajectory.config import check_keys, settings
 from trajectory.environments.settings import environment_settings
-from trajectory.imports import importing
+from trajectory.imports import gc_paused
 
 log = logging.getLogger("train_behaviour")
 
@@ -27,7 +27,7 @@ def train_behaviour(config: DictConfig, folder: Path) -> None:
     check_keys(config, ("env", "behaviour"))
     recipe = settings(RecipeSettings, config.behaviour, "behaviour")
     environment = environment_settings(config.env)
-    with importing():
+    with gc_paused():
         from trajectory.behaviour.recipe import train_behaviour
 
     chosen = train_behaviour(environment.id, environment.kwargs, folder, recipe)

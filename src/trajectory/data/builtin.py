@@ -13,7 +13,7 @@ from typing import Any
 from trajectory.behaviour.controllers import CONTROLLERS, IDS
 from trajectory.behaviour.policy import GaussianPolicy
 from trajectory.behaviour.record import Behaviour, record_episodes
-from trajectory.data.store import in_store, only_writer, save_episodes
+from trajectory.data.store import dataset_lock, in_store, save_episodes
 from trajectory.environments.make import make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import require
@@ -78,7 +78,7 @@ def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: int
     dataset_id = builtin_id(name, quality, steps, seed)
     if in_store(dataset_id):
         return dataset_id
-    with only_writer(dataset_id):
+    with dataset_lock(dataset_id):
         if not in_store(dataset_id):
             _record(dataset_id, environment, quality, steps, seed)
     return dataset_id

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from trajectory.data.discretizer import Discretizer
 from trajectory.errors import UserError
-from trajectory.files import HIDDEN, cache_path, remove_stale
-from trajectory.locks import exclusive
+from trajectory.files import TMP_PREFIX, cache_path, remove_stale
+from trajectory.locks import file_lock
 
 HASHES = "sha256.json"  # of the other files of an entry
 
@@ -93,13 +93,13 @@ def load_tokens(key: str) -> TokenizedData | None:
 
 
 @contextmanager
-def token_lock(key: str, dataset_id: str) -> Generator[None]:
+def tokens_lock(key: str, dataset_id: str) -> Generator[None]:
     """Only one process at a time makes the entry of a key; where the cache cannot be written, each its own."""
     root = cache_path()
     with ExitStack() as stack:
         with suppress(OSError):
             root.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(exclusive(root / f".{key}.lock", f"tokenises {dataset_id}"))
+            stack.enter_context(file_lock(root / f".{key}.lock", f"tokenises {dataset_id}"))
         yield
 
 
@@ -109,8 +109,8 @@ def save_tokens(key: str, data: TokenizedData) -> None:
     hidden: Path | None = None
     try:
         root.mkdir(parents=True, exist_ok=True)
-        remove_stale(root, HIDDEN)
-        hidden = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=root))
+        remove_stale(root, TMP_PREFIX)
+        hidden = Path(tempfile.mkdtemp(prefix=TMP_PREFIX, dir=root))
         np.save(hidden / "tokens.npy", data.tokens.numpy())
         bins = {name: value.numpy() for name, value in data.discretizer.state_dict().items()}
         np.savez(hidden / "episodes.npz", ends=data.ends, terminated=data.terminated, **bins)

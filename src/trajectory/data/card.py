@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from trajectory.colors import BLUE, ORANGE
 from trajectory.data.episodes import Episodes
 
-MOST_ROWS = 200_000  # that ranges are drawn from, evenly spaced
+MAX_ROWS = 200_000  # that ranges are drawn from, evenly spaced
 PERCENTILES = (0, 1, 25, 50, 75, 99, 100)
 
 
@@ -21,7 +21,7 @@ def describe_columns(episodes: Episodes) -> list[dict[str, Any]]:
 
     A bound is the least or greatest number of the column; a large share there is saturation.
     """
-    stride = -(-len(episodes.rewards) // MOST_ROWS)
+    stride = -(-len(episodes.rewards) // MAX_ROWS)
     names = [f"observation {i}" for i in range(episodes.layout.observation_dim)]
     names += [f"action {i}" for i in range(episodes.layout.action_dim)]
     columns = [*episodes.observations[::stride].T, *episodes.actions[::stride].T, episodes.rewards[::stride]]

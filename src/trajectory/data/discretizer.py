@@ -21,9 +21,9 @@ from trajectory.errors import UserError, require
 from trajectory.transition import TransitionLayout
 
 # A repeated value gets a bin of its own from this share of an equal bin's rows upwards.
-ATOM_SHARE = 0.05
+MIN_ATOM_FRACTION = 0.05
 # At most such a share goes to values that fill no equal bin, but for two of them: the rest needs bins as well.
-MOST_ATOMS = 0.1
+MAX_ATOM_FRACTION = 0.1
 
 
 class Binning(Protocol):
@@ -126,7 +126,7 @@ class Discretizer(nn.Module):
         flat = tokens.reshape(-1, len(values)).clamp(max=self.bins - 1).T
         return values.gather(1, flat).T.reshape(tokens.shape)
 
-    def extent(self, dimension: int) -> tuple[float, float]:
+    def value_range(self, dimension: int) -> tuple[float, float]:
         """About the least and the greatest number that a dimension's bins were fitted to.
 
         The outermost bins are taken to reach as far beyond their values as their boundaries lie before them.
@@ -185,14 +185,14 @@ def _atoms(ordered: np.ndarray, bins: int) -> np.ndarray:
 
     Those are the most frequent ones, equally frequent ones alike.
     """
-    least = math.ceil(max(2.0, ATOM_SHARE * len(ordered) / bins))
+    least = math.ceil(max(2.0, MIN_ATOM_FRACTION * len(ordered) / bins))
     # a value that fills so many rows fills one of every so many
     starts = np.unique(np.searchsorted(ordered, ordered[::least]))
     stops = np.searchsorted(ordered, ordered[starts], side="right")
     counts = stops - starts
     atoms = counts >= least
     full = int((counts >= len(ordered) / bins).sum())
-    limit = min((bins - 1) // 2, max(full, 2, int(MOST_ATOMS * bins)))
+    limit = min((bins - 1) // 2, max(full, 2, int(MAX_ATOM_FRACTION * bins)))
     if atoms.sum() > limit:
         atoms = counts > np.sort(counts)[-limit - 1]
     return np.stack([starts[atoms], stops[atoms]], axis=1).ravel()

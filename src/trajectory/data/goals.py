@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.settings import HindsightSettings
-from trajectory.data.windows import TokenWindows, hashed
+from trajectory.data.windows import TokenWindows, uniform_hash
 from trajectory.errors import require
 
 MARGIN = 0.1  # of the data's range, beyond it, where goals are still taken: its rim is seldom visited
@@ -77,9 +77,8 @@ class HindsightWindows(Dataset):
     def goal_rows(self, rows: np.ndarray) -> np.ndarray:
         """(B,) rows that windows begin with -> (B,) rows of their goals, in the present epoch."""
         ends = self.ends[np.searchsorted(self.ends, rows, side="right")]
-        return later_rows(
-            np.minimum(rows + 1, ends - 1), ends, hashed(rows, (self.batches.seed, self.batches.epoch)), self.settings
-        )
+        uniforms = uniform_hash(rows, (self.batches.seed, self.batches.epoch))
+        return later_rows(np.minimum(rows + 1, ends - 1), ends, uniforms, self.settings)
 
 
 def goal_tokens(discretizer: Discretizer, dimensions: Sequence[int], goals: np.ndarray, *, key: str = "goal") -> Tensor:
@@ -97,7 +96,7 @@ def goal_tokens(discretizer: Discretizer, dimensions: Sequence[int], goals: np.n
     right = numbers.ndim == 2 and numbers.shape[1] == len(dimensions)
     require(right, key, f"of {len(dimensions)} numbers", np.shape(goals)[-1:])
     for column, dimension in zip(numbers.T, dimensions, strict=True):
-        low, high = discretizer.extent(dimension)
+        low, high = discretizer.value_range(dimension)
         low, high = low - MARGIN * (high - low), high + MARGIN * (high - low)
         outside = column[~((column >= low) & (column <= high))]
         rule = f"from {low:.4g} to {high:.4g} in observation[{dimension}], as the data that was trained on"

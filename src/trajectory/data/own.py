@@ -18,7 +18,7 @@ from trajectory.data.store import check_id, in_store, metadata_of, save_episodes
 from trajectory.environments.make import make_environment, make_raw_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, first_line, require
-from trajectory.imports import optional
+from trajectory.imports import optional_import
 
 SUFFIXES = (".npz", ".parquet")
 
@@ -107,7 +107,7 @@ def read_episode(path: Path) -> dict[str, Any]:
 
 
 def _read_parquet(path: Path) -> dict[str, np.ndarray]:
-    with optional(f"reading {path}", "parquet"):
+    with optional_import(f"reading {path}", "parquet"):
         from pyarrow.parquet import read_table
     table = read_table(path)
     return {name: np.array(table[name].to_pylist()) for name in table.column_names}

@@ -9,7 +9,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import minari
 
-from trajectory.data.store import check_id, hidden_store, in_store, load_episodes, only_writer, store_path
+from trajectory.data.store import check_id, dataset_lock, in_store, load_episodes, store_path, temporary_store
 from trajectory.environments.make import check_layout, make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, first_line
@@ -30,14 +30,14 @@ def ensure_published(dataset_id: str, environment: EnvironmentSettings) -> None:
     if in_store(dataset_id):
         return
     _check_network(dataset_id)
-    with only_writer(dataset_id):
+    with dataset_lock(dataset_id):
         if not in_store(dataset_id):
             _download(dataset_id, environment)
 
 
 def _download(dataset_id: str, environment: EnvironmentSettings) -> None:
     owner = f"dataset.id={dataset_id!r}"
-    with hidden_store(dataset_id):
+    with temporary_store(dataset_id):
         try:
             minari.download_dataset(dataset_id)
         except Exception as error:  # the hub's client raises its own kinds, its transport's and Minari's

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trajectory.errors import UserError, require
-from trajectory.targets import TARGET, chosen
+from trajectory.targets import TARGET, resolve_target
 
 # sources by `dataset.source`, and the texts that each must be given
 SOURCES: dict[str, tuple[str, ...]] = {
@@ -41,7 +41,7 @@ class TokenizerSettings:
 
     def __post_init__(self) -> None:
         if isinstance(self.binning, dict):
-            chosen(self.binning, "tokenizer.binning", {})
+            resolve_target(self.binning, "tokenizer.binning", {})
         else:
             require(self.binning in ("quantile", "uniform"), "tokenizer.binning", "quantile or uniform", self.binning)
         require(self.bins >= 2, "tokenizer.bins", "at least 2", self.bins)
@@ -93,7 +93,7 @@ def check_dataset(dataset: dict[str, Any]) -> None:
     A source of the user's own has a `_target_` in the place of `source`, and checks its own keys.
     """
     if "source" not in dataset and TARGET in dataset:
-        chosen(dataset, "dataset", {})
+        resolve_target(dataset, "dataset", {})
         return
     kind: Any = dataset.get("source")
     require(kind in list(SOURCES), "dataset.source", f"one of {', '.join(SOURCES)}", kind)

@@ -19,7 +19,7 @@ from trajectory.data.store import dataset_files, load_episodes, metadata_of
 from trajectory.environments.make import check_layout, make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import require
-from trajectory.targets import Foreign, chosen
+from trajectory.targets import ExternalTarget, resolve_target
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def locate(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
         UserError: an unknown source, a key that it needs and does not have, or what the source itself refuses.
     """
     check_dataset(dataset)
-    theirs = chosen(dataset, "dataset", {}) if "source" not in dataset else None
-    if isinstance(theirs, Foreign):
+    theirs = resolve_target(dataset, "dataset", {}) if "source" not in dataset else None
+    if isinstance(theirs, ExternalTarget):
         return theirs.build(of=Source, environment=environment)
     locators = {"builtin": _builtin, "minari": _minari, "d4rl": _d4rl, "own": _own}
     return locators[dataset["source"]](dataset, environment)

@@ -22,8 +22,8 @@ from trajectory.data.episodes import Episodes, allocate, as_flags, check_finite
 from trajectory.environments.make import check_box, flatten, make_raw_environment, observation_keys
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, first_line, require
-from trajectory.files import HIDDEN, remove_stale
-from trajectory.locks import exclusive
+from trajectory.files import TMP_PREFIX, remove_stale
+from trajectory.locks import file_lock
 
 STORE_VARIABLE = "MINARI_DATASETS_PATH"
 ID = r"(?!\w/[^/]*$)([\w-]+/)*[\w-]+-v\d+"
@@ -142,7 +142,7 @@ def save_episodes(
     env = make_raw_environment(environment)
     spec = env.unwrapped.spec if environment.wrappers else env.spec  # a wrapper of the user's own may have none
     env.close()
-    with hidden_store(dataset_id), warnings.catch_warnings():
+    with temporary_store(dataset_id), warnings.catch_warnings():
         _require_room(buffers)
         warnings.filterwarnings("ignore", message=".*(author_email|code_permalink).*")
         minari.create_dataset_from_buffers(
@@ -170,7 +170,7 @@ def _require_room(buffers: Sequence[EpisodeBuffer]) -> None:
 
 
 @contextmanager
-def hidden_store(dataset_id: str) -> Generator[None]:
+def temporary_store(dataset_id: str) -> Generator[None]:
     """Within it Minari's store is a hidden folder of the real one; at its end `dataset_id` moves into the real one.
 
     Raises:
@@ -178,8 +178,8 @@ def hidden_store(dataset_id: str) -> Generator[None]:
     """
     before = os.environ.get(STORE_VARIABLE)
     with _writable() as store:
-        remove_stale(store, HIDDEN)
-        hidden = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=store))
+        remove_stale(store, TMP_PREFIX)
+        hidden = Path(tempfile.mkdtemp(prefix=TMP_PREFIX, dir=store))
         os.environ[STORE_VARIABLE] = str(hidden)
         try:
             yield
@@ -203,7 +203,7 @@ def hidden_store(dataset_id: str) -> Generator[None]:
 
 
 @contextmanager
-def only_writer(dataset_id: str) -> Generator[None]:
+def dataset_lock(dataset_id: str) -> Generator[None]:
     """Of processes that lack the same dataset one makes it while the others wait; look `in_store` again within.
 
     Raises:
@@ -212,7 +212,7 @@ def only_writer(dataset_id: str) -> Generator[None]:
     with _writable() as store:
         tempfile.TemporaryFile(dir=store).close()
         lock = store / f".{dataset_id.replace('/', '-')}.lock"
-    with exclusive(lock, f"writes {dataset_id}"):
+    with file_lock(lock, f"writes {dataset_id}"):
         yield
 
 

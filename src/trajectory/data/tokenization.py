@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from trajectory.data.cache import TokenizedData, cache_key, load_tokens, save_tokens, token_lock
+from trajectory.data.cache import TokenizedData, cache_key, load_tokens, save_tokens, tokens_lock
 from trajectory.data.card import draw_card
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.returns import return_to_go, shape_rewards
@@ -13,7 +13,7 @@ from trajectory.data.source import Source, summarize
 from trajectory.data.windows import tokenize
 from trajectory.hardware import release_memory
 from trajectory.progress import progress_bar
-from trajectory.targets import chosen
+from trajectory.targets import resolve_target
 
 
 def load_or_tokenize(source: Source, settings: TokenizerSettings) -> TokenizedData:
@@ -27,7 +27,7 @@ def load_or_tokenize(source: Source, settings: TokenizerSettings) -> TokenizedDa
     key = cache_key(source.files, {"source": source.about(), "tokenizer": asdict(settings)})
     data = load_tokens(key)
     if data is None:
-        with token_lock(key, source.id):
+        with tokens_lock(key, source.id):
             data = load_tokens(key)
             if data is None:
                 data = tokenize_source(source, settings)
@@ -44,7 +44,7 @@ def tokenize_source(source: Source, settings: TokenizerSettings) -> TokenizedDat
     """
     binning = settings.binning
     if not isinstance(binning, str):
-        binning = chosen(binning, "tokenizer.binning", {}).build()
+        binning = resolve_target(binning, "tokenizer.binning", {}).build()
     episodes = source.load()
     summary = {**summarize(episodes, source), "layout": asdict(episodes.layout)}
     rewards = shape_rewards(episodes, settings.terminal_reward)

@@ -12,8 +12,8 @@ from torch.utils.data import Dataset, Sampler
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.episodes import Episodes
 
-ROOM = 0.25  # share of a GPU's free memory that all tokens may take
-BLOCK = 1 << 14  # rows encoded, or positions shuffled, at a time: what fits the processor's cache
+MAX_GPU_MEMORY_FRACTION = 0.25  # share of a GPU's free memory that all tokens may take
+BLOCK = 1 << 14  # rows encoded, or positions permuted, at a time: what fits the processor's cache
 
 
 def token_dtype(bins: int) -> torch.dtype:
@@ -88,7 +88,7 @@ class TokenWindows(Dataset):
 
     def to(self, device: torch.device) -> None:
         """Move all tokens to where the model is, to gather batches there, unless they take too much of its memory."""
-        if device.type != "cuda" or self.tokens.nbytes < ROOM * torch.cuda.mem_get_info(device)[0]:
+        if device.type != "cuda" or self.tokens.nbytes < MAX_GPU_MEMORY_FRACTION * torch.cuda.mem_get_info(device)[0]:
             for name in ("tokens", "ends", "terminated", "offsets"):
                 setattr(self, name, getattr(self, name).to(device))
 
@@ -100,7 +100,7 @@ class TokenWindows(Dataset):
 class ShuffledBatches(Sampler):
     """Every row once per epoch in a seeded random order, as (batch_size,) index tensors; the last short one dropped.
 
-    The order depends on (seed, epoch) alone and is computed some rows at a time (`shuffled`), so that it needs no
+    The order depends on (seed, epoch) alone and is computed some rows at a time (`permute`), so that it needs no
     memory however many rows there are. A dataset smaller than one batch gives one batch of all rows.
     `start` batches of the first epoch are left out: those that the run which this one continues has seen.
 
@@ -135,7 +135,7 @@ class ShuffledBatches(Sampler):
     def rows_of(self, first: int, last: int) -> Tensor:
         """The rows of this epoch's batches from `first` to before `last`, one after the other, for all ranks."""
         positions = np.arange(first * self.batch_size, last * self.batch_size)
-        return torch.from_numpy(shuffled(positions, self.rows, (self.seed, self.epoch)))
+        return torch.from_numpy(permute(positions, self.rows, (self.seed, self.epoch)))
 
 
 class BatchesInOrder(Sampler):
@@ -165,7 +165,7 @@ class BatchesInOrder(Sampler):
 ROUNDS = 6  # of the Feistel network; four make a pseudo-random permutation from a random function
 
 
-def shuffled(positions: np.ndarray, rows: int, key: tuple[int, ...]) -> np.ndarray:
+def permute(positions: np.ndarray, rows: int, key: tuple[int, ...]) -> np.ndarray:
     """Where the given positions of 0 ... rows - 1 are sent by a pseudo-random permutation of them that `key` picks.
 
     A Feistel network (Luby and Rackoff, 1988) over the next even number of bits; what falls outside is sent on until
@@ -191,7 +191,7 @@ def shuffled(positions: np.ndarray, rows: int, key: tuple[int, ...]) -> np.ndarr
     return order.astype(np.int64)
 
 
-def hashed(rows: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
+def uniform_hash(rows: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
     """(B,) int64 rows -> (B,) draws from [0, 1) that each depend on the row and on `key` alone."""
     first, second = np.random.SeedSequence(key, spawn_key=(1,)).generate_state(2, np.uint64)
     return (_mix(_mix(rows.astype(np.uint64) + first) + second) >> np.uint64(11)) * 2.0**-53

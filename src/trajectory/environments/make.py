@@ -15,7 +15,7 @@ from gymnasium.spaces import Box, Dict, Space
 
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, first_line, require
-from trajectory.targets import TARGET, Foreign
+from trajectory.targets import TARGET, ExternalTarget
 from trajectory.transition import TransitionLayout
 
 GOAL_KEYS = ("desired_goal", "achieved_goal")
@@ -52,7 +52,7 @@ def make_raw_environment(settings: EnvironmentSettings) -> Any:
         raise UserError(f"env.kwargs must be what {settings.id} takes, got {settings.kwargs}: {reason}") from error
     for number, wrapper in enumerate(settings.wrappers):
         arguments = {name: value for name, value in wrapper.items() if name != TARGET}
-        env = Foreign(f"env.wrappers[{number}]", wrapper[TARGET], arguments).build(env, of=gymnasium.Env)
+        env = ExternalTarget(f"env.wrappers[{number}]", wrapper[TARGET], arguments).build(env, of=gymnasium.Env)
     return env
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from trajectory.distributed import from_all_ranks
+from trajectory.distributed import all_gather_object
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.evaluation.results import metrics_of, summarize_rollouts
-from trajectory.evaluation.rollout import BrokenOff, run_on_all_ranks
+from trajectory.evaluation.rollout import RolloutInterrupted, run_on_all_ranks
 from trajectory.interruption import Interruption
 from trajectory.model.module import TrajectoryModule
 from trajectory.planning.agent import make_agent
@@ -113,7 +113,7 @@ class PlanningEvaluation(pl.Callback):
 
     def _evaluate_once(self, trainer: pl.Trainer, module: pl.LightningModule, *, final: bool = False) -> None:
         if not self.history or self.history[-1]["step"] != trainer.global_step:
-            with suppress(BrokenOff):
+            with suppress(RolloutInterrupted):
                 self.evaluate(trainer, module, final=final)
 
     def evaluate(self, trainer: pl.Trainer, module: pl.LightningModule, *, final: bool = False) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class PlanningEvaluation(pl.Callback):
             final: no step comes after this one, which so is neither broken off nor pruned.
 
         Raises:
-            BrokenOff: it was interrupted; nothing is logged or saved.
+            RolloutInterrupted: it was interrupted; nothing is logged or saved.
         """
         assert isinstance(module, TrajectoryModule)
         modes = [(part, part.training) for part in module.modules()]
@@ -150,6 +150,6 @@ class PlanningEvaluation(pl.Callback):
                 trainer.save_checkpoint(self.best_path)
         # the last step's is the result
         asked = not final and self.prune is not None
-        self.pruned = from_all_ranks(asked and self.prune(trainer.global_step, summary[self.metric]))[0]
+        self.pruned = all_gather_object(asked and self.prune(trainer.global_step, summary[self.metric]))[0]
         trainer.should_stop = trainer.should_stop or self.pruned
         return summary

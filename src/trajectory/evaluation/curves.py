@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trajectory.files import one_line_for_disk_errors, write_file
+from trajectory.files import disk_error_as_user_error, write_file
 
 STEP = "trainer/global_step"  # Lightning's name of the axis that all curves share
 
@@ -33,7 +33,7 @@ class MetricsFile:
             return
         row = {**{name: str(value) for name, value in new.items()}, "step": str(step)}
         if row.keys() <= set(self.columns):
-            with one_line_for_disk_errors(self.path), self.path.open("a", newline="") as file:
+            with disk_error_as_user_error(self.path), self.path.open("a", newline="") as file:
                 file.write(_csv(self.columns, [row], header=False))
                 file.flush()
                 os.fsync(file.fileno())  # before the checkpoint that counts on it

@@ -11,41 +11,41 @@ import numpy as np
 
 from trajectory.errors import first_line
 
-MISSING = (
+OPENGL_HINT = (
     "no offscreen OpenGL was found; on Debian or Ubuntu install libegl1 libegl-mesa0 libgl1-mesa-dri (or libosmesa6)"
 )
 
-REFUSED: list[str] = []  # why there was no OpenGL: asked for it again, some libraries end the process
+opengl_errors: list[str] = []  # why there was no OpenGL: asked for it again, some libraries end the process
 
-Draw = Callable[[np.ndarray], np.ndarray]  # (nq,) positions -> (size, size, 3) uint8 frame
+RenderFunction = Callable[[np.ndarray], np.ndarray]  # (nq,) positions -> (size, size, 3) uint8 frame
 
 
-class NotDrawn(Exception):
+class RenderingError(Exception):
     """Nothing can be drawn; one line says why, and what to install where that would help."""
 
 
 @contextmanager
-def frames(env: Any, *, size: int = 480) -> Generator[Draw]:
+def frame_renderer(env: Any, *, size: int = 480) -> Generator[RenderFunction]:
     """A function that draws frames of an environment, until the context ends.
 
     Args:
         size: height and width of a frame in pixels.
 
     Raises:
-        NotDrawn: MuJoCo does not simulate the environment, or there is no OpenGL; the function raises it too.
+        RenderingError: MuJoCo does not simulate the environment, or there is no OpenGL; the function raises it too.
     """
     model = _simulator(env).model
     mujoco: Any = import_module("mujoco")  # its names come from C++, unknown to type checkers
     # antialiasing, shadows and reflections cost most of a frame in software
     model.vis.quality.offsamples = 0
     model.vis.global_.offwidth = model.vis.global_.offheight = size
-    if REFUSED:
-        raise NotDrawn(REFUSED[0])
+    if opengl_errors:
+        raise RenderingError(opengl_errors[0])
     try:
         with _driver_errors():
             renderer = mujoco.Renderer(model, size, size)
-    except NotDrawn as reason:
-        REFUSED.append(str(reason))
+    except RenderingError as reason:
+        opengl_errors.append(str(reason))
         raise
     with _driver_errors():
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
@@ -67,7 +67,7 @@ def frames(env: Any, *, size: int = 480) -> Generator[Draw]:
         renderer.close()
 
 
-def qpos_of(env: Any, observations: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
+def qpos_from_observations(env: Any, observations: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
     """The MuJoCo positions that an environment's observations tell of.
 
     Gymnasium's locomotion tasks observe positions and then velocities, all but the root's horizontal position, which
@@ -82,7 +82,7 @@ def qpos_of(env: Any, observations: np.ndarray, start: np.ndarray | None = None)
         (H, nq) positions.
 
     Raises:
-        NotDrawn: MuJoCo does not simulate the environment, or its observations are not positions and velocities.
+        RenderingError: MuJoCo does not simulate the environment, or its observations are not positions and velocities.
     """
     simulator = _simulator(env)
     observation, _ = env.reset(seed=0)
@@ -92,7 +92,7 @@ def qpos_of(env: Any, observations: np.ndarray, start: np.ndarray | None = None)
         if len(observation) >= len(told) and np.allclose(observation[: len(told)], told):
             break
     else:
-        raise NotDrawn(f"the observations of {_name(env)} do not begin with MuJoCo's positions and velocities")
+        raise RenderingError(f"the observations of {_name(env)} do not begin with MuJoCo's positions and velocities")
     seen = len(qpos) - hidden
     velocities = observations[:, seen : seen + hidden]
     moved = seconds_per_step(env) * (velocities[1:] + velocities[:-1]) / 2
@@ -110,7 +110,7 @@ def _simulator(env: Any) -> Any:
     mujoco: Any = import_module("mujoco")
     simulator: Any = env.unwrapped
     if not isinstance(getattr(simulator, "model", None), mujoco.MjModel):
-        raise NotDrawn(f"{_name(env)} is not simulated by MuJoCo")
+        raise RenderingError(f"{_name(env)} is not simulated by MuJoCo")
     return simulator
 
 
@@ -124,4 +124,4 @@ def _driver_errors() -> Generator[None]:
     try:
         yield
     except Exception as error:
-        raise NotDrawn(f"{MISSING} ({first_line(error)[:120]})") from error
+        raise RenderingError(f"{OPENGL_HINT} ({first_line(error)[:120]})") from error

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from trajectory.config import given
+from trajectory.config import without_missing
 from trajectory.data.goals import goal_tokens
 from trajectory.environments.make import check_goal, check_layout, make_environment
 from trajectory.environments.settings import trained_environment
-from trajectory.evaluation.loggers import close_loggers, forget_curves, make_loggers
+from trajectory.evaluation.loggers import close_loggers, delete_logs, make_loggers
 from trajectory.evaluation.report import evaluate_and_report
 from trajectory.files import write_file
-from trajectory.hardware import device_for, set_threads
+from trajectory.hardware import select_device, set_threads
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.planning.agent import make_agent
 from trajectory.planning.settings import as_dict, trained_planner
-from trajectory.resume import check_no_training
+from trajectory.resume import check_not_training_folder
 from trajectory.settings import CheckpointSettings
 
 
@@ -34,7 +34,7 @@ def evaluate(config: DictConfig, chosen: CheckpointSettings, folder: Path) -> fl
         UserError: a checkpoint that cannot be read, or settings that it cannot be planned with.
     """
     evaluation, owner = chosen.evaluation, f"checkpoint={chosen.checkpoint}"
-    checkpoint = load_checkpoint(chosen.checkpoint, device_for(chosen.runtime.accelerator, "runtime.accelerator"))
+    checkpoint = load_checkpoint(chosen.checkpoint, select_device(chosen.runtime.accelerator, "runtime.accelerator"))
     trained = checkpoint.hyperparameters
     planner = trained_planner(trained["planner"], chosen.planner, owner)
     environment = trained_environment(trained["environment"], chosen.environment, owner)
@@ -50,9 +50,9 @@ def evaluate(config: DictConfig, chosen: CheckpointSettings, folder: Path) -> fl
     learned = (checkpoint.gpt, checkpoint.discretizer, tokenizer["discount"], tokenizer["terminal_reward"])
     agent = make_agent(planner, *learned, checkpoint.critic)
     set_threads(chosen.runtime.threads)
-    check_no_training(folder)
-    forget_curves(folder)
-    resolved = {**given(config), "planner": as_dict(planner), "env": asdict(environment)}
+    check_not_training_folder(folder)
+    delete_logs(folder)
+    resolved = {**without_missing(config), "planner": as_dict(planner), "env": asdict(environment)}
     write_file(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
 
     def log(results: dict[str, Any]) -> None:

@@ -14,8 +14,8 @@ from matplotlib.patches import Circle, Rectangle
 from trajectory.colors import BLUE, GREEN, ORANGE
 from trajectory.evaluation.episodes import EpisodeResult
 
-ENOUGH = 2.0  # times the shortest way, that still count as a direct one
-PATHS = 9  # on a picture
+MAX_DETOUR_RATIO = 2.0  # times the shortest way, that still count as a direct one
+MAX_PATHS = 9  # on a picture
 MAZE_RADIUS = 0.45  # within which Gymnasium-Robotics counts a goal of PointMaze as reached
 PATH, START, GOAL, WALL = BLUE, ORANGE, GREEN, "#555555"
 
@@ -25,7 +25,7 @@ def path_length(episode: EpisodeResult) -> float:
     return float(np.linalg.norm(np.diff(np.stack(episode.path), axis=0), axis=1).sum())
 
 
-def describe_goal(episode: EpisodeResult) -> dict[str, Any]:
+def goal_result(episode: EpisodeResult) -> dict[str, Any]:
     """What results tell of an episode that had a goal."""
     assert episode.goal is not None
     return {
@@ -38,15 +38,17 @@ def describe_goal(episode: EpisodeResult) -> dict[str, Any]:
 
 
 def summarize_goals(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The shares of episodes that reached their goals at all, and within `ENOUGH` times the shortest way or one step.
+    """The fractions of episodes that reached their goal, and that did so without a detour.
+
+    A path of one step, or of at most `MAX_DETOUR_RATIO` times the shortest path, is no detour.
 
     Args:
-        episodes: as `describe_goal` gives them.
+        episodes: as `goal_result` gives them.
     """
     reached = [episode["reached"] for episode in episodes]
     known = all(episode["shortest_path"] is not None for episode in episodes)
     direct = [
-        e["reached"] and known and (e["length"] == 1 or e["path_length"] <= ENOUGH * e["shortest_path"])
+        e["reached"] and known and (e["length"] == 1 or e["path_length"] <= MAX_DETOUR_RATIO * e["shortest_path"])
         for e in episodes
     ]
     return {"reached_share": float(np.mean(reached)), "direct_share": float(np.mean(direct)) if known else None}
@@ -63,7 +65,7 @@ def goal_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
         steps = str(episode["length"])
         rows.append((str(index), str(episode["seed"]), *places, steps, f"{path:.2f}", *times, end))
     direct = results["direct_share"]
-    within = "" if direct is None else f", {direct:.1%} within {ENOUGH:g} times the shortest way"
+    within = "" if direct is None else f", {direct:.1%} within {MAX_DETOUR_RATIO:g} times the shortest way"
     environment = results["environment"]
     hidden = environment is not None and environment["goal"] is None  # so that what is rewarded is the task
     earned = f", mean return {results['return_mean']:.2f}" if hidden else ""
@@ -77,7 +79,7 @@ def draw_paths(episodes: Sequence[EpisodeResult], env: Any) -> bytes:
         env: that has `walls`, (n, 4) rectangles as of `FourRooms`, or a `maze` as of Gymnasium-Robotics.
     """
     with_goals = (episode for episode in episodes if episode.goal is not None)
-    shown = sorted(with_goals, key=_distance, reverse=True)[:PATHS]
+    shown = sorted(with_goals, key=_distance, reverse=True)[:MAX_PATHS]
     columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
     figure = Figure(figsize=(3 * columns, 3.2 * lines), layout="constrained")

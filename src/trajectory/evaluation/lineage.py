@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trajectory.files import write_file
-from trajectory.resume import LAST
+from trajectory.resume import LAST_CHECKPOINT
 
 
 def run_name(folder: Path) -> str:
@@ -47,7 +47,7 @@ def log_lineage(run: Any, folder: Path, dataset: dict[str, Any] | None, checkpoi
         model = wandb.Artifact(name, type="model", metadata={"dataset": facts})
         model.add_file(str(path.resolve()), policy="immutable", skip_cache=True)
         if made:
-            run.log_artifact(model, aliases=["best" if path == best else Path(LAST).stem])
+            run.log_artifact(model, aliases=["best" if path == best else Path(LAST_CHECKPOINT).stem])
         else:
             _use(run, model)
 

@@ -25,8 +25,8 @@ from trajectory.evaluation.curves import STEP, MetricsFile, read_metrics
 from trajectory.evaluation.lineage import log_lineage, run_name
 from trajectory.evaluation.results import metrics_of
 from trajectory.evaluation.settings import LoggerSettings, TensorBoardSettings, WandbSettings, check_loggers
-from trajectory.imports import optional
-from trajectory.targets import Foreign
+from trajectory.imports import optional_import
+from trajectory.targets import ExternalTarget
 
 GIF_FRAMES = 100
 WANDB = ThreadPoolExecutor(1, thread_name_prefix="wandb")  # one for all runs, which come after each other
@@ -136,7 +136,7 @@ class TensorBoardDashboard(Dashboard):
     """TensorBoard's event file in the folder `tensorboard` of a run."""
 
     def __init__(self, folder: Path, file: MetricsFile) -> None:
-        with optional("logger=tensorboard", "tensorboard"):
+        with optional_import("logger=tensorboard", "tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
         super().__init__(file)
@@ -232,14 +232,14 @@ def make_loggers(
         elif isinstance(chosen, WandbSettings) and chosen.mode != "disabled":
             begin = partial(_begin_wandb, chosen, folder, config, before, job=job, trained=trained or folder)
             loggers.append(WandbDashboard(begin, file, checkpoints=chosen.checkpoints))
-        elif isinstance(chosen, Foreign):
+        elif isinstance(chosen, ExternalTarget):
             logger = build_logger(chosen)
             logger.log_hyperparams(config)
             loggers.append(LightningDashboard(logger, file))
     return loggers
 
 
-def build_logger(chosen: Foreign) -> Any:
+def build_logger(chosen: ExternalTarget) -> Any:
     """One of Lightning's loggers, or of others by its class.
 
     Raises:
@@ -276,7 +276,7 @@ def _begin_wandb(
     trained: Path,
 ) -> Any:
     """A run of Weights & Biases; offline it takes the place of earlier ones in its folder, with the rows `before`."""
-    with optional("logger=wandb"):
+    with optional_import("logger=wandb"):
         import wandb
 
     logging.getLogger("wandb").setLevel(logging.ERROR)
@@ -308,7 +308,7 @@ def _begin_wandb(
     return run
 
 
-def forget_curves(folder: Path) -> None:
+def delete_logs(folder: Path) -> None:
     """Remove what loggers left of another run in its folder, before a new one that does not go on with it."""
     (folder / "metrics.csv").unlink(missing_ok=True)
     for name in ("wandb", "tensorboard"):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from trajectory.colors import BLUE, ORANGE
 from trajectory.data.returns import return_to_go
-from trajectory.evaluation.drawing import Draw
+from trajectory.evaluation.drawing import RenderFunction
 from trajectory.evaluation.episodes import Recording
 
 EXECUTED, FORESEEN = BLUE, ORANGE
@@ -23,7 +23,7 @@ PANEL = 2.6  # inches that the panels below are high
 
 
 def draw_picture(
-    recording: Recording, *, terminated: bool, shown: tuple[Draw, Mapping[int, np.ndarray]] | None = None
+    recording: Recording, *, terminated: bool, shown: tuple[RenderFunction, Mapping[int, np.ndarray]] | None = None
 ) -> bytes:
     """A PNG.
 

@@ -76,7 +76,7 @@ def evaluate_and_report(
     return results
 
 
-def report_pruned(
+def report_pruned_trial(
     folder: Path,
     environment: EnvironmentSettings,
     last: Mapping[str, Any],

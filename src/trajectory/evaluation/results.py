@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from trajectory.evaluation.episodes import Rollouts
-from trajectory.evaluation.goals import describe_goal, goal_rows, summarize_goals
+from trajectory.evaluation.goals import goal_result, goal_rows, summarize_goals
 from trajectory.files import write_file
 
 PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "gymnasium", "minari", "mujoco", "numpy")
@@ -31,7 +31,7 @@ def summarize_rollouts(rollouts: Rollouts, reference: Mapping[str, float] | None
     """Episodes, mean and standard deviation of their returns, mean score, decision latency; how goals were reached."""
     returns = [episode.episode_return for episode in rollouts.episodes]
     mean = float(np.mean(returns))
-    goals = [{} if episode.goal is None else describe_goal(episode) for episode in rollouts.episodes]
+    goals = [{} if episode.goal is None else goal_result(episode) for episode in rollouts.episodes]
     episodes = [
         {
             "seed": episode.seed,

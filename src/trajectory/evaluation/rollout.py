@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trajectory.distributed import from_all_ranks
+from trajectory.distributed import all_gather_object
 from trajectory.environments.make import make_environment, set_goal
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.evaluation.episodes import EpisodeResult, Recording, Rollouts
@@ -17,7 +17,7 @@ from trajectory.progress import progress_bar
 from trajectory.ranks import rank, world_size
 
 
-class BrokenOff(Exception):
+class RolloutInterrupted(Exception):
     """Episodes were asked to stop before their end."""
 
 
@@ -44,7 +44,7 @@ def run_episodes(
         stop: asked before every decision whether to break off.
 
     Raises:
-        BrokenOff: `stop` said so.
+        RolloutInterrupted: `stop` said so.
     """
     began = time.perf_counter()
     envs = [make_environment(environment) for _ in seeds]
@@ -68,7 +68,7 @@ def run_episodes(
     with progress_bar(total=limit * len(seeds), desc="rollouts", unit="step", disable=not progress, leave=False) as bar:
         while active:
             if stop is not None and stop():
-                raise BrokenOff
+                raise RolloutInterrupted
             if recording is not None and 0 in active:
                 recording.before_step(envs[0], agent, observations[0], float(rewards[0]), plan_every_n_steps)
             start = time.perf_counter()
@@ -138,6 +138,6 @@ def run_on_all_ranks(
             stop=stop if ranks == 1 else None,
         )
         latency, episodes = rollouts.decision_latency_ms, rollouts.episodes
-    shares = from_all_ranks((episodes, latency))
+    shares = all_gather_object((episodes, latency))
     merged = [shares[index % ranks][0][index // ranks] for index in range(len(seeds))]
     return Rollouts(merged, shares[0][1], time.perf_counter() - began)

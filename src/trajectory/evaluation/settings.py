@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from trajectory.errors import require
-from trajectory.imports import optional
-from trajectory.targets import chosen
+from trajectory.imports import optional_import
+from trajectory.targets import resolve_target
 
 BEST_BY = ("planning", "val/loss")
 
@@ -99,7 +99,7 @@ LOGGERS: dict[str, type] = {
     "trajectory.evaluation.loggers.TensorBoardDashboard": TensorBoardSettings,
     "trajectory.evaluation.curves.MetricsFile": CSVSettings,
 }
-LoggerSettings = Mapping[str, Any]  # by name: the settings of ours, or a `Foreign` one of Lightning's
+LoggerSettings = Mapping[str, Any]  # by name: the settings of ours, or a `ExternalTarget` one of Lightning's
 
 
 def logger_settings(config: DictConfig) -> LoggerSettings:
@@ -110,7 +110,9 @@ def logger_settings(config: DictConfig) -> LoggerSettings:
             installed.
     """
     loggers = {
-        str(name): chosen(values, f"logger.{name}", LOGGERS) for name, values in config.items() if values is not None
+        str(name): resolve_target(values, f"logger.{name}", LOGGERS)
+        for name, values in config.items()
+        if values is not None
     }
     for kind in (WandbSettings, TensorBoardSettings):
         names = [name for name, settings in loggers.items() if isinstance(settings, kind)]
@@ -132,7 +134,7 @@ def check_loggers(loggers: LoggerSettings) -> None:
 
 def has_account() -> bool:
     """Whether there is a Weights & Biases key; never asks for one."""
-    with optional("logger=wandb"):
+    with optional_import("logger=wandb"):
         import wandb
 
     return bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False)

@@ -14,7 +14,13 @@ from matplotlib.figure import Figure
 from trajectory.environments.make import make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import first_line
-from trajectory.evaluation.drawing import Draw, NotDrawn, frames, qpos_of, seconds_per_step
+from trajectory.evaluation.drawing import (
+    RenderFunction,
+    RenderingError,
+    frame_renderer,
+    qpos_from_observations,
+    seconds_per_step,
+)
 from trajectory.evaluation.episodes import Recording
 from trajectory.evaluation.picture import draw_picture
 from trajectory.files import write_file
@@ -45,12 +51,12 @@ def draw_episode(
     """
     env, picture = make_environment(environment), None
     try:
-        with frames(env, size=size) as draw:
+        with frame_renderer(env, size=size) as draw:
             foreseen = foreseen_states(env, recording)
             picture = draw_picture(recording, terminated=terminated, shown=(draw, foreseen))
             path, dt = folder / "episode.mp4", seconds_per_step(env)
             write_video(path, draw, recording, foreseen, dt=dt, progress=progress)
-    except NotDrawn as reason:
+    except RenderingError as reason:
         log.warning("no video: %s", reason)
     write_file(folder / "rollout.png", picture or draw_picture(recording, terminated=terminated))
     env.close()
@@ -59,15 +65,18 @@ def draw_episode(
 def foreseen_states(env: Any, recording: Recording) -> dict[int, np.ndarray]:
     """The (H, nq) positions of every recorded plan; none, and a line that says why, where observations do not tell."""
     try:
-        return {step: qpos_of(env, plan.observations, recording.states[step]) for step, plan in recording.plans.items()}
-    except NotDrawn as reason:
+        return {
+            step: qpos_from_observations(env, plan.observations, recording.states[step])
+            for step, plan in recording.plans.items()
+        }
+    except RenderingError as reason:
         log.warning("plans are not drawn: %s", reason)
         return {}
 
 
 def write_video(
     path: Path,
-    draw: Draw,
+    draw: RenderFunction,
     recording: Recording,
     foreseen: Foreseen,
     *,
@@ -83,7 +92,7 @@ def write_video(
         fps: about as many frames a second, by leaving out steps; fewer where steps are longer.
 
     Raises:
-        NotDrawn: why there is no video, and what to install.
+        RenderingError: why there is no video, and what to install.
     """
     stride = max(1, round(1 / (fps * dt)))
     steps = range(0, len(recording.states), stride)
@@ -109,7 +118,7 @@ def write_frames(path: Path, pictures: Iterable[np.ndarray], *, fps: float) -> N
     """Write (height, width, 3) uint8 frames as an MP4, whole or not at all.
 
     Raises:
-        NotDrawn: why there is no video, and what to install; also what drawing the frames raises.
+        RenderingError: why there is no video, and what to install; also what drawing the frames raises.
     """
     temporary = path.with_name(f".{path.name}")
     try:
@@ -121,9 +130,9 @@ def write_frames(path: Path, pictures: Iterable[np.ndarray], *, fps: float) -> N
                 writer.append_data(picture)
         temporary.replace(path)
     except ImportError as error:
-        raise NotDrawn(f"{error}; install the package `imageio[ffmpeg]`") from error
+        raise RenderingError(f"{error}; install the package `imageio[ffmpeg]`") from error
     except OSError as error:
-        raise NotDrawn(f"{path} cannot be written: {first_line(error)}") from error
+        raise RenderingError(f"{path} cannot be written: {first_line(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -20,9 +20,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch.distributed.tensor import DTensor
 
 from trajectory.data.datamodule import TrajectoryDataModule
-from trajectory.distributed import from_all_ranks, sum_over_ranks
+from trajectory.distributed import all_gather_object, sum_over_ranks
 from trajectory.errors import UserError
-from trajectory.files import one_line_for_disk_errors, rename
+from trajectory.files import disk_error_as_user_error, rename
 from trajectory.interruption import Interruption
 from trajectory.model.checkpoint import PREVIOUS, read_checkpoint, write_checkpoint
 from trajectory.progress import progress_bar
@@ -283,7 +283,7 @@ class LastCheckpoint(pl.Callback):
         checkpoint["process"] = {
             "seconds": self.resumed.get("seconds", 0.0) + time.perf_counter() - self.began,
             "threads": torch.get_num_threads(),
-            "generators": from_all_ranks(generators),
+            "generators": all_gather_object(generators),
         }
 
     def on_load_checkpoint(
@@ -335,7 +335,7 @@ class LastCheckpoint(pl.Callback):
         next_path = self.path.with_name("next.ckpt")
         trainer.save_checkpoint(next_path)
         if trainer.is_global_zero:
-            with one_line_for_disk_errors(self.path):
+            with disk_error_as_user_error(self.path):
                 previous = self.path.with_name(PREVIOUS)
                 if self.known.exists() and self.known != previous:
                     _keep(self.known, previous)

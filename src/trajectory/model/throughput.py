@@ -34,14 +34,14 @@ class Throughput(pl.Callback):
 
     Args:
         flops_per_token: as `training_flops` gives it.
-        product_flops: measures operations per second of that product, on all devices that train.
+        matmul_flops: measures operations per second of that product, on all devices that train.
         every_n_steps: over which both are measured, and after which they are logged.
     """
 
-    def __init__(self, flops_per_token: float, product_flops: Callable[[], float], every_n_steps: int) -> None:
+    def __init__(self, flops_per_token: float, matmul_flops: Callable[[], float], every_n_steps: int) -> None:
         self.flops_per_token = flops_per_token
-        self.measure = product_flops
-        self.product_flops = product_flops()
+        self.measure = matmul_flops
+        self.matmul_flops = matmul_flops()
         self.every_n_steps = every_n_steps
         self.began: float | None = None
         self.tokens = 0
@@ -68,6 +68,6 @@ class Throughput(pl.Callback):
     def utilisation(self, rate: float) -> float:
         """Percent of the product's rate, for a rate in tokens per second."""
         reached = rate * self.flops_per_token
-        if reached > self.product_flops:
-            self.product_flops = max(self.measure(), reached)
-        return 100 * reached / self.product_flops
+        if reached > self.matmul_flops:
+            self.matmul_flops = max(self.measure(), reached)
+        return 100 * reached / self.matmul_flops

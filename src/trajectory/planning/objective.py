@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from trajectory.planning.settings import PlannerSettings
-from trajectory.targets import chosen
+from trajectory.targets import resolve_target
 
 
 class Objective(Protocol):
@@ -39,4 +39,4 @@ def objective_of(planner: PlannerSettings) -> Objective | None:
     """
     if isinstance(planner.objective, str):
         return None
-    return chosen(planner.objective, "planner.objective", {}).build()
+    return resolve_target(planner.objective, "planner.objective", {}).build()

@@ -7,7 +7,7 @@ from typing import Any
 
 from trajectory.config import merge, settings
 from trajectory.errors import UserError, require
-from trajectory.targets import TARGET, Foreign, chosen
+from trajectory.targets import TARGET, ExternalTarget, resolve_target
 from trajectory.transition import TokenKind
 
 
@@ -93,7 +93,7 @@ class PlannerSettings:
 
     def __post_init__(self) -> None:
         if isinstance(self.objective, dict):
-            chosen(self.objective, "planner.objective", {})
+            resolve_target(self.objective, "planner.objective", {})
         else:
             known = self.objective in ("return", "likelihood")
             require(known, "planner.objective", "return or likelihood", self.objective)
@@ -161,17 +161,17 @@ class PlannerSettings:
 
 
 AGENT = "trajectory.planning.agent.TrajectoryAgent"  # what `planner` names unless it is of others
-Planner = PlannerSettings | Foreign
+Planner = PlannerSettings | ExternalTarget
 
 
 def planner_settings(config: Any) -> Planner:
     """Of the section `planner`: of this project's beam search, or a planner of the user's own."""
-    return chosen(config, "planner", {AGENT: PlannerSettings}, AGENT)
+    return resolve_target(config, "planner", {AGENT: PlannerSettings}, AGENT)
 
 
 def as_dict(planner: Planner) -> dict[str, Any]:
     """As checkpoints and results hold it."""
-    if isinstance(planner, Foreign):
+    if isinstance(planner, ExternalTarget):
         return {TARGET: planner.target, **planner.arguments}
     return asdict(planner)
 

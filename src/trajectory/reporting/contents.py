@@ -13,16 +13,16 @@ from trajectory.reporting.figures import draw_bars, draw_curves, draw_league, dr
 from trajectory.reporting.league import League, league_table, league_values, make_league
 from trajectory.reporting.published import PublishedScore, of_tasks, published_scores
 from trajectory.reporting.rows import Group, Row
-from trajectory.reporting.runs import Problem, Run
+from trajectory.reporting.runs import Run, SkippedRun
 from trajectory.reporting.settings import ReportSettings
 from trajectory.reporting.tables import (
     METHOD,
     describe_data,
     escape_markdown,
-    problems_table,
     published_tables,
     runs_table,
     score_table,
+    skipped_table,
     to_latex,
     to_markdown,
 )
@@ -51,7 +51,7 @@ class Report:
     """
 
     runs: list[Run]
-    problems: list[Problem]
+    problems: list[SkippedRun]
     groups: list[Group]
     notes: list[str]
     published: list[PublishedScore]
@@ -62,7 +62,7 @@ class Report:
 
 
 def make_report(
-    runs: list[Run], problems: list[Problem], groups: list[Group], notes: list[str], settings: ReportSettings
+    runs: list[Run], problems: list[SkippedRun], groups: list[Group], notes: list[str], settings: ReportSettings
 ) -> Report:
     """Choose what is published on the same tasks, and draw."""
     scored = [group for group in groups if group.scored]
@@ -97,7 +97,7 @@ def as_markdown(report: Report) -> str:
     """With its pictures beside it, as PNG."""
     parts = [f"# Report, {report.made}\n", METHOD.replace("*", r"\*") + "\n"]
     if report.problems:
-        parts.append(to_markdown(problems_table(report.problems)))
+        parts.append(to_markdown(skipped_table(report.problems)))
     parts += [f"- {escape_markdown(note)}" for note in report.notes] + [""] * bool(report.notes)
     parts += [to_markdown(league_table(report.league))] if report.league else []
     parts += [_link(picture) for picture in report.overview]
@@ -164,7 +164,7 @@ def _row_values(row: Row) -> dict[str, Any]:
         "interquartile_mean_interval": summary.iqm_interval,
         "profile": {
             "thresholds": summary.thresholds.tolist(),
-            "share_above": summary.above.tolist(),
+            "fraction_above": summary.above.tolist(),
             "band": None if summary.band is None else summary.band.tolist(),
         },
         "decision_latency_ms": row.latency_ms,

@@ -11,7 +11,7 @@ from trajectory.errors import UserError, first_line
 from trajectory.evaluation.curves import STEP
 from trajectory.evaluation.settings import has_account
 from trajectory.files import write_file
-from trajectory.imports import optional
+from trajectory.imports import optional_import
 
 log = logging.getLogger("dashboard")
 
@@ -25,7 +25,7 @@ def dashboard(config: dict[str, Any], project: str, folder: Path) -> None:
     Raises:
         UserError: the optional extra is broken, or Weights & Biases does not take the workspace.
     """
-    with optional("a workspace", "dashboard"):
+    with optional_import("a workspace", "dashboard"):
         import wandb
         import wandb_workspaces.workspaces as ws
 

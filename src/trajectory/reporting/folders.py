@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trajectory.errors import require
 
-MARKS = ("results.json", "config.yaml", "train.log", "evaluate.log")  # one of them makes a folder that of a run
+RUN_FILES = ("results.json", "config.yaml", "train.log", "evaluate.log")  # one of them makes a folder that of a run
 
 
 def find_folders(patterns: Sequence[str]) -> list[Path]:
@@ -31,7 +31,7 @@ def find_folders(patterns: Sequence[str]) -> list[Path]:
 def _run_folders(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
     if folder.resolve() in above:  # a link back
         return []
-    if any((folder / mark).is_file() for mark in MARKS):
+    if any((folder / mark).is_file() for mark in RUN_FILES):
         return [folder]
     below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     return [run for path in below for run in _run_folders(path, (*above, folder.resolve()))]

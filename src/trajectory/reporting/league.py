@@ -10,10 +10,10 @@ import numpy as np
 
 from trajectory.reporting.rows import Group, Row
 from trajectory.reporting.settings import ReportSettings
-from trajectory.reporting.statistics import Interval, middle, resampled_means
+from trajectory.reporting.statistics import Interval, percentile_interval, resampled_means
 from trajectory.reporting.tables import UNKNOWN, Cell, Table, estimate
 
-FIRST = "•"  # marks the best, and what cannot be told from it
+BEST_MARK = "•"  # marks the best, and what cannot be told from it
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ def make_league(groups: Sequence[Group], settings: ReportSettings) -> League | N
     for method in methods:
         if all(method in of_data for of_data in rows):
             value = float(np.mean([of_data[method].summary.mean for of_data in rows]))
-            means[method] = Mean(value, middle(np.mean([of_data[method] for of_data in resampled], axis=0)))
+            means[method] = Mean(
+                value, percentile_interval(np.mean([of_data[method] for of_data in resampled], axis=0))
+            )
     first = [_first(*of_data) for of_data in zip(rows, resampled, strict=True)]
     return League([_name(group) for group in scored], methods, rows, first, means)
 
@@ -86,7 +88,7 @@ def league_table(league: League) -> Table:
             [value for of_data in league.rows if (value := values(of_data.get(m))) is not None] for m in league.methods
         ]
         lines.append([Cell(name), *(Cell(f"{np.mean(v):.3g}", float(np.mean(v))) if v else UNKNOWN for v in known)])
-    caption = f"Mean normalised scores [95 %]; {FIRST}: the best of a dataset, or not to be told from it"
+    caption = f"Mean normalised scores [95 %]; {BEST_MARK}: the best of a dataset, or not to be told from it"
     return Table(caption, ["dataset", *league.methods], lines)
 
 
@@ -113,7 +115,7 @@ def _name(group: Group) -> str:
 
 def _first(rows: dict[str, Row], resampled: dict[str, np.ndarray]) -> set[str]:
     best = max(rows, key=lambda method: rows[method].summary.mean)
-    differences = {method: middle(resampled[best] - resampled[method]) for method in rows}
+    differences = {method: percentile_interval(resampled[best] - resampled[method]) for method in rows}
     return {method for method, (low, high) in differences.items() if method == best or low <= 0 <= high}
 
 
@@ -121,7 +123,7 @@ def _score(row: Row | None, *, marked: bool) -> Cell:
     if row is None:
         return UNKNOWN
     text = estimate(row.summary.mean, row.summary.mean_interval)
-    return Cell(f"{text} {FIRST}" if marked else text, row.summary.mean)
+    return Cell(f"{text} {BEST_MARK}" if marked else text, row.summary.mean)
 
 
 def _minutes(row: Row | None) -> float | None:

@@ -17,10 +17,10 @@ from trajectory.reporting.tables import (
     METHOD,
     Table,
     describe_data,
-    problems_table,
     published_tables,
     runs_table,
     score_table,
+    skipped_table,
 )
 
 # nothing is ever fetched, whatever a name in the data holds
@@ -43,7 +43,7 @@ def render_page(report: Report, svgs: Mapping[str, str], *, video_mb: float) -> 
     ]
     if report.problems or report.notes:
         notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
-        table = render_table(problems_table(report.problems)) if report.problems else ""
+        table = render_table(skipped_table(report.problems)) if report.problems else ""
         parts.append(
             f'<section class="warn" aria-label="left out">{table}{f"<ul>{notes}</ul>" if notes else ""}</section>'
         )

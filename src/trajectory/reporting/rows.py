@@ -17,7 +17,7 @@ from trajectory.reporting.settings import ReportSettings
 from trajectory.reporting.statistics import Summary, summarize
 
 THRESHOLDS = 101  # of a performance profile
-MOST_SHOWN = 3  # of the settings that tell rows apart
+MAX_SHOWN_SETTINGS = 3  # of the settings that tell rows apart
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Row:
     def label(self) -> str:
         """The method with all that tells the row apart from others of its dataset."""
         differs = [f"{key}={_short(value)}" for key, value in self.differs.items()]
-        more = len(differs) - MOST_SHOWN
-        parts = [*differs[:MOST_SHOWN], f"{more} more"] if more > 1 else differs
+        more = len(differs) - MAX_SHOWN_SETTINGS
+        parts = [*differs[:MAX_SHOWN_SETTINGS], f"{more} more"] if more > 1 else differs
         parts += ["cut short"] if self.partial else []
         parts += [f"{len(self.versions)} versions of the data"] if len(self.versions) > 1 else []
         return f"{self.method} ({', '.join(parts)})" if parts else self.method

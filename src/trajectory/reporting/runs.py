@@ -18,15 +18,18 @@ from trajectory.evaluation.results import normalized_score
 from trajectory.locks import in_use
 from trajectory.planning.settings import PlannerSettings
 from trajectory.reporting.folders import find_folders
-from trajectory.resume import FREE, comparable, flat
+from trajectory.resume import RESUME_MUTABLE_KEYS, comparable_settings, flatten_keys, is_under
 
 TRANSFORMER = "Trajectory Transformer"
 WITH_CRITIC = f"{TRANSFORMER} + Q"  # planner.value=critic
 
-# what may differ between runs of one row: seeds, how often something is looked at, and where it is computed
-APART = (*FREE, "seed", "evaluation", "dataset", "env", "planner", "trainer.log_every_n_steps", "trainer.accelerator")
-APART += ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "runtime")
-OF_THE_TRANSFORMER = ("model", "tokenizer", "trainer", "data", "callbacks")  # a baseline reads none of them
+# keys that may differ between the runs of one row: seeds, logging intervals, and the hardware
+KEYS_OUTSIDE_METHOD = (
+    *RESUME_MUTABLE_KEYS,
+    *("seed", "evaluation", "dataset", "env", "planner", "runtime"),
+    *("trainer.log_every_n_steps", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
+)
+TRANSFORMER_KEYS = ("model", "tokenizer", "trainer", "data", "callbacks")  # which no baseline reads
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,14 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Problem:
+class SkippedRun:
     """A run that is in no table, and why."""
 
     folder: Path
     reason: str
 
 
-def collect(patterns: Sequence[str]) -> tuple[list[Run], list[Problem]]:
+def collect(patterns: Sequence[str]) -> tuple[list[Run], list[SkippedRun]]:
     """All runs at and below the folders that the patterns match.
 
     Raises:
@@ -92,12 +95,12 @@ def collect(patterns: Sequence[str]) -> tuple[list[Run], list[Problem]]:
         if isinstance(results, dict) and "world_size" in results:
             trainings[Path(str(results.get("checkpoint"))).parent] = folder
     runs: list[Run] = []
-    problems: list[Problem] = []
+    problems: list[SkippedRun] = []
     for folder in folders:
         try:
             runs.append(read_run(folder, trainings))
         except UserError as error:
-            problems.append(Problem(folder, first_line(error)))
+            problems.append(SkippedRun(folder, first_line(error)))
     if not runs:
         raise UserError(
             f"runs must have a finished one, got {len(folders)} of which none can be used; "
@@ -143,11 +146,9 @@ def _read(folder: Path, results: dict[str, Any], config: dict[str, Any], trainin
         planner = merge(asdict(PlannerSettings()), planner)
         method = WITH_CRITIC if planner["value"] == "critic" else TRANSFORMER
     trained_with = config if home == folder else _yaml(home / "config.yaml")
-    skipped = APART if planner is not None else (*APART, *OF_THE_TRANSFORMER)
+    skipped = KEYS_OUTSIDE_METHOD if planner is not None else (*KEYS_OUTSIDE_METHOD, *TRANSFORMER_KEYS)
     settings = {
-        key: value
-        for key, value in comparable(trained_with).items()
-        if key and not any(f"{key}.".startswith(f"{name}.") for name in skipped)
+        key: value for key, value in comparable_settings(trained_with).items() if key and not is_under(key, skipped)
     }
     if not trained_with:
         settings["training"] = f"unknown, of {checkpoint.parent}"
@@ -155,7 +156,7 @@ def _read(folder: Path, results: dict[str, Any], config: dict[str, Any], trainin
     asked = {key: environment.get(key) for key in ("kwargs", "observation_keys", "reference")}
     asked |= {"wrappers": environment["wrappers"]} if environment.get("wrappers") else {}
     limit = (config.get("evaluation") or {}).get("max_steps")
-    settings |= flat({"planner": planner, "env": asked, "evaluation": {"max_steps": limit}})
+    settings |= flatten_keys({"planner": planner, "env": asked, "evaluation": {"max_steps": limit}})
     # a baseline keeps one set of weights, the last
     kind = checkpoint.stem if planner is not None else "last"
     steps, last_step = results.get("steps"), (trained_with.get("trainer") or {}).get("max_steps")

@@ -45,7 +45,7 @@ def interquartile_mean(values: np.ndarray) -> float:
     return float(trim_mean(values, 0.25))
 
 
-def share_above(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+def fraction_above(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """(K,) share of (N,) values above each of (K,) thresholds."""
     return (values[:, None] > thresholds).mean(axis=0)
 
@@ -59,7 +59,7 @@ def summarize(runs: Sequence[np.ndarray], thresholds: np.ndarray, *, resamples: 
     """
 
     def statistics(values: np.ndarray) -> np.ndarray:
-        return np.array([values.mean(), interquartile_mean(values), *share_above(values, thresholds)])
+        return np.array([values.mean(), interquartile_mean(values), *fraction_above(values, thresholds)])
 
     mean, iqm, *above = statistics(np.concatenate(runs))
     bounds = bootstrap_interval(runs, statistics, resamples=resamples, seed=seed)
@@ -114,7 +114,7 @@ def resampled_means(runs: Sequence[np.ndarray], *, resamples: int, generator: np
     return (padded[drawn[..., None], episodes] * counted).sum((1, 2)) / count.sum((1, 2))
 
 
-def middle(resampled: np.ndarray) -> Interval:
+def percentile_interval(resampled: np.ndarray) -> Interval:
     """The middle 95 % of resampled statistics."""
     low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)

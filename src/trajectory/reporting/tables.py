@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from trajectory.reporting.published import PublishedScore
 from trajectory.reporting.rows import Group, Row
-from trajectory.reporting.runs import Problem, Run
+from trajectory.reporting.runs import Run, SkippedRun
 from trajectory.reporting.statistics import Interval
 
 METHOD = (
@@ -127,7 +127,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
     )
 
 
-def problems_table(problems: Sequence[Problem]) -> Table:
+def skipped_table(problems: Sequence[SkippedRun]) -> Table:
     """Every run that is in no other table."""
     rows = [[Cell(str(problem.folder)), Cell(problem.reason)] for problem in problems]
     return Table("Runs that are left out", ["run", "why"], rows)

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from trajectory.errors import require
-from trajectory.resume import FREE
+from trajectory.resume import RESUME_MUTABLE_KEYS, is_under
 
 RECORD = "multirun.yaml"  # the config of the sweep, as Hydra calls it
 
@@ -44,16 +44,19 @@ def sweep_folder(asked: Path, overrides: Sequence[str], *, given: bool, resume: 
     return folder
 
 
-def listed(params: Mapping[str, Any]) -> list[str]:
+def params_as_overrides(params: Mapping[str, Any]) -> list[str]:
     """The overrides that a sweeper's `params` stand for."""
     return [f"{key}={value}" for key, value in params.items()]
 
 
 def _recorded(folder: Path) -> list[str]:
     record: Any = OmegaConf.load(folder / RECORD)
-    return [*listed(OmegaConf.select(record, "hydra.sweeper.params") or {}), *map(str, record.hydra.overrides.task)]
+    return [
+        *params_as_overrides(OmegaConf.select(record, "hydra.sweeper.params") or {}),
+        *map(str, record.hydra.overrides.task),
+    ]
 
 
 def _identity(overrides: Sequence[str]) -> list[str]:
-    """The overrides without those that say how runs are watched, in their order, which numbers the jobs."""
-    return [one for one in overrides if not any(f"{one.partition('=')[0]}.".startswith(f"{free}.") for free in FREE)]
+    """The overrides that tell sweeps apart, in order (the order numbers the jobs)."""
+    return [override for override in overrides if not is_under(override.partition("=")[0], RESUME_MUTABLE_KEYS)]

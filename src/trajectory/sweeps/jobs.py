@@ -16,15 +16,15 @@ SRC = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobResult:
     """What a job returned, or in one line why it failed."""
 
     value: Any = None
     failure: str | None = None
 
 
-class Attempt:
-    """A main's function that returns an `Outcome` whatever happens in it; any launcher can send it elsewhere.
+class CatchingTask:
+    """A main's function that returns an `JobResult` whatever happens in it; any launcher can send it elsewhere.
 
     A signal that ends the process in which the sweep runs ends the sweep. In a submitit job it ends the job, which is
     then queued again; elsewhere the job has failed.
@@ -34,17 +34,17 @@ class Attempt:
         self.function = function
         self.starter = os.getpid()
 
-    def __call__(self, config: Any) -> Outcome:
+    def __call__(self, config: Any) -> JobResult:
         try:
-            return Outcome(self.function(config))
+            return JobResult(self.function(config))
         except SystemExit as leave:
             if leave.code != 1 and (os.getpid() == self.starter or "SUBMITIT_EXECUTOR" in os.environ):
                 raise
             refused = isinstance(leave.__context__, Exception)  # the mains say what it is, and leave
-            return Outcome(failure=first_line(leave.__context__) if refused else f"exit code {leave.code}")
+            return JobResult(failure=first_line(leave.__context__) if refused else f"exit code {leave.code}")
         except Exception as error:
             traceback.print_exc()
-            return Outcome(failure=f"{type(error).__name__}: {first_line(error)}")
+            return JobResult(failure=f"{type(error).__name__}: {first_line(error)}")
 
 
 def summary(failures: Mapping[str, str], jobs: int) -> str:
@@ -58,7 +58,7 @@ def summary(failures: Mapping[str, str], jobs: int) -> str:
     return f"{len(failures)} of {jobs} jobs failed: {each}"
 
 
-def let_processes_import() -> None:
+def export_python_path() -> None:
     """Let the processes of every launcher find this code, wherever they start."""
     paths = [str(SRC), *(path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))

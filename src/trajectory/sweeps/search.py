@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from trajectory.errors import UserError, first_line
-from trajectory.imports import optional
+from trajectory.imports import optional_import
 
-VARIABLE = "TRAJECTORY_TRIAL"  # says in a run's process which trial of which study it is
+TRIAL_VARIABLE = "TRAJECTORY_TRIAL"  # says in a run's process which trial of which study it is
 PRUNED = "pruned"
 
 
@@ -28,7 +28,7 @@ def open_study(
     Raises:
         UserError: Optuna is not installed, or one of these it does not know.
     """
-    with optional("hydra/sweeper=optuna", "sweeps"):
+    with optional_import("hydra/sweeper=optuna", "sweeps"):
         import optuna
         from optuna.storages.journal import JournalFileBackend
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -62,20 +62,20 @@ def _made(module: Any, values: dict[str, Any], key: str) -> Any:
 
 
 def trial_reference(storage: str, name: str, trial_id: int, *, direction: str, pruner: dict[str, Any]) -> str:
-    """What `VARIABLE` holds in the process of a trial."""
+    """What `TRIAL_VARIABLE` holds in the process of a trial."""
     where = storage if "://" in storage else str(Path(storage).resolve())
     return json.dumps(
         {"storage": where, "name": name, "trial": trial_id, "direction": direction, "pruner": pruner}, sort_keys=True
     )
 
 
-def pruning() -> Callable[[int, float], bool] | None:
+def pruning_callback() -> Callable[[int, float], bool] | None:
     """A function that reports a step's value to the trial of this process and says whether to stop; None without one.
 
     Raises:
         UserError: the study cannot be opened.
     """
-    reference = os.environ.get(VARIABLE)
+    reference = os.environ.get(TRIAL_VARIABLE)
     if not reference:
         return None
     known = json.loads(reference)

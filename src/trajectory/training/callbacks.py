@@ -12,14 +12,14 @@ import torch
 from trajectory.critic.callback import CriticTraining
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.evaluation.callback import PlanningEvaluation
-from trajectory.hardware import product_flops
+from trajectory.hardware import matmul_flops
 from trajectory.interruption import Interruption
 from trajectory.model.callbacks import FiniteGradients, LastCheckpoint, TrainingMetrics, TrainingProgress
 from trajectory.model.module import TrajectoryModule
 from trajectory.model.throughput import Throughput, training_flops
-from trajectory.resume import LAST
+from trajectory.resume import LAST_CHECKPOINT
 from trajectory.settings import TrainingSettings
-from trajectory.targets import Foreign
+from trajectory.targets import ExternalTarget
 from trajectory.training.machine import Machine
 
 
@@ -43,7 +43,7 @@ def make_callbacks(
 
     def rate() -> float:
         kind = torch.bfloat16 if machine.precision == "bf16-mixed" else torch.float32
-        return settings.trainer.processes * product_flops(machine.device, kind)
+        return settings.trainer.processes * matmul_flops(machine.device, kind)
 
     def guard(chosen: Any) -> pl.Callback:
         return FiniteGradients(skip=chosen.skip, every_n_steps=every if machine.device.type == "cuda" else 1)
@@ -76,10 +76,12 @@ def make_callbacks(
         "progress": lambda chosen: TrainingProgress(every),
         "metrics": lambda chosen: TrainingMetrics(every, interruption),
         "planning": planning,
-        "last_checkpoint": lambda chosen: LastCheckpoint(folder / LAST, chosen.every_n_steps, interruption, checkpoint),
+        "last_checkpoint": lambda chosen: LastCheckpoint(
+            folder / LAST_CHECKPOINT, chosen.every_n_steps, interruption, checkpoint
+        ),
     }
     made = {
-        name: chosen.build(of=pl.Callback) if isinstance(chosen, Foreign) else ours[name](chosen)
+        name: chosen.build(of=pl.Callback) if isinstance(chosen, ExternalTarget) else ours[name](chosen)
         for name, chosen in settings.callbacks.items()
     }
     return {name: callback for name, callback in made.items() if callback is not None}

@@ -10,9 +10,9 @@ from trajectory.evaluation.loggers import build_logger
 from trajectory.planning.objective import objective_of
 from trajectory.planning.settings import PlannerSettings
 from trajectory.settings import TrainingSettings
-from trajectory.targets import Foreign, chosen
-from trajectory.training.faults import one_line_faults
-from trajectory.training.machine import quiet_lightning
+from trajectory.targets import ExternalTarget, resolve_target
+from trajectory.training.faults import user_code_errors
+from trajectory.training.machine import silence_lightning
 
 
 def check_extensions(settings: TrainingSettings) -> None:
@@ -21,22 +21,22 @@ def check_extensions(settings: TrainingSettings) -> None:
     Raises:
         UserError: one that cannot be made, or is of another kind.
     """
-    quiet_lightning()
+    silence_lightning()
     for callback in settings.callbacks.values():
-        if isinstance(callback, Foreign):
+        if isinstance(callback, ExternalTarget):
             callback.build(of=pl.Callback)
     for logger in settings.logger.values():
-        if isinstance(logger, Foreign):
+        if isinstance(logger, ExternalTarget):
             build_logger(logger)
     for found in (settings.planner, settings.baseline):
-        if isinstance(found, Foreign):
+        if isinstance(found, ExternalTarget):
             found.locate()
     if isinstance(settings.planner, PlannerSettings):
         objective_of(settings.planner)
     if not isinstance(settings.tokenizer.binning, str):
-        chosen(settings.tokenizer.binning, "tokenizer.binning", {}).build()
+        resolve_target(settings.tokenizer.binning, "tokenizer.binning", {}).build()
     if settings.trainer.changed:
-        with one_line_faults(settings, {}):
+        with user_code_errors(settings, {}):
             flags: dict[str, Any] = settings.trainer.flags
             alone: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
             alone |= {"precision": "32-true"}

@@ -11,13 +11,15 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from trajectory.errors import UserError, first_line
 from trajectory.settings import TrainingSettings
-from trajectory.targets import Foreign
+from trajectory.targets import ExternalTarget
 
 
 @contextmanager
-def one_line_faults(settings: TrainingSettings, callbacks: Mapping[str, pl.Callback]) -> Generator[None]:
+def user_code_errors(settings: TrainingSettings, callbacks: Mapping[str, pl.Callback]) -> Generator[None]:
     """Turn a fault of the user's own callback, or of a flag, into a `UserError`; `debug=true` shows its traceback."""
-    theirs = [name for name, chosen in settings.callbacks.items() if isinstance(chosen, Foreign) and name in callbacks]
+    theirs = [
+        name for name, chosen in settings.callbacks.items() if isinstance(chosen, ExternalTarget) and name in callbacks
+    ]
     foreign = {id(callbacks[name]): name for name in theirs}
     try:
         yield

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.evaluation.callback import PlanningEvaluation
 from trajectory.evaluation.loggers import RunLogger
-from trajectory.hardware import keep_memory
+from trajectory.hardware import keep_freed_memory
 from trajectory.interruption import Interruption
 from trajectory.model.callbacks import CheckpointFiles, FiniteGradients
 from trajectory.model.module import TrajectoryModule, strategy_for
@@ -25,7 +25,7 @@ from trajectory.planning.protocol import Agent
 from trajectory.planning.settings import as_dict
 from trajectory.settings import TrainingSettings
 from trajectory.training.callbacks import make_callbacks
-from trajectory.training.faults import one_line_faults
+from trajectory.training.faults import user_code_errors
 from trajectory.training.loggers import LightningLogger
 from trajectory.training.machine import Machine
 
@@ -55,7 +55,7 @@ def make_module(
     if compiled or (compiled is None and machine.device.type == "cuda"):
         module.gpt.compile()  # in place: the names of weights stay
     if machine.device.type == "cpu":
-        keep_memory()
+        keep_freed_memory()
     return module
 
 
@@ -118,12 +118,12 @@ def fit(
     guard, planning = callbacks["guard"], callbacks["planning"]
     assert isinstance(guard, FiniteGradients)
     assert isinstance(planning, PlanningEvaluation)
-    with one_line_faults(settings, callbacks):
+    with user_code_errors(settings, callbacks):
         trainer = make_trainer(settings, machine, list(callbacks.values()), loggers, folder)
         # Lightning's own answer to SIGTERM, until the first step
         with interruption.handled(patient=True), suppress(SIGTERMException):
             trainer.fit(module, data, ckpt_path=checkpoint)
-    interruption.leave_if_preempted()
+    interruption.exit_if_preempted()
     module.to(machine.device).eval()
     agent = make_agent(
         settings.planner,

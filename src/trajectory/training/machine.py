@@ -13,9 +13,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 
-from trajectory.distributed import from_all_ranks
-from trajectory.hardware import device_for, precision_for, set_threads
-from trajectory.ranks import by_srun, rank
+from trajectory.distributed import all_gather_object
+from trajectory.hardware import select_device, select_precision, set_threads
+from trajectory.ranks import launched_by_srun, rank
 from trajectory.settings import TrainingSettings
 from trajectory.training.start import Start
 
@@ -38,8 +38,8 @@ class Machine:
     @classmethod
     def of(cls, settings: TrainingSettings) -> Machine:
         """This one, as the settings use it."""
-        quiet_lightning()
-        return cls(device_for(settings.trainer.accelerator), cluster_environment())
+        silence_lightning()
+        return cls(select_device(settings.trainer.accelerator), cluster_environment())
 
     def set_up(self, settings: TrainingSettings, earlier: dict[str, Any]) -> None:
         """Choose threads and precision, and seed all generators.
@@ -50,11 +50,11 @@ class Machine:
         asked = settings.runtime.threads
         asked = str(earlier["process"]["threads"]) if asked == "auto" and earlier else asked
         self.threads = set_threads(asked, settings.trainer.devices)
-        self.precision = precision_for(settings.trainer.precision, self.device)
+        self.precision = select_precision(settings.trainer.precision, self.device)
         pl.seed_everything(settings.seed, verbose=False)
 
 
-def quiet_lightning() -> None:
+def silence_lightning() -> None:
     """Leave out what Lightning says about devices and flags."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
@@ -62,7 +62,7 @@ def quiet_lightning() -> None:
 
 def cluster_environment() -> Any:
     """Where Lightning finds rank and addresses: what srun says, or torchrun's variables, which are ours too."""
-    if not by_srun():
+    if not launched_by_srun():
         return LightningEnvironment()
     slurm = SLURMEnvironment(auto_requeue=False)
     os.environ |= {"MASTER_ADDR": slurm.main_address, "MASTER_PORT": str(slurm.main_port)}
@@ -77,7 +77,7 @@ def agree(settings: TrainingSettings, start: Start, machine: Machine) -> tuple[d
     """
     results, checkpoint = start.results, start.checkpoint
     if settings.trainer.processes > 1:
-        results, checkpoint, threads = from_all_ranks((results, checkpoint, machine.threads))[0]
+        results, checkpoint, threads = all_gather_object((results, checkpoint, machine.threads))[0]
         if results is None:
             pl.seed_everything((settings.seed + rank()) % 2**32, verbose=False)
             torch.set_num_threads(threads)

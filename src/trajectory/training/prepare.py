@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from trajectory.config import given
+from trajectory.config import without_missing
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.goals import goal_tokens
 from trajectory.errors import require
@@ -23,7 +23,7 @@ from trajectory.training.start import Start
 log = logging.getLogger("train")
 
 
-def read_earlier(checkpoint: Path | None) -> dict[str, Any]:
+def read_resumed_checkpoint(checkpoint: Path | None) -> dict[str, Any]:
     """The checkpoint that a training goes on from; empty where it begins anew.
 
     Raises:
@@ -77,7 +77,7 @@ def open_loggers(
         "training on %s in %s, %d processes, %d CPU threads each",
         *(machine.device, machine.precision, settings.trainer.processes, machine.threads),
     )
-    shown = given(config)
+    shown = without_missing(config)
     shown["data"] |= data.summary
     loggers = make_loggers(settings.logger, folder, shown)
     log_picture(loggers, "data/card", folder / "data_card.png")

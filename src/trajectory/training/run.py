@@ -11,19 +11,19 @@ from typing import Any
 from omegaconf import DictConfig
 
 from trajectory.baselines.training import baseline_agent
-from trajectory.config import given
-from trajectory.distributed import all_ranks, from_all_ranks
+from trajectory.config import without_missing
+from trajectory.distributed import all_gather_object, process_group
 from trajectory.evaluation.loggers import close_loggers
-from trajectory.evaluation.report import evaluate_and_report, report_pruned
+from trajectory.evaluation.report import evaluate_and_report, report_pruned_trial
 from trajectory.interruption import Interruption
 from trajectory.planning.protocol import Agent
 from trajectory.ranks import rank
-from trajectory.resume import LAST
+from trajectory.resume import LAST_CHECKPOINT
 from trajectory.settings import TrainingSettings
-from trajectory.sweeps.search import pruning
+from trajectory.sweeps.search import pruning_callback
 from trajectory.training.fit import fit, make_module
 from trajectory.training.machine import Machine, agree
-from trajectory.training.prepare import load_data, open_loggers, read_earlier
+from trajectory.training.prepare import load_data, open_loggers, read_resumed_checkpoint
 from trajectory.training.start import Start
 
 
@@ -36,16 +36,16 @@ def run(config: DictConfig, settings: TrainingSettings, start: Start, folder: Pa
     with ExitStack() as stack:
         # instantiate
         machine = Machine.of(settings)
-        ranks = all_ranks(settings.trainer.devices, machine.device, partial(run, config, settings, start, folder))
+        ranks = process_group(settings.trainer.devices, machine.device, partial(run, config, settings, start, folder))
         if start.results is not None:  # the other ranks wait to hear it
             stack.enter_context(ranks)
-            return from_all_ranks((start.results, None, None))[0][0][settings.metric]
-        prune = pruning() if rank() == 0 else None
-        earlier = read_earlier(start.checkpoint)
+            return all_gather_object((start.results, None, None))[0][0][settings.metric]
+        prune = pruning_callback() if rank() == 0 else None
+        earlier = read_resumed_checkpoint(start.checkpoint)
         machine.set_up(settings, earlier)
         began = time.perf_counter()
         data = load_data(settings, start, earlier)
-        dataset = {**data.summary, "asked": given(config.dataset)}
+        dataset = {**data.summary, "asked": without_missing(config.dataset)}
         loggers = open_loggers(config, settings, machine, data, folder) if rank() == 0 else []
         interruption = Interruption()
 
@@ -63,7 +63,7 @@ def run(config: DictConfig, settings: TrainingSettings, start: Start, folder: Pa
             agent, learned = fit(
                 settings, machine, module, data, folder, loggers, interruption, checkpoint=checkpoint, prune=prune
             )
-            learned |= {"checkpoint": str(folder / LAST)}
+            learned |= {"checkpoint": str(folder / LAST_CHECKPOINT)}
         facts |= learned
         before = earlier.get("process", {}).get("seconds", 0.0)
         clock = {"record": start.seconds, "train": before + time.perf_counter() - began}
@@ -72,7 +72,7 @@ def run(config: DictConfig, settings: TrainingSettings, start: Start, folder: Pa
         close = partial(close_loggers, loggers, folder=folder)
         environment, evaluation = settings.environment, settings.evaluation
         if facts.get("pruned"):
-            results = report_pruned(folder, environment, facts["evaluations"][-1], facts, clock, close)
+            results = report_pruned_trial(folder, environment, facts["evaluations"][-1], facts, clock, close)
         else:
             with interruption.handled(patient=False):
                 results = evaluate_and_report(

@@ -8,13 +8,13 @@ from typing import Any
 from trajectory.errors import require
 
 TRAINER = "pytorch_lightning.Trainer"
-FIXED = {  # flags of the Trainer that this project decides, and by what a user does
+FIXED_FLAGS = {  # flags of the Trainer that this project decides, and by what a user does
     "max_epochs": (-1, "trainer.max_steps says how long a training is"),
     "enable_checkpointing": (False, "callbacks.last_checkpoint writes the checkpoints"),
     "use_distributed_sampler": (False, "the data are dealt out to the processes here"),
     "overfit_batches": (0.0, "trainer.limit_train_batches says how many batches an epoch has"),
 }
-OF_VALIDATION = ("val_check_interval", "check_val_every_n_epoch", "limit_val_batches")  # nothing reads them without
+VALIDATION_FLAGS = ("val_check_interval", "check_val_every_n_epoch", "limit_val_batches")  # nothing reads them without
 STRATEGIES = ("auto", "ddp", "fsdp")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
@@ -65,7 +65,7 @@ class TrainerSettings:
     model_registry: Any = None
 
     def __post_init__(self) -> None:
-        for key, (value, why) in FIXED.items():
+        for key, (value, why) in FIXED_FLAGS.items():
             given = getattr(self, key)
             same = given == value and isinstance(given, bool) == isinstance(value, bool)
             require(same, f"trainer.{key}", f"{str(value).lower()}: {why}", given)
@@ -97,7 +97,7 @@ class TrainerSettings:
     @property
     def changed(self) -> bool:
         """Whether a flag that Lightning alone can check differs from its default, but for those of validation."""
-        apart = (*FIXED, *OF_VALIDATION)
+        apart = (*FIXED_FLAGS, *VALIDATION_FLAGS)
         unchecked = [field for field in fields(self) if field.type == "Any" and field.name not in apart]
         return any(getattr(self, field.name) != field.default for field in unchecked)
 
@@ -169,4 +169,4 @@ CALLBACKS: dict[str, tuple[str, type]] = {
     "planning": ("trajectory.evaluation.callback.PlanningEvaluation", NoSettings),
     "last_checkpoint": ("trajectory.model.callbacks.LastCheckpoint", LastCheckpointSettings),
 }
-NEEDED = ("guard", "planning", "last_checkpoint")  # which the results speak of
+REQUIRED_CALLBACKS = ("guard", "planning", "last_checkpoint")  # which the results speak of

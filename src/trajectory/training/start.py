@@ -12,12 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from trajectory.data.source import Source, locate
 from trajectory.environments.make import check_goal, make_environment
-from trajectory.evaluation.loggers import forget_curves
+from trajectory.evaluation.loggers import delete_logs
 from trajectory.files import write_file
-from trajectory.imports import importing
+from trajectory.imports import gc_paused
 from trajectory.planning.settings import PlannerSettings
 from trajectory.ranks import check_processes, rank, world_size
-from trajectory.resume import checkpoint_to_continue, finished
+from trajectory.resume import checkpoint_to_resume, finished_results
 from trajectory.settings import TrainingSettings
 
 log = logging.getLogger("train")
@@ -45,7 +45,7 @@ def train(config: DictConfig, settings: TrainingSettings, folder: Path) -> float
     start = prepare(config, settings, folder)
     if start.results is not None and world_size() == 1:
         return start.results[settings.metric]
-    with importing():
+    with gc_paused():
         from trajectory.training.run import run  # Lightning, now that nothing else can be refused
 
     return run(config, settings, start, folder)
@@ -63,8 +63,8 @@ def prepare(config: DictConfig, settings: TrainingSettings, folder: Path) -> Sta
     check_goal(settings.evaluation.goal, environment, f"env={environment.name}")
     check_processes(trainer.devices, trainer.num_nodes)
     # the first rank finds what to continue, and tells the others once they are connected
-    checkpoint = checkpoint_to_continue(config, folder) if rank() == 0 else None
-    results = finished(folder) if config.resume and rank() == 0 else None
+    checkpoint = checkpoint_to_resume(config, folder) if rank() == 0 else None
+    results = finished_results(folder) if config.resume and rank() == 0 else None
     if results is not None:
         log.info("the run of %s is finished: mean return %.1f", folder, results["return_mean"])
         return Start(checkpoint, results, None, 0.0)
@@ -73,16 +73,16 @@ def prepare(config: DictConfig, settings: TrainingSettings, folder: Path) -> Sta
     if not checkpoint and rank() == 0:
         write_file(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
         if not config.resume:
-            forget_curves(folder)
-    with importing():
-        from trajectory.hardware import check_devices, device_for  # torch, now that the environment stands
+            delete_logs(folder)
+    with gc_paused():
+        from trajectory.hardware import check_devices, select_device  # torch, now that the environment stands
 
-    device = device_for(trainer.accelerator)
+    device = select_device(trainer.accelerator)
     check_devices(device, trainer.devices)
     if isinstance(settings.planner, PlannerSettings):
         settings.planner.check_device(device.type)
     if settings.extended:
-        with importing():
+        with gc_paused():
             from trajectory.training.check import check_extensions
 
         check_extensions(settings)
