@@ -14,9 +14,9 @@ import pytest
 import torch
 from farama_notifications import notifications
 
-from command_line import compose_config
-from example_data import contents
-from shared import shared
+from helpers.command_line import compose_config
+from helpers.example_data import contents
+from helpers.shared import shared
 from trajectory.config import exit_on_user_error
 from trajectory.files import CACHE_VARIABLE
 from trajectory.model.gpt import GPT

@@ -16,7 +16,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from command_line import ROOT, SHORT, run_main_here
+from helpers.command_line import ROOT, SHORT, run_main_here
 from trajectory.errors import UserError
 from trajectory.model.checkpoint import read_checkpoint, write_checkpoint
 from trajectory.planning.agent import TrajectoryAgent

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import ROOT
+from helpers.command_line import ROOT
 
 SRC = ROOT / "src"
 PACKAGE = SRC / "trajectory"

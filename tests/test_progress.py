@@ -8,7 +8,7 @@ import subprocess
 import sys
 import termios
 
-from command_line import ROOT
+from helpers.command_line import ROOT
 
 # thirty steps of eight seconds each, on a clock of its own
 PROGRAM = """

@@ -19,8 +19,8 @@ from hydra.core.override_parser.types import IntervalSweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from command_line import CONF, ROOT, compose_config
-from toy_world import TOY, toy_data, toy_module
+from helpers.command_line import CONF, ROOT, compose_config
+from helpers.toy_world import TOY, toy_data, toy_module
 from trajectory.data.settings import TokenizerSettings
 from trajectory.data.store import load_episodes
 from trajectory.model.checkpoint import write_checkpoint

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from command_line import ROOT, TINY, Refusal, compose_config
-from example_data import made_up_episodes, write_npz
-from synthetic_data import Reader, random_episodes, source_of, write_episodes
+from helpers.command_line import ROOT, TINY, Refusal, compose_config
+from helpers.example_data import made_up_episodes, write_npz
+from helpers.synthetic_data import Reader, random_episodes, source_of, write_episodes
 from trajectory import TrajectoryAgent
 from trajectory.config import without_missing
 from trajectory.data.datamodule import TrajectoryDataModule

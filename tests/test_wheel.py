@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import CONF, ROOT, TINY
+from helpers.command_line import CONF, ROOT, TINY
 
 COMMANDS = ("train", "evaluate", "analyze", "collect", "report", "dashboard", "benchmark", "train-behaviour")
 

@@ -1,0 +1,171 @@
+"""Runs the mains: in a process of their own, as a user does, or in this one from the config that they would compose."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import matplotlib
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from helpers.forked import Forked
+from trajectory.files import cache_path
+
+PATIENCE = 1_800.0  # seconds, before a process that shows nothing is given up; decides no test that passes
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
+
+# a run of seconds that still does everything: records, trains, evaluates while training, plans, draws
+SHORT = (
+    "dataset.steps=1000",
+    "model.n_layer=1",
+    "model.n_embd=16",
+    "trainer.max_steps=6",
+    "runtime.threads=1",
+    "trainer.log_every_n_steps=2",
+    "planner.beam_width=2",
+    "planner.horizon=2",
+    "evaluation.episodes=2",
+    "evaluation.max_steps=15",
+    "evaluation.every_n_steps=3",
+)
+LAPTOP = ("experiment=laptop", "critic=none", "planner=beam_search")  # plans as published
+TINY = (*LAPTOP, *SHORT)
+TINY_CRITIC = ("experiment=laptop", "critic.steps=40", "critic.hidden=[8]", *SHORT)
+
+
+Refusal = Callable[..., str]  # the type of the fixture `refusal`
+Process = Forked | subprocess.Popen[str]
+
+
+def compose_config(main: str, *overrides: str) -> DictConfig:
+    """The config that `python src/MAIN.py OVERRIDES` runs with."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(main, list(overrides))
+
+
+def section(config: DictConfig, key: str) -> dict[str, Any]:
+    """What the mains hand to `settings` for a key: its values, without the groups nested in it."""
+    values: Any = OmegaConf.to_container(OmegaConf.select(config, key), resolve=True)
+    values.pop("_target_", None)
+    if key == "model":
+        own = {name: value for name, value in values.items() if name != "optimizer"}
+        return {**own, "bins": config.tokenizer.bins, "goal": OmegaConf.select(config, "env.goal")}
+    return values
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Variables of a process that has its home in a folder, and nothing of who runs the tests."""
+    dropped = ("WANDB_", "HYDRA_", "HF_", "MINARI_", "TRAJECTORY_", "XDG_", "OMP_NUM_THREADS")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(dropped) and not name.lower().endswith("_proxy")
+    }
+    home = folder / "home"
+    cache = home / ".cache" / "trajectory-transformer"
+    if not home.exists():
+        cache.mkdir(parents=True)
+        (cache / "native").symlink_to(cache_path() / "native")  # compiled once for all
+    # matplotlib's list of fonts is the machine's, and takes seconds to make; other tests run beside these
+    return kept | {
+        "HOME": str(home),
+        "MINARI_DATASETS_PATH": str(folder / "store"),
+        "OMP_NUM_THREADS": "1",
+        "MPLCONFIGDIR": matplotlib.get_cachedir(),
+    }
+
+
+def start_main(
+    main: str, *overrides: str, folder: Path, most_bytes: int | None = None, fresh: bool = False, **variables: str
+) -> Process:
+    """Start `python src/MAIN.py OVERRIDES` in `folder`, which also holds its home, its Minari store and its caches.
+
+    It has no Weights & Biases account and nobody to answer a prompt.
+
+    Args:
+        most_bytes: that a file may grow to, as on a full disk; None for no limit.
+        fresh: whether it imports everything itself, as a user's does; else, on Linux, it begins with what mains import.
+        variables: more environment variables; those that Python or an import reads need a fresh process.
+    """
+    command = [sys.executable, str(ROOT / "src" / f"{main}.py"), *overrides]
+    variables = _environment(folder) | variables
+    if sys.platform == "linux" and not fresh:
+        return Forked(command[1:], folder, variables, most_bytes)
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored below a shell's background job
+        if most_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=prepare,
+    )
+
+
+def run_main(main: str, *overrides: str, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """What `start_main` starts, finished."""
+    with start_main(main, *overrides, folder=folder, **options) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=PATIENCE)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.wait(), stdout, stderr)
+
+
+def run_main_here(main: str, *overrides: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What `run_main` gives without its process, which takes seconds to start: the same file with the same arguments.
+
+    What a main sets for its whole process is as before afterwards.
+    """
+    path = ROOT / "src" / f"{main}.py"
+    root, out, err = logging.getLogger(), StringIO(), StringIO()
+    handlers, level, threads, code = root.handlers[:], root.level, torch.get_num_threads(), 0
+    answers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+    try:
+        with (
+            mock.patch.dict(os.environ, _environment(folder) | variables, clear=True),
+            mock.patch.object(sys, "argv", [str(path), *overrides]),
+            mock.patch.object(sys, "path", sys.path[:]),
+            warnings.catch_warnings(),
+            torch.random.fork_rng(devices=[]),
+            chdir(folder),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as leave:
+        code = int(leave.code or 0)
+    finally:
+        for handler in root.handlers[:]:
+            if handler not in handlers:
+                root.removeHandler(handler)
+                handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        torch.set_num_threads(threads)
+        for number, answer in answers.items():
+            signal.signal(number, answer)
+    return subprocess.CompletedProcess([main, *overrides], code, out.getvalue(), err.getvalue())

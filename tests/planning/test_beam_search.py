@@ -1,0 +1,408 @@
+"""Beam search against a slow reference: lists of tokens, a full forward pass for every token, no cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from helpers.slow_sampling import slow_sample
+from helpers.tiny_planner import DISCOUNT, DRAWN, LAYOUT, SMALL, Model, make_context, make_model, make_uniforms
+from trajectory.networks import Perceptrons
+from trajectory.planning.beam_search import Plan, beam_search, draws_needed
+from trajectory.planning.settings import PlannerSettings, SamplingSettings
+from trajectory.transition import TransitionLayout
+
+
+@dataclass
+class Sequence:
+    """One beam of the slow search."""
+
+    tokens: list[int]
+    gains: float = 0.0
+    ended: bool = False
+    objective: float = 0.0
+    log_probabilities: tuple[float, ...] = ()
+
+
+def perceptron(networks: Perceptrons, member: int, units: list[float]) -> float:
+    """The output of one of them, one layer and number at a time."""
+    for layer, (weight, bias) in enumerate(zip(networks.weights, networks.biases, strict=True)):
+        units = [max(0.0, unit) for unit in units] if layer else units
+        columns, biases = weight[member].T.tolist(), bias[member, 0].tolist()
+        units = [b + sum(w * u for w, u in zip(c, units, strict=True)) for c, b in zip(columns, biases, strict=True)]
+    return units[0]
+
+
+class SlowSearch:
+    """Beam search for one environment, written down as directly as it can be."""
+
+    def __init__(self, model: Model, context: list[int], settings: PlannerSettings) -> None:
+        self.model = model
+        self.settings = settings
+        self.layout = model.gpt.layout
+        self.context = context
+        self.goal = model.gpt.settings.lead * self.layout.transition_dim  # tokens in front of every window
+        self.start = self.goal  # of the window, among the tokens
+        self.slides = 0
+        self.forward = cache(self._forward)  # many beams share their tokens
+
+    @torch.no_grad()
+    def _forward(self, window: tuple[int, ...]) -> list[float]:
+        return self.model.gpt(torch.tensor([window]))[0, -1].tolist()
+
+    def logits(self, sequence: Sequence, dimension: int) -> list[float]:
+        """Of the next token, of the given dimension, those that it cannot be at -inf."""
+        logits = self.forward((*sequence.tokens[: self.goal], *sequence.tokens[self.start :]))
+        allowed = set(range(int(self.model.discretizer.counts[dimension])))
+        if dimension == 0:
+            allowed.add(self.model.stop)
+        return [logit if token in allowed else -torch.inf for token, logit in enumerate(logits)]
+
+    def draw(self, sequence: Sequence, dimension: int, uniform: float) -> None:
+        sampling = self.settings.sampling(self.layout.kind(dimension))
+        logits = self.logits(sequence, dimension)
+        token = slow_sample(logits, uniform, sampling)
+        if not sequence.ended:
+            log_probability = torch.tensor(logits, dtype=torch.float64).log_softmax(0)[token].item()
+            sequence.log_probabilities = (*sequence.log_probabilities, log_probability)
+        sequence.ended = sequence.ended or token == self.model.stop
+        sequence.tokens.append(self.model.stop if sequence.ended else token)
+
+    def expectation(self, sequence: Sequence, dimension: int) -> float:
+        if sequence.ended:
+            return 0.0
+        probabilities = torch.tensor(self.logits(sequence, dimension), dtype=torch.float64).softmax(-1).tolist()
+        values = self.model.discretizer.values[dimension].tolist()
+        return sum(p * value for p, value in zip(probabilities, values, strict=False))
+
+    def q_value(self, sequence: Sequence) -> float:
+        """The least Q of the observation and the action that the sequence ends with."""
+        if sequence.ended:
+            return 0.0
+        critic, acted = self.model.critic, self.layout.reward_index
+        tokens = sequence.tokens[len(sequence.tokens) - acted :]
+        numbers = [self.model.discretizer.values[d][token].item() for d, token in enumerate(tokens)]
+        means = [*critic.observation_mean.tolist(), *critic.action_mean.tolist()]
+        stds = [*critic.observation_std.tolist(), *critic.action_std.tolist()]
+        units = [(number - mean) / std for number, mean, std in zip(numbers, means, stds, strict=True)]
+        v_value = critic.value_std.item() * perceptron(critic.v, 0, units[: self.layout.observation_dim])
+        advantages = [critic.advantage_std.item() * perceptron(critic.advantage, member, units) for member in range(3)]
+        return critic.value_mean.item() + v_value + min(advantages)
+
+    def append_value(self, sequence: Sequence) -> None:
+        logits = self.logits(sequence, self.layout.value_index)
+        sequence.tokens.append(self.model.stop if sequence.ended else logits.index(max(logits)))
+
+    def slide(self, tokens: int) -> None:
+        """Crop a full window to its last transitions, where positions are absolute or there is a goal in front."""
+        D = self.layout.transition_dim
+        cropped = not self.model.gpt.settings.rotary or self.goal > 0
+        if cropped and (tokens - self.start) // D == self.model.gpt.settings.window:
+            self.start = tokens - max(1, self.settings.context) * D
+            self.slides += 1
+
+    def run(self, uniforms: list[list[list[float]]]) -> list[Sequence]:
+        """The beams at the end, best first."""
+        observation_dim, reward, value = self.layout.observation_dim, self.layout.reward_index, self.layout.value_index
+        width, horizon = self.settings.beam_width, self.settings.horizon
+        beams = [Sequence(self.context)]
+        for step in range(horizon):
+            if step > 0:
+                self.slide(len(beams[0].tokens))
+                for sequence, row in zip(beams, range(width), strict=True):
+                    for dimension in range(observation_dim):
+                        self.draw(sequence, dimension, uniforms[step][dimension][row])
+            copies = width * self.settings.expansion // len(beams)
+            candidates = [replace(beam, tokens=list(beam.tokens)) for beam in beams for _ in range(copies)]
+            for row, sequence in enumerate(candidates):
+                for dimension in range(observation_dim, reward):
+                    self.draw(sequence, dimension, uniforms[step][dimension][row])
+                with_critic = sequence.gains + DISCOUNT**step * self.q_value(sequence)
+                sequence.gains += DISCOUNT**step * self.expectation(sequence, reward)
+                self.draw(sequence, reward, uniforms[step][reward][row])
+                sequence.objective = sequence.gains + DISCOUNT ** (step + 1) * self.expectation(sequence, value)
+                if self.settings.value == "critic":
+                    sequence.objective = with_critic
+                mean = sum(sequence.log_probabilities) / len(sequence.log_probabilities)
+                if self.settings.objective == "likelihood":
+                    sequence.objective = mean
+                lacking = max(0.0, self.settings.likelihood_threshold - mean)
+                sequence.objective -= self.settings.likelihood_weight * lacking
+            beams = sorted(candidates, key=lambda sequence: -sequence.objective)[:width]
+            for sequence in beams:
+                self.append_value(sequence)
+        return beams
+
+
+def plan_with(model: Model, context: Tensor, settings: PlannerSettings, seed: int = 0) -> Plan:
+    """The same tokens from every decoder."""
+    uniforms = make_uniforms(model, len(context), settings, seed)
+    critic = model.critic if settings.uses_critic else None
+    plans = [
+        beam_search(decoder, model.discretizer, context, uniforms, settings, DISCOUNT, critic)
+        for decoder in model.decoders
+    ]
+    for plan in plans[1:]:
+        assert torch.equal(plan.tokens, plans[0].tokens)
+        torch.testing.assert_close(plan.objective, plans[0].objective, rtol=0, atol=1e-9)
+    return plans[0]
+
+
+def check_against_slow_search(model: Model, context: Tensor, settings: PlannerSettings, seed: int = 0) -> Plan:
+    """Plan both ways, assert that they agree, and return the plan."""
+    uniforms = make_uniforms(model, len(context), settings, seed)
+    plan = plan_with(model, context, settings, seed)
+    D = LAYOUT.transition_dim
+    assert plan.tokens.shape == (len(context), settings.beam_width, settings.horizon, D)
+    assert plan.objective.shape == (len(context), settings.beam_width)
+    planned = context.shape[1] - LAYOUT.observation_dim
+    for environment, tokens in enumerate(context.tolist()):
+        expected = SlowSearch(model, tokens, settings).run(uniforms[environment].tolist())
+        assert plan.tokens[environment].flatten(1).tolist() == [beam.tokens[planned:] for beam in expected]
+        assert plan.objective[environment].tolist() == pytest.approx([beam.objective for beam in expected], abs=1e-9)
+        if plan.log_probability is not None:
+            means = [sum(beam.log_probabilities) / len(beam.log_probabilities) for beam in expected]
+            assert plan.log_probability[environment].tolist() == pytest.approx(means, abs=1e-9)
+    return plan
+
+
+@pytest.mark.parametrize(("beam_width", "expansion"), [(1, 1), (1, 4), (4, 1), (2, 3), (6, 2)])
+def test_widths_and_expansions(beam_width: int, expansion: int) -> None:
+    settings = replace(SMALL, beam_width=beam_width, expansion=expansion)
+    model = make_model()
+    check_against_slow_search(model, make_context(model, environments=2, past=1), settings)
+
+
+@pytest.mark.parametrize("value_residual", [False, True])
+@pytest.mark.parametrize(
+    ("context", "past", "horizon", "slides"),
+    [
+        (0, 0, 3, 0),
+        (0, 0, 4, 1),
+        (0, 0, 6, 2),
+        (1, 0, 3, 0),
+        (1, 1, 2, 0),
+        (1, 1, 3, 1),
+        (1, 1, 5, 2),
+        (2, 0, 4, 1),
+        (2, 1, 4, 2),
+        (2, 2, 1, 0),
+        (2, 2, 2, 1),
+        (2, 2, 3, 2),
+    ],
+)
+def test_contexts_and_horizons_in_a_window_of_three(
+    context: int, past: int, horizon: int, slides: int, value_residual: bool
+) -> None:
+    """Histories shorter than the context too, as at an episode's start."""
+    settings = replace(SMALL, context=context, horizon=horizon)
+    model = make_model(value_residual=value_residual)
+    tokens = make_context(model, environments=1, past=past)
+    check_against_slow_search(model, tokens, settings)
+    slow = SlowSearch(model, tokens[0].tolist(), settings)
+    slow.run(make_uniforms(model, 1, settings)[0].tolist())
+    assert slow.slides == slides
+
+
+@pytest.mark.parametrize("stop_bias", [-20.0, 1.0])
+@pytest.mark.parametrize(("weight", "threshold"), [(1.0, 0.0), (5.0, -0.5), (100.0, -0.95)])
+def test_an_objective_with_likelihood(weight: float, threshold: float, stop_bias: float) -> None:
+    settings = replace(
+        SMALL, beam_width=4, horizon=4, likelihood_weight=weight, likelihood_threshold=threshold, observation=DRAWN
+    )
+    model = make_model(stop_bias=stop_bias)
+    context = make_context(model, environments=2, past=1)
+    plan = check_against_slow_search(model, context, settings)
+    without = plan_with(model, context, replace(settings, likelihood_weight=0.0))
+    assert not torch.equal(plan.tokens, without.tokens)
+    assert plan.log_probability is not None
+    assert without.log_probability is None
+
+
+@pytest.mark.parametrize("stop_bias", [-20.0, 1.0])
+@pytest.mark.parametrize("positions", ["absolute", "rotary"])
+def test_likelihood_alone_as_the_objective(positions: str, stop_bias: float) -> None:
+    """Whatever is earned: plans are the same with other rewards, and more likely than those for rewards."""
+    settings = replace(SMALL, beam_width=4, horizon=4, objective="likelihood", observation=DRAWN, reward=DRAWN)
+    model = make_model(positions=positions, stop_bias=stop_bias)
+    context = make_context(model, environments=2, past=1)
+    plan = check_against_slow_search(model, context, settings)
+    assert plan.log_probability is not None
+    assert torch.equal(plan.objective, plan.log_probability)
+    uniforms = make_uniforms(model, 2, settings)
+    for_rewards = beam_search(
+        model.gpt,
+        model.discretizer,
+        context,
+        uniforms,
+        replace(settings, objective="return"),
+        DISCOUNT,
+        likelihood=True,
+    )
+    assert for_rewards.log_probability is not None
+    assert (plan.log_probability[:, 0] > for_rewards.log_probability[:, 0]).all()
+    model.discretizer.values[LAYOUT.reward_index :] *= -100
+    assert torch.equal(plan_with(model, context, settings).tokens, plan.tokens)
+
+
+@pytest.mark.parametrize("stop_bias", [-20.0, 1.0])
+@pytest.mark.parametrize("positions", ["absolute", "rotary"])
+@pytest.mark.parametrize(("horizon", "weight"), [(1, 0.0), (4, 0.0), (4, 5.0)])
+def test_values_of_a_critic(horizon: int, weight: float, positions: str, stop_bias: float) -> None:
+    """Q of the last observation and action in the place of reward and return-to-go, whatever return-to-go says."""
+    settings = replace(
+        SMALL, beam_width=4, horizon=horizon, value="critic", likelihood_weight=weight, observation=DRAWN
+    )
+    model = make_model(positions=positions, stop_bias=stop_bias)
+    context = make_context(model, environments=2, past=1)
+    plan = check_against_slow_search(model, context, settings)
+    assert not torch.equal(plan.tokens, plan_with(model, context, replace(settings, value="model")).tokens)
+    model.discretizer.values[LAYOUT.value_index] *= -100
+    assert torch.equal(plan_with(model, context, settings).tokens, plan.tokens)
+    with torch.no_grad():
+        model.critic.advantage.weights[-1].neg_()
+    assert not torch.equal(plan_with(model, context, settings).objective, plan.objective)
+
+
+@pytest.mark.parametrize("positions", ["absolute", "rotary"])
+@pytest.mark.parametrize("objective", ["return", "likelihood"])
+@pytest.mark.parametrize(
+    ("context", "past", "horizon", "slides"), [(0, 0, 3, 0), (0, 0, 6, 2), (1, 1, 5, 2), (2, 1, 2, 0), (2, 2, 4, 3)]
+)
+def test_a_goal_in_front(context: int, past: int, horizon: int, slides: int, objective: str, positions: str) -> None:
+    """It stays there when the window of three transitions behind it slides; another goal is worth another sum."""
+    settings = replace(SMALL, context=context, horizon=horizon, objective=objective)
+    model = make_model(positions=positions, goal=[1])
+    tokens = make_context(model, environments=2, past=past)
+    plan = check_against_slow_search(model, tokens, settings)
+    slow = SlowSearch(model, tokens[0].tolist(), settings)
+    slow.run(make_uniforms(model, 1, settings)[0].tolist())
+    assert slow.slides == slides
+    elsewhere = tokens.clone()
+    elsewhere[:, 1] = (tokens[:, 1] + 2) % model.discretizer.counts[1]
+    assert not torch.equal(plan_with(model, elsewhere, settings).objective, plan.objective)
+
+
+@pytest.mark.parametrize("reach", [1, 2, 3])
+@pytest.mark.parametrize(("context", "past", "horizon"), [(0, 0, 2), (2, 1, 3), (4, 4, 6), (2, 2, 9)])
+def test_rotary_positions(context: int, past: int, horizon: int, reach: int) -> None:
+    """Beyond the window, and with a cache whose slots are used again."""
+    model = make_model(positions="rotary", attention_window=reach)
+    settings = replace(SMALL, context=context, horizon=horizon)
+    check_against_slow_search(model, make_context(model, environments=2, past=past), settings)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"observation": DRAWN},
+        {"observation": SamplingSettings(top_k=3)},
+        {"action": SamplingSettings(top_k=1)},
+        {"action": SamplingSettings(top_k=3, temperature=0.7)},
+        {"action": SamplingSettings(top_p=0.4)},
+        {"reward": DRAWN},
+        {"observation": DRAWN, "action": SamplingSettings(), "reward": DRAWN},
+    ],
+)
+def test_sampling_of_every_kind_of_token(changes: dict[str, SamplingSettings]) -> None:
+    settings = replace(SMALL, horizon=3, **changes)
+    model = make_model(1, stop_bias=-20.0)
+    check_against_slow_search(model, make_context(model, environments=2, past=1), settings)
+
+
+@pytest.mark.parametrize("value_residual", [False, True])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_predicted_terminations(seed: int, value_residual: bool) -> None:
+    """Some beams end, some do not; sliding windows go on over what has ended."""
+    settings = replace(SMALL, beam_width=6, horizon=4, observation=DRAWN)
+    model = make_model(seed, value_residual=value_residual, stop_bias=1.0)
+    plan = check_against_slow_search(model, make_context(model, environments=3, past=1), settings, seed)
+    stopped = (plan.tokens == model.stop).flatten(2)
+    assert stopped.any(-1).any()
+    assert not stopped.any(-1).all()
+    assert not stopped[:, :, : LAYOUT.transition_dim].any()
+    # once stopped, stopped for good, and only ever between two transitions
+    assert torch.equal(stopped, stopped.cummax(-1).values)
+    assert (stopped.view(*plan.tokens.shape).all(-1) == stopped.view(*plan.tokens.shape).any(-1)).all()
+
+
+def test_a_certain_termination_leaves_the_first_reward_alone() -> None:
+    """The objective of a plan that has ended holds no reward and no return-to-go from after the end."""
+    model = make_model(stop_bias=1_000.0)
+    context = make_context(model, environments=2, past=1)
+    horizons = [plan_with(model, context, replace(SMALL, horizon=horizon)) for horizon in (2, 4)]
+    assert (horizons[1].tokens[:, :, 1:] == model.stop).all()
+    slow = SlowSearch(model, context[0].tolist(), SMALL)
+    for environment, tokens in enumerate(context.tolist()):
+        first = horizons[0].tokens[environment, 0, 0, LAYOUT.observation_dim : LAYOUT.reward_index].tolist()
+        reward = slow.expectation(Sequence(tokens + first), LAYOUT.reward_index)
+        for plan in horizons:
+            assert plan.objective[environment, 0].item() == pytest.approx(reward, abs=1e-9)
+
+
+def test_stop_is_planned_only_between_transitions() -> None:
+    """Also where the model would rather stop than do anything else."""
+    model = make_model()
+    with torch.no_grad():
+        model.gpt.head[:, model.stop, 0] = 1_000
+    plan = plan_with(model, make_context(model, environments=2, past=1), replace(SMALL, horizon=3))
+    assert not (plan.tokens[:, :, 0] == model.stop).any()
+    assert (plan.tokens[:, :, 1:] == model.stop).all()
+
+
+def test_environments_do_not_touch_each_other() -> None:
+    model = make_model(stop_bias=1.0)
+    settings = replace(SMALL, horizon=4, observation=DRAWN)
+    context, uniforms = make_context(model, 5, past=2), make_uniforms(model, 5, settings)
+    together = beam_search(model.gpt, model.discretizer, context, uniforms, settings, DISCOUNT)
+    for chosen in ([3], [0, 4], [4, 1, 2]):
+        alone = beam_search(model.gpt, model.discretizer, context[chosen], uniforms[chosen], settings, DISCOUNT)
+        assert torch.equal(alone.tokens, together.tokens[chosen])
+        torch.testing.assert_close(alone.objective, together.objective[chosen], rtol=0, atol=1e-9)
+
+
+def test_beams_come_best_first() -> None:
+    model = make_model()
+    plan = plan_with(model, make_context(model, 3, past=2), replace(SMALL, beam_width=8, horizon=3))
+    assert (plan.objective.diff(dim=1) <= 0).all()
+
+
+@pytest.mark.parametrize(("seed", "past"), [(0, 0), (1, 0), (2, 1)])
+@pytest.mark.parametrize(("layout", "bins"), [(TransitionLayout(1, 1), 3), (TransitionLayout(1, 2), 2)])
+def test_a_beam_that_holds_everything_is_exhaustive_enumeration(
+    layout: TransitionLayout, bins: int, seed: int, past: int
+) -> None:
+    """The draws are arranged so that every sequence of action tokens is a candidate: the best of all must be found."""
+    horizon = 3
+    model = make_model(seed, layout=layout, bins=bins, narrow=False)
+    digits = horizon * layout.action_dim
+    settings = PlannerSettings(
+        beam_width=bins**digits,
+        horizon=horizon,
+        context=past,
+        expansion=1,
+        action=SamplingSettings(temperature=1e9),  # uniform: draw (k + 0.5) / N is action token k
+    )
+    sequences = torch.tensor(list(product(range(bins), repeat=digits)))
+    uniforms = torch.full((1, *draws_needed(settings, layout.transition_dim)), 0.5, dtype=torch.float64)
+    uniforms[0, :, layout.action] = ((sequences + 0.5) / bins).T.reshape(horizon, layout.action_dim, -1)
+    context = make_context(model, 1, past)
+    plan = beam_search(model.gpt, model.discretizer, context, uniforms, settings, DISCOUNT)
+
+    expected = []
+    for actions in sequences.view(-1, horizon, layout.action_dim).tolist():
+        slow = SlowSearch(model, context[0].tolist(), replace(settings, beam_width=1))
+        fixed = torch.full((horizon, layout.transition_dim, 1), 0.5, dtype=torch.float64)
+        fixed[:, layout.action, 0] = (torch.tensor(actions) + 0.5) / bins
+        [sequence] = slow.run(fixed.tolist())
+        expected.append((sequence.objective, sequence.tokens[past * layout.transition_dim :]))
+    expected.sort(reverse=True)
+    assert plan.objective[0].tolist() == pytest.approx([objective for objective, _ in expected], abs=1e-9)
+    found = plan.tokens[0].flatten(1).tolist()
+    assert found[0] == expected[0][1]
+    assert sorted(found) == sorted(tokens for _, tokens in expected)
