@@ -37,8 +37,9 @@ format: $(INSTALLED)
 	$(VENV)/bin/ruff format
 
 # the site in site/; a warning, a page that is missing from the navigation or a broken link is an error
+# (not with --quiet: MkDocs then counts no warnings)
 docs: $(DOCS_INSTALLED)
-	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet --clean
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --clean
 	@echo "the site is in site/; make docs-serve shows it"
 
 docs-serve: $(DOCS_INSTALLED)
