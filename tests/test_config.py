@@ -17,7 +17,8 @@ from trajectory.config import settings as make_settings
 from trajectory.critic.settings import CriticSettings
 from trajectory.data.settings import DataSettings, TokenizerSettings
 from trajectory.errors import UserError
-from trajectory.evaluation.settings import EvaluationSettings, WandbSettings
+from trajectory.evaluation.settings import EvaluationSettings
+from trajectory.loggers.settings import WandbSettings
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
 from trajectory.training.settings import LastCheckpointSettings, RuntimeSettings, TrainerSettings

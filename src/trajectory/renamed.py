@@ -1,4 +1,4 @@
-"""Configuration keys of release 0.0 that have another name today: accepted for one release, with a hint."""
+"""Names that have changed since release 0.0: config keys (accepted for one release, with a hint) and result fields."""
 
 from __future__ import annotations
 
@@ -23,7 +23,16 @@ RENAMED_KEYS = {  # old -> new
     "logger.checkpoints": "logger.wandb.checkpoints",
 }
 CHECKPOINT_COMMAND_KEYS = RENAMED_KEYS | {"trainer.accelerator": "runtime.accelerator"}  # evaluate, analyze
-RENAMED_VALUES = {"trainer.strategy": {"single": "auto"}}  # by key: old -> new
+RENAMED_VALUES = {  # by key: old -> new
+    "trainer.strategy": {"single": "auto"},
+    "evaluation.optimized_metric": {"reached_share": "success_rate"},
+}
+RENAMED_FIELDS = {  # of results.json, metrics.csv and checkpoints, which are read without a hint: old -> new
+    "reached_share": "success_rate",
+    "direct_share": "direct_success_rate",
+    "terminated_share": "termination_rate",
+    "asked": "requested",
+}
 OVERRIDE_PATTERN = re.compile(r"([+~]{0,2})([\w./]+)(=|$)(.*)", re.DOTALL)
 
 
@@ -79,6 +88,19 @@ def with_current_keys(config: dict[str, Any]) -> dict[str, Any]:
         if renamed.get(key) in values:
             renamed[key] = values[renamed[key]]
     return renamed
+
+
+def with_current_fields(results: Any) -> Any:
+    """Results of an earlier release, plain containers, with today's names of their fields at every depth."""
+    if isinstance(results, dict):
+        return {RENAMED_FIELDS.get(name, name): with_current_fields(value) for name, value in results.items()}
+    return [with_current_fields(value) for value in results] if isinstance(results, list) else results
+
+
+def current_metric(name: str) -> str:
+    """Today's name of a curve such as `final/success_rate`."""
+    group, slash, field = name.rpartition("/")
+    return f"{group}{slash}{RENAMED_FIELDS.get(field, field)}"
 
 
 def _hint(old: str, new: str) -> None:

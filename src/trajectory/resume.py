@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from trajectory.errors import UserError, require
 from trajectory.files import check_file
 from trajectory.locks import in_use
-from trajectory.renamed import with_current_keys
+from trajectory.renamed import with_current_fields, with_current_keys
 from trajectory.training.settings import TRAINER, VALIDATION_FLAGS, TrainerSettings
 
 LAST_CHECKPOINT = "last.ckpt"
@@ -129,7 +129,7 @@ def finished_results(folder: Path) -> dict[str, Any] | None:
     """The results of a run that came to its end; None for one that did not, or that Ctrl-C cut short."""
     path = folder / "results.json"
     results = json.loads(path.read_text()) if path.is_file() else {"interrupted": True}
-    return None if results.get("interrupted") else results
+    return None if results.get("interrupted") else with_current_fields(results)
 
 
 def checkpoint_to_resume(config: DictConfig, folder: Path) -> Path | None:

@@ -25,8 +25,9 @@ from trajectory.critic.settings import CriticSettings
 from trajectory.data.settings import DataSettings, HindsightSettings, TokenizerSettings, check_dataset
 from trajectory.environments.settings import EnvironmentSettings, environment_settings
 from trajectory.errors import UserError, require
-from trajectory.evaluation.settings import EvaluationSettings, LoggerSettings, logger_settings
+from trajectory.evaluation.settings import EvaluationSettings
 from trajectory.files import check_file
+from trajectory.loggers.settings import LoggerSettings, logger_settings
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import Planner, PlannerSettings, check_partial, planner_settings
 from trajectory.targets import TARGET, ExternalTarget, own_settings, resolve_target

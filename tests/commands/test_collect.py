@@ -67,7 +67,7 @@ class TestOutcome:
         assert (folder / "data_card.png").read_bytes().startswith(b"\x89PNG")
         summary = json.loads((folder / "summary.json").read_text())
         assert (summary["id"], summary["source"], summary["behaviour"]) == ("me/hops-v0", "own", "my hand")
-        assert (summary["episodes"], summary["steps"], summary["terminated_share"]) == (12, 78, 0.5)
+        assert (summary["episodes"], summary["steps"], summary["termination_rate"]) == (12, 78, 0.5)
         for key, value in summary.items():
             assert f"  {key}: {value}\n" in imported.stdout
         assert str(folder.relative_to(place)) in imported.stdout

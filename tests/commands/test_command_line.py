@@ -350,7 +350,7 @@ def test_collect_alone_records_the_same_data_in_another_store(trained: Run, tmp_
     assert process.returncode == 0, process.stderr
     dataset = trained.results["dataset"]
     assert (tmp_path / "store" / dataset["id"] / "data").is_dir()
-    for key in dataset.keys() - {"asked"}:
+    for key in dataset.keys() - {"requested"}:
         assert f"  {key}: {dataset[key]}\n" in process.stdout
 
 

@@ -20,7 +20,8 @@ from trajectory.config import settings
 from trajectory.data.builtin import DEFAULT_SEED, DEFAULT_STEPS
 from trajectory.data.settings import DataSettings, HindsightSettings, TokenizerSettings
 from trajectory.environments.settings import environment_settings
-from trajectory.evaluation.settings import EvaluationSettings, TensorBoardSettings, WandbSettings, logger_settings
+from trajectory.evaluation.settings import EvaluationSettings
+from trajectory.loggers.settings import TensorBoardSettings, WandbSettings, logger_settings
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
 from trajectory.training.settings import DeviceSettings, RuntimeSettings, TrainerSettings

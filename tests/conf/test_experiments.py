@@ -72,10 +72,10 @@ def test_every_experiment_trains_and_plans_as_its_file_says(
         key: value for key, value in asked.items() if value is not None
     }
     assert (results["planner"]["objective"] == "likelihood") == (name not in WITH_CRITIC)
-    assert ("reached_share" in results) == (name in GOALS | REWARDED)
+    assert ("success_rate" in results) == (name in GOALS | REWARDED)
     assert (results["planner"]["value"] == "critic") == (name in WITH_CRITIC)
     if name in REWARDED:
-        shares = (results["reached_share"], 100 * results["return_mean"])
+        shares = (results["success_rate"], 100 * results["return_mean"])
         assert shares == (results["return_mean"], results["normalized_score_mean"])
 
 

@@ -111,7 +111,7 @@ def test_what_is_known_after_setup(path: Path, episodes: Episodes) -> None:
         "return_mean": pytest.approx(np.mean(returns)),
         "return_std": pytest.approx(np.std(returns)),
         "return_max": pytest.approx(max(returns)),
-        "terminated_share": 0.5,
+        "termination_rate": 0.5,
         "content_hash": episodes.content_hash(),
     }
     assert imread(BytesIO(data.card), format="png").ndim == 3

@@ -353,8 +353,8 @@ def reached(agent: Agent, **options: Any) -> tuple[dict[str, Any], Rollouts]:
 
 def test_planning_reaches_goals_directly(line_module: TrajectoryModule) -> None:
     summary, rollouts = reached(line_agent(line_module))
-    assert summary["reached_share"] >= 0.95
-    assert summary["direct_share"] >= 0.85, "from next to the goal, chance alone doubles the way"
+    assert summary["success_rate"] >= 0.95
+    assert summary["direct_success_rate"] >= 0.85, "from next to the goal, chance alone doubles the way"
     for episode in rollouts.episodes:
         assert episode.goal is not None
         assert len(episode.path) == episode.length + 1
@@ -364,7 +364,7 @@ def test_planning_reaches_goals_directly(line_module: TrajectoryModule) -> None:
         assert episode.shortest_path == pytest.approx(distances[0])
     table = format_table({**summary, "environment": None, "dataset": None})
     assert table.splitlines()[-1].strip() == (
-        f"{summary['reached_share']:.1%} reached, {summary['direct_share']:.1%} within 2 times the shortest way"
+        f"{summary['success_rate']:.1%} reached, {summary['direct_success_rate']:.1%} within 2 times the shortest way"
     )
     assert draw_paths(rollouts.episodes, gymnasium.make(LINE))[:4] == b"\x89PNG"
 
@@ -373,7 +373,7 @@ def test_planning_reaches_goals_directly(line_module: TrajectoryModule) -> None:
 def test_one_goal_for_all(line_module: TrajectoryModule, goal: float) -> None:
     """Another goal leads elsewhere from the same starts."""
     summary, rollouts = reached(line_agent(line_module), goal=[goal])
-    assert summary["reached_share"] >= 0.95
+    assert summary["success_rate"] >= 0.95
     ends = np.stack([episode.path[-1] for episode in rollouts.episodes if episode.reached])
     assert (np.abs(ends - goal) <= 0.1 + 1e-6).all()
 
@@ -392,7 +392,7 @@ def test_planning_is_more_direct_than_the_walk_without_a_goal(
             self.directions *= 1 - 2 * (self.rng.random(len(self.directions)) < 0.2)
             return self.directions[list(environments), None]
 
-    assert reached(line_agent(line_module))[0]["direct_share"] > reached(Walk())[0]["direct_share"] + 0.2
+    assert reached(line_agent(line_module))[0]["direct_success_rate"] > reached(Walk())[0]["direct_success_rate"] + 0.2
 
 
 def test_a_clone_with_goals_heads_for_them(line_data: TrajectoryDataModule) -> None:
@@ -411,9 +411,9 @@ def test_shares_count_what_is_reached_within_twice_the_shortest_way() -> None:
         return {"reached": reached, "path_length": path, "shortest_path": shortest, "length": length}
 
     episodes = [episode(True, 1.0), episode(True, 2.0), episode(True, 2.1), episode(False, 1.0)]
-    assert summarize_goals(episodes) == {"reached_share": 0.75, "direct_share": 0.5}
+    assert summarize_goals(episodes) == {"success_rate": 0.75, "direct_success_rate": 0.5}
     # from within reach of the goal there is no shorter way than one step
-    assert summarize_goals([*episodes, episode(True, 0.5, 0.0, 1)]) == {"reached_share": 0.8, "direct_share": 0.6}
+    assert summarize_goals([*episodes, episode(True, 0.5, 0.0, 1)]) == {"success_rate": 0.8, "direct_success_rate": 0.6}
     unknown = [*episodes, episode(True, 1.0, None)]
-    assert summarize_goals(unknown) == {"reached_share": 0.8, "direct_share": None}
+    assert summarize_goals(unknown) == {"success_rate": 0.8, "direct_success_rate": None}
     assert Counter(e["reached"] for e in unknown)[True] == 4

@@ -1,4 +1,4 @@
-"""`trajectory/evaluation/loggers.py`: CSV always, Weights & Biases offline, no account and no prompt."""
+"""`trajectory/loggers/`: CSV always, Weights & Biases offline, no account and no prompt."""
 
 from __future__ import annotations
 
@@ -14,13 +14,21 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from helpers.command_line import Refusal
+from helpers.command_line import Refusal, compose_config
 from helpers.offline_run import names, points, records
 from trajectory.errors import UserError
-from trajectory.evaluation.curves import MetricsFile, read_metrics
-from trajectory.evaluation.loggers import WandbDashboard, close_analysis, close_loggers, log_picture, make_loggers
-from trajectory.evaluation.settings import CSVSettings, LoggerSettings, TensorBoardSettings, WandbSettings
 from trajectory.evaluation.video import write_frames
+from trajectory.loggers.factory import make_loggers
+from trajectory.loggers.finish import close_analysis, close_loggers, log_picture
+from trajectory.loggers.metrics_file import MetricsFile, read_metrics
+from trajectory.loggers.settings import (
+    CSVSettings,
+    LoggerSettings,
+    TensorBoardSettings,
+    WandbSettings,
+    logger_settings,
+)
+from trajectory.loggers.wandb_dashboard import WandbDashboard
 
 RESULTS: dict[str, Any] = {
     "steps": 6,
@@ -115,7 +123,7 @@ def test_two_offline_runs_after_each_other_have_folders_of_their_own(tmp_path: P
 
 def test_online_without_an_account_is_refused_and_leaves_nothing(folder: Path, capfd: pytest.CaptureFixture) -> None:
     with pytest.raises(UserError, match=r"logger\.wandb\.mode must be offline unless WANDB_API_KEY .*, got 'online'"):
-        make_loggers({"wandb": WandbSettings(mode="online")}, folder, {})
+        logger_settings(compose_config("train", "logger.wandb.mode=online").logger)
     assert list(folder.iterdir()) == []
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""
@@ -187,10 +195,10 @@ def picture(path: Path) -> Path:
 def test_goals_are_shown_where_there_are_some_and_how_many_were_reached(folder: Path) -> None:
     picture(folder / "goals.png")
     loggers = make_loggers({"wandb": WandbSettings()}, folder, {})
-    close_loggers(loggers, {**RESULTS, "reached_share": 0.75, "dataset": {"return_mean": 0.0}}, folder)
+    close_loggers(loggers, {**RESULTS, "success_rate": 0.75, "dataset": {"return_mean": 0.0}}, folder)
     assert "final/goals" in names(folder)
     (final,) = points(folder)
-    assert final["final/reached_share"] == 0.75
+    assert final["final/success_rate"] == 0.75
     assert "final/percent_of_behaviour" not in final, "a percentage of nothing"
 
 
@@ -215,7 +223,7 @@ def test_an_analysis_is_shown_with_its_training_and_leads_to_the_checkpoint(tmp_
     close_loggers(loggers, {**RESULTS, "dataset": dataset, "checkpoint": checkpoint}, trained)
     picture(analysed / "attention.png")
     (analysed / "attention.mp4").write_bytes(b"film")
-    loggers = make_loggers({"wandb": WandbSettings()}, analysed, {}, job="analyze", trained=trained)
+    loggers = make_loggers({"wandb": WandbSettings()}, analysed, {}, job="analyze", training_folder=trained)
     results = {"checkpoint": checkpoint, "heads": [{"share": 0.25}]}
     close_analysis(loggers, "attention", results, dataset, analysed)
 
@@ -286,7 +294,9 @@ def test_tensorboard_that_is_not_installed_is_one_line(refusal: Refusal, monkeyp
 
 def test_an_unknown_logger_is_one_line(refusal: Refusal) -> None:
     line = refusal("train", "+logger.mine._target_=trajectory.nosuch.Logger")
-    assert line.startswith("error: logger.mine._target_ must be one of trajectory.evaluation.loggers.WandbDashboard,")
+    assert line.startswith(
+        "error: logger.mine._target_ must be one of trajectory.loggers.wandb_dashboard.WandbDashboard,"
+    )
     assert "got 'trajectory.nosuch.Logger'" in line
     assert refusal("train", "+logger.mine.nosuch=1") == "error: logger.mine._target_ must be given, got None"
 

@@ -25,6 +25,8 @@ from trajectory.evaluation.results import (
     summarize_rollouts,
     write_results,
 )
+from trajectory.loggers.metrics_file import MetricsFile, read_metrics
+from trajectory.resume import finished_results
 
 HOPPER = {"random": -20.272305, "expert": 3234.3}
 EPISODES = [
@@ -153,3 +155,22 @@ def test_provenance_names_versions_and_machine() -> None:
     assert {"python", "gymnasium", "mujoco", "minari", "pytorch-lightning"} <= set(facts["versions"])
     assert str(os.cpu_count()) in facts["machine"]
     json.dumps(facts)
+
+
+def test_results_of_release_0_0_are_read_by_todays_names(tmp_path: Path) -> None:
+    old = {"reached_share": 0.75, "dataset": {"terminated_share": 0.5}, "evaluations": [{"direct_share": None}]}
+    (tmp_path / "results.json").write_text(json.dumps({**old, "interrupted": False}))
+    assert finished_results(tmp_path) == {
+        "success_rate": 0.75,
+        "dataset": {"termination_rate": 0.5},
+        "evaluations": [{"direct_success_rate": None}],
+        "interrupted": False,
+    }
+    (tmp_path / "metrics.csv").write_text("evaluation/reached_share,step,train/loss\n0.25,100,3.5\n")
+    file = MetricsFile(tmp_path / "metrics.csv")
+    file.log_metrics({"evaluation/success_rate": 0.25}, step=100)
+    file.log_metrics({"evaluation/success_rate": 0.5}, step=200)
+    assert read_metrics(file.path) == [
+        {"evaluation/success_rate": "0.25", "step": "100", "train/loss": "3.5"},
+        {"evaluation/success_rate": "0.5", "step": "200"},
+    ]

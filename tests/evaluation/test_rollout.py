@@ -102,7 +102,7 @@ def test_of_a_goal_that_the_agent_is_not_told_it_is_kept_whether_episodes_reach_
         assert len(episode.path) == episode.length + 1
         assert (episode.episode_return, episode.terminated) == (float(episode.reached), episode.reached)
     summary = summarize_rollouts(Rollouts(episodes, 1.0, 1.0), None)
-    assert summary["reached_share"] == summary["return_mean"] == len(reached) / len(episodes)
+    assert summary["success_rate"] == summary["return_mean"] == len(reached) / len(episodes)
 
 
 def test_terminations_and_time_limits_are_told_apart() -> None:

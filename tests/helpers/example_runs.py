@@ -30,7 +30,7 @@ def dataset(name: str = MEDIUM, content_hash: str = "0123456789abcdef") -> dict[
         "return_mean": 1374.0,
         "return_std": 641.0,
         "return_max": 3000.0,
-        "terminated_share": 0.9,
+        "termination_rate": 0.9,
         "content_hash": content_hash,
     }
 

@@ -194,7 +194,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_pictures_and_shares(trained: Path) -> None:
     results = json.loads((trained / "results.json").read_text())
     assert (trained / "goals.png").read_bytes()[:4] == b"\x89PNG"
-    assert 0 <= results["direct_share"] <= results["reached_share"] <= 1
+    assert 0 <= results["direct_success_rate"] <= results["success_rate"] <= 1
     assert results["environment"]["goal"] == [0, 1]
     assert results["dataset"]["id"] == "trajectory/four_rooms/walk-steps2000-v0"
     assert [evaluation["step"] for evaluation in results["evaluations"]] == [2, 4]
@@ -211,7 +211,7 @@ def test_evaluation_of_the_checkpoint_restates_nothing(trained: Path) -> None:
     assert again.returncode == 0, again.stderr
     episodes = [json.loads((trained.parent / run / "results.json").read_text())["episodes"] for run in ("run", "again")]
     assert episodes[0] == episodes[1]
-    assert {"final/goals", "final/episodes", "final/reached_share"} <= names(trained.parent / "again")
+    assert {"final/goals", "final/episodes", "final/success_rate"} <= names(trained.parent / "again")
     goal = ("evaluation.goal=[9.0,9.0]", "evaluation.video=false", "hydra.run.dir=goal")
     asked = run_main("evaluate", *options, *goal, folder=trained.parent)
     assert asked.returncode == 0, asked.stderr
@@ -249,7 +249,7 @@ def test_planning_finds_the_doors(tmp_path: Path) -> None:
         )
         assert process.returncode == 0, process.stderr
         shares[name] = json.loads((tmp_path / name / "results.json").read_text())
-    assert shares["planned"]["reached_share"] > shares["walk"]["reached_share"] + 0.2
+    assert shares["planned"]["success_rate"] > shares["walk"]["success_rate"] + 0.2
     through_doors = [episode for episode in shares["planned"]["episodes"] if episode["shortest_path"] > 6]
     assert any(episode["reached"] for episode in through_doors)
 

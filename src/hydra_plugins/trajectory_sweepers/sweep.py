@@ -170,7 +170,7 @@ class TrajectorySweeper(Sweeper):
                 metric = OmegaConf.select(self.master, "evaluation.optimized_metric")
                 for job in batch:
                     known = finished_results(job.folder)
-                    value = known and known.get(metric or "reached_share", known["return_mean"])
+                    value = known and known.get(metric or "success_rate", known["return_mean"])
                     outcomes[job.number] = JobResult(value) if known else JobResult(failure=reason)
         return outcomes
 

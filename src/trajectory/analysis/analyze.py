@@ -15,10 +15,11 @@ from trajectory.analysis.prediction import predict
 from trajectory.config import without_missing
 from trajectory.environments.settings import trained_environment
 from trajectory.errors import require
-from trajectory.evaluation.loggers import close_analysis, delete_logs, make_loggers
 from trajectory.evaluation.results import provenance, write_results
 from trajectory.files import write_file
 from trajectory.hardware import select_device, set_threads
+from trajectory.loggers.factory import delete_logs, make_loggers
+from trajectory.loggers.finish import close_analysis
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.resume import check_not_training_folder
 from trajectory.settings import AnalysisSettings
@@ -53,7 +54,7 @@ def analyze(config: DictConfig, settings: AnalysisSettings, folder: Path) -> Non
     facts = {"checkpoint": str(settings.checkpoint), "dataset": data.id, "held_out": data.held_out}
     results = {**facts, **results, **provenance()}
     home = settings.checkpoint.absolute().parent
-    loggers = make_loggers(settings.logger, folder, without_missing(config), job="analyze", trained=home)
+    loggers = make_loggers(settings.logger, folder, without_missing(config), job="analyze", training_folder=home)
     close_analysis(loggers, settings.kind, results, checkpoint.hyperparameters["dataset"], folder)
     write_results(folder / "results.json", results)
     log.info("results and pictures: %s", folder)

@@ -66,7 +66,7 @@ def load_analysed_data(checkpoint: Checkpoint, asked: dict[str, Any], environmen
     rule = f"of {layout.observation_dim} observations and {layout.action_dim} actions, as the checkpoint's"
     require(episodes.layout == layout, "dataset", rule, source.id)
     # recordings of different length with one seed begin with the same episodes
-    known = trained.get("asked", {})
+    known = trained.get("requested", {})
     same = all(asked.get(key) == known.get(key) for key in ("source", "quality", "seed"))
     again = asked.get("source") == "builtin" and same
     held_out = not again and episodes.content_hash() != trained["content_hash"]
@@ -100,10 +100,10 @@ def requested_dataset(checkpoint: Checkpoint) -> dict[str, Any]:
     """The `dataset` config that a checkpoint was trained with."""
     dataset = checkpoint.hyperparameters["dataset"]
     rule = "one that knows how its dataset was asked for, as all do today"
-    require("asked" in dataset, "checkpoint", rule, f"one of {dataset['id']}")
+    require("requested" in dataset, "checkpoint", rule, f"one of {dataset['id']}")
     rule = "given: the checkpoint's own comes from code of others, and a checkpoint chooses no code"
-    require("source" in dataset["asked"], "dataset", rule, str(dataset["asked"].get(TARGET)))
-    return dataset["asked"]
+    require("source" in dataset["requested"], "dataset", rule, str(dataset["requested"].get(TARGET)))
+    return dataset["requested"]
 
 
 def environment_kind(environment_id: str) -> str:

@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 from trajectory.commands.folder import CONF, run_folder
 from trajectory.config import check_complete, check_keys, without_missing
 from trajectory.errors import require
-from trajectory.evaluation.settings import WandbSettings, logger_settings
 from trajectory.imports import gc_paused
+from trajectory.loggers.settings import WandbSettings, logger_settings
 from trajectory.reporting.settings import check_dashboard
 
 

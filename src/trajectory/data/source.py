@@ -86,7 +86,7 @@ def summarize(episodes: Episodes, source: Source) -> dict[str, Any]:
         "return_mean": float(returns.mean()),
         "return_std": float(returns.std()),
         "return_max": float(returns.max()),
-        "terminated_share": float(episodes.terminated.mean()),
+        "termination_rate": float(episodes.terminated.mean()),
         "content_hash": episodes.content_hash(),
     }
 

@@ -17,6 +17,7 @@ from trajectory.interruption import Interruption
 from trajectory.model.module import TrajectoryModule
 from trajectory.planning.agent import make_agent
 from trajectory.planning.settings import Planner
+from trajectory.renamed import with_current_fields
 from trajectory.steps import ends_step
 
 
@@ -72,7 +73,7 @@ class PlanningEvaluation(pl.Callback):
         return {"history": self.history, "best_loss": self.best_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = state_dict["history"]
+        self.history = with_current_fields(state_dict["history"])
         self.best_loss = state_dict.get("best_loss")
         self.best = max((entry[self.metric] for entry in self.history), default=None)
 

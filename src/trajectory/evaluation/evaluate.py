@@ -13,10 +13,11 @@ from trajectory.config import without_missing
 from trajectory.data.goals import goal_tokens
 from trajectory.environments.make import check_goal, check_layout, make_environment
 from trajectory.environments.settings import trained_environment
-from trajectory.evaluation.loggers import close_loggers, delete_logs, make_loggers
-from trajectory.evaluation.report import evaluate_and_report
+from trajectory.evaluation.report import RunRecord, evaluate_and_report
 from trajectory.files import write_file
 from trajectory.hardware import select_device, set_threads
+from trajectory.loggers.factory import delete_logs, make_loggers
+from trajectory.loggers.finish import close_loggers
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.planning.agent import make_agent
 from trajectory.planning.settings import as_dict, trained_planner
@@ -24,32 +25,34 @@ from trajectory.resume import check_not_training_folder
 from trajectory.settings import CheckpointSettings
 
 
-def evaluate(config: DictConfig, chosen: CheckpointSettings, folder: Path) -> float:
-    """Plan `evaluation.episodes` episodes; results, pictures and curves are left under `folder`.
+def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> float:
+    """Plan `evaluation.episodes` episodes; write results, pictures and curves to `folder`.
 
     Returns:
         Their `evaluation.optimized_metric`.
 
     Raises:
-        UserError: a checkpoint that cannot be read, or settings that it cannot be planned with.
+        UserError: a checkpoint that cannot be read, or settings that do not fit it.
     """
-    evaluation, owner = chosen.evaluation, f"checkpoint={chosen.checkpoint}"
-    checkpoint = load_checkpoint(chosen.checkpoint, select_device(chosen.runtime.accelerator, "runtime.accelerator"))
+    evaluation, source_name = settings.evaluation, f"checkpoint={settings.checkpoint}"
+    checkpoint = load_checkpoint(
+        settings.checkpoint, select_device(settings.runtime.accelerator, "runtime.accelerator")
+    )
     trained = checkpoint.hyperparameters
-    planner = trained_planner(trained["planner"], chosen.planner, owner)
-    environment = trained_environment(trained["environment"], chosen.environment, owner)
+    planner = trained_planner(trained["planner"], settings.planner, source_name)
+    environment = trained_environment(trained["environment"], settings.environment, source_name)
     metric = evaluation.metric(environment.reference, environment.goal)
     env = make_environment(environment)
-    check_layout(env, checkpoint.gpt.layout, owner)
+    check_layout(env, checkpoint.gpt.layout, source_name)
     env.close()
-    check_goal(evaluation.goal, environment, owner)
+    check_goal(evaluation.goal, environment, source_name)
     if evaluation.goal is not None and environment.goal is not None:
         goal = np.array(evaluation.goal)
         goal_tokens(checkpoint.discretizer, environment.goal, goal, key="evaluation.goal")
     tokenizer = trained["tokenizer"]
     learned = (checkpoint.gpt, checkpoint.discretizer, tokenizer["discount"], tokenizer["terminal_reward"])
     agent = make_agent(planner, *learned, checkpoint.critic)
-    set_threads(chosen.runtime.threads)
+    set_threads(settings.runtime.threads)
     check_not_training_folder(folder)
     delete_logs(folder)
     resolved = {**without_missing(config), "planner": as_dict(planner), "env": asdict(environment)}
@@ -57,21 +60,15 @@ def evaluate(config: DictConfig, chosen: CheckpointSettings, folder: Path) -> fl
 
     def log(results: dict[str, Any]) -> None:
         run = {**resolved, "data": trained["dataset"]}
-        home = chosen.checkpoint.absolute().parent
-        close_loggers(make_loggers(chosen.logger, folder, run, job="evaluate", trained=home), results, folder)
+        trained_in = settings.checkpoint.absolute().parent
+        loggers = make_loggers(settings.logger, folder, run, job="evaluate", training_folder=trained_in)
+        close_loggers(loggers, results, folder)
 
-    results = evaluate_and_report(
-        folder,
-        agent,
-        environment,
-        evaluation,
-        facts={
-            "dataset": trained["dataset"],
-            "planner": as_dict(planner),
-            "checkpoint": str(chosen.checkpoint.absolute()),
-            "steps": checkpoint.step,
-        },
-        wall_clock_s={"record": 0.0, "train": 0.0},
-        close=log,
-    )
-    return results[metric]
+    metadata = {
+        "dataset": trained["dataset"],
+        "planner": as_dict(planner),
+        "checkpoint": str(settings.checkpoint.absolute()),
+        "steps": checkpoint.step,
+        "wall_clock_s": {"record": 0.0, "train": 0.0},
+    }
+    return evaluate_and_report(RunRecord(folder, environment, metadata, log), agent, evaluation)[metric]

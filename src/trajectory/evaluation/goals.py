@@ -51,7 +51,7 @@ def summarize_goals(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         e["reached"] and known and (e["length"] == 1 or e["path_length"] <= MAX_DETOUR_RATIO * e["shortest_path"])
         for e in episodes
     ]
-    return {"reached_share": float(np.mean(reached)), "direct_share": float(np.mean(direct)) if known else None}
+    return {"success_rate": float(np.mean(reached)), "direct_success_rate": float(np.mean(direct)) if known else None}
 
 
 def goal_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -64,12 +64,12 @@ def goal_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
         end = "reached" if episode["reached"] else "terminated" if episode["terminated"] else "time limit"
         steps = str(episode["length"])
         rows.append((str(index), str(episode["seed"]), *places, steps, f"{path:.2f}", *times, end))
-    direct = results["direct_share"]
+    direct = results["direct_success_rate"]
     within = "" if direct is None else f", {direct:.1%} within {MAX_DETOUR_RATIO:g} times the shortest way"
     environment = results["environment"]
     hidden = environment is not None and environment["goal"] is None  # so that what is rewarded is the task
     earned = f", mean return {results['return_mean']:.2f}" if hidden else ""
-    return [*rows, ("", "", "", "", "", "", "", "", f"{results['reached_share']:.1%} reached{within}{earned}")]
+    return [*rows, ("", "", "", "", "", "", "", "", f"{results['success_rate']:.1%} reached{within}{earned}")]
 
 
 def draw_paths(episodes: Sequence[EpisodeResult], env: Any) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +22,36 @@ from trajectory.ranks import rank
 log = logging.getLogger(__name__)
 
 
-def evaluate_and_report(
-    folder: Path,
-    agent: Agent,
-    environment: EnvironmentSettings,
-    evaluation: EvaluationSettings,
-    *,
-    facts: Mapping[str, Any],
-    wall_clock_s: dict[str, float],
-    close: Callable[[dict[str, Any]], None] = lambda results: None,
-) -> dict[str, Any]:
-    """Run one episode per seed, dealt out among the ranks; the first leaves `results.json`, last of all.
-
-    In an environment with goals, told or hidden, it leaves a picture of the paths too, `goals.png`.
+@dataclass(frozen=True)
+class RunRecord:
+    """What the results of a run say besides its episodes, and where they go.
 
     Args:
-        evaluation: which episodes, and whether the first is drawn, as `episode.mp4` and `rollout.png`.
-        facts: what else goes into the results: `dataset`, `planner` and the like.
-        wall_clock_s: seconds that recording and training took; those of the evaluation are added.
-        close: what else is to be done with the results before they are written.
+        folder: of the run.
+        metadata: other fields of the results: `dataset`, `planner`, `wall_clock_s` and so on.
+        log: hands the results to the loggers. It runs before `results.json` is written.
+    """
+
+    folder: Path
+    environment: EnvironmentSettings
+    metadata: Mapping[str, Any]
+    log: Callable[[dict[str, Any]], None] = lambda results: None
+
+
+def evaluate_and_report(run: RunRecord, agent: Agent, evaluation: EvaluationSettings) -> dict[str, Any]:
+    """Run the final episodes, split among the ranks; the first rank writes `results.json`, after all other files.
+
+    With goals, told to the agent or hidden from it, the paths are drawn too, as `goals.png`.
+
+    Args:
+        evaluation: which episodes, and whether the first one is drawn, as `episode.mp4` and `rollout.png`.
 
     Returns:
         The results as written.
     """
     rollouts = run_on_all_ranks(
         agent,
-        environment,
+        run.environment,
         evaluation.seeds,
         max_steps=evaluation.max_steps,
         record_first=evaluation.video,
@@ -56,38 +60,35 @@ def evaluate_and_report(
     )
     recording = rollouts.episodes[0].recording
     results = {
-        "environment": asdict(environment),
-        **facts,
-        **summarize_rollouts(rollouts, environment.reference),
-        "wall_clock_s": {**wall_clock_s, "evaluate": rollouts.seconds},
+        "environment": asdict(run.environment),
+        **run.metadata,
+        **summarize_rollouts(rollouts, run.environment.reference),
+        "wall_clock_s": {**run.metadata["wall_clock_s"], "evaluate": rollouts.seconds},
         **provenance(),
     }
     if rank() > 0:
         return results
-    if "reached_share" in results:
-        env = make_environment(environment)
-        write_file(folder / "goals.png", draw_paths(rollouts.episodes, env))
+    if "success_rate" in results:
+        env = make_environment(run.environment)
+        write_file(run.folder / "goals.png", draw_paths(rollouts.episodes, env))
         env.close()
     if recording is not None:
-        draw_episode(folder, environment, recording, terminated=rollouts.episodes[0].terminated)
-    close(results)
-    write_results(folder / "results.json", results)
-    log.info("planned episodes\n%s\nrun folder: %s", format_table(results), folder)
+        draw_episode(run.folder, run.environment, recording, terminated=rollouts.episodes[0].terminated)
+    run.log(results)
+    write_results(run.folder / "results.json", results)
+    log.info("planned episodes\n%s\nrun folder: %s", format_table(results), run.folder)
     return results
 
 
-def report_pruned_trial(
-    folder: Path,
-    environment: EnvironmentSettings,
-    last: Mapping[str, Any],
-    facts: Mapping[str, Any],
-    wall_clock_s: dict[str, float],
-    close: Callable[[dict[str, Any]], None],
-) -> dict[str, Any]:
-    """Leave the `results.json` of a run that a search has stopped: with its last evaluation on the way."""
-    results = {"environment": asdict(environment), **facts, **last, "wall_clock_s": wall_clock_s, **provenance()}
+def report_pruned_trial(run: RunRecord, last: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the `results.json` of a run that a search has stopped.
+
+    Args:
+        last: the last evaluation during training.
+    """
+    results = {"environment": asdict(run.environment), **run.metadata, **last, **provenance()}
     if rank() == 0:
-        close(results)
-        write_results(folder / "results.json", results)
+        run.log(results)
+        write_results(run.folder / "results.json", results)
         log.info("the search stopped this trial at step %d: mean return %.1f", last["step"], last["return_mean"])
     return results

@@ -58,14 +58,14 @@ def metrics_of(prefix: str, summary: Mapping[str, Any], dataset: Mapping[str, An
     """An evaluation as `PREFIX/NAME` on dashboards; lengths in steps, latency in milliseconds, scores where there are.
 
     Args:
-        dataset: `return_mean` is that of the behaviour; percent of a loss says nothing and is left out.
+        dataset: the data trained on. Percent of its mean return is left out where that is not positive.
     """
     metrics = {name: summary[name] for name in ("return_mean", "return_std", "decision_latency_ms")}
     metrics["length_mean"] = float(np.mean([episode["length"] for episode in summary["episodes"]]))
-    behaviour = dataset.get("return_mean", 0.0)
-    if behaviour > 0:
-        metrics["percent_of_behaviour"] = 100 * summary["return_mean"] / behaviour
-    metrics |= {name: summary.get(name) for name in ("normalized_score_mean", "reached_share")}
+    data_return = dataset.get("return_mean", 0.0)
+    if data_return > 0:
+        metrics["percent_of_behaviour"] = 100 * summary["return_mean"] / data_return
+    metrics |= {name: summary.get(name) for name in ("normalized_score_mean", "success_rate")}
     return {f"{prefix}/{name}": value for name, value in metrics.items() if value is not None}
 
 
@@ -99,7 +99,7 @@ def format_table(results: Mapping[str, Any]) -> str:
 
     Where there were goals, how they were reached instead.
     """
-    if "reached_share" in results:
+    if "success_rate" in results:
         return _aligned(goal_rows(results), 1)
     reference = (results["environment"] or {}).get("reference")
     dataset = results["dataset"]

@@ -19,6 +19,7 @@ from trajectory.errors import UserError, first_line
 from trajectory.files import check_file, write_file
 from trajectory.model.gpt import GPT
 from trajectory.model.settings import GPTSettings
+from trajectory.renamed import with_current_fields
 from trajectory.transition import TransitionLayout
 
 PREVIOUS = "previous.ckpt"  # the one before the last, in the same folder
@@ -113,6 +114,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         hyperparameters, weights = content["hyper_parameters"], content["state_dict"]
         for key in ("tokenizer", "environment", "dataset", "planner"):
             hyperparameters[key]
+        hyperparameters["dataset"] = with_current_fields(hyperparameters["dataset"])
         gpt, discretizer = build(hyperparameters)
         gpt.load_state_dict(_below("average.", weights) or _below("gpt.", weights))
         discretizer.load_state_dict(_below("discretizer.", weights))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from trajectory.errors import UserError, first_line
-from trajectory.evaluation.curves import STEP
-from trajectory.evaluation.settings import has_account
 from trajectory.files import write_file
 from trajectory.imports import optional_import
+from trajectory.loggers.metrics_file import STEP
+from trajectory.loggers.settings import has_wandb_key
 
 log = logging.getLogger("dashboard")
 
@@ -36,7 +36,7 @@ def dashboard(config: dict[str, Any], project: str, folder: Path) -> None:
     workspace = ws.Workspace(name=config["name"], entity=config["entity"] or "", project=project, sections=sections)
     path = folder.resolve() / "workspace.json"
     write_file(path, json.dumps(workspace._model.model_dump(mode="json", by_alias=True, exclude_none=True), indent=2))
-    if not has_account():
+    if not has_wandb_key():
         log.info("no Weights & Biases login (WANDB_API_KEY or `wandb login`): what would be sent is in %s", path)
         return
     try:

@@ -13,10 +13,11 @@ from omegaconf import OmegaConf
 
 from trajectory.config import merge
 from trajectory.errors import UserError, first_line, require
-from trajectory.evaluation.curves import read_metrics
 from trajectory.evaluation.results import normalized_score
 from trajectory.locks import in_use
+from trajectory.loggers.metrics_file import read_metrics
 from trajectory.planning.settings import PlannerSettings
+from trajectory.renamed import with_current_fields
 from trajectory.reporting.folders import find_folders
 from trajectory.resume import RESUME_MUTABLE_KEYS, comparable_settings, flatten_keys, is_under
 
@@ -215,7 +216,7 @@ def _metrics(folder: Path) -> list[dict[str, float]]:
 def _json(path: Path) -> Any:
     """None where there is none, or half of one."""
     try:
-        return json.loads(path.read_text())
+        return with_current_fields(json.loads(path.read_text()))
     except (OSError, ValueError):
         return None
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from trajectory.evaluation.loggers import build_logger
+from trajectory.loggers.lightning_dashboard import build_logger
 from trajectory.planning.objective import objective_of
 from trajectory.planning.settings import PlannerSettings
 from trajectory.settings import TrainingSettings

@@ -15,9 +15,9 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.evaluation.callback import PlanningEvaluation
-from trajectory.evaluation.loggers import RunLogger
 from trajectory.hardware import keep_freed_memory
 from trajectory.interruption import Interruption
+from trajectory.loggers.dashboard import RunLogger
 from trajectory.model.callbacks import CheckpointFiles, FiniteGradients
 from trajectory.model.module import TrajectoryModule, strategy_for
 from trajectory.planning.agent import make_agent

@@ -8,7 +8,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from trajectory.evaluation.loggers import Dashboard, RunLogger
+from trajectory.loggers.dashboard import Dashboard, RunLogger
 
 
 class LightningLogger(Logger):

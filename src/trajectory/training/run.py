@@ -1,4 +1,4 @@
-"""One training and the episodes planned with what it learned, from checked settings to `results.json`."""
+"""One training and the episodes planned with what it trained, from checked settings to `results.json`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from omegaconf import DictConfig
 from trajectory.baselines.training import baseline_agent
 from trajectory.config import without_missing
 from trajectory.distributed import all_gather_object, process_group
-from trajectory.evaluation.loggers import close_loggers
-from trajectory.evaluation.report import evaluate_and_report, report_pruned_trial
+from trajectory.evaluation.report import RunRecord, evaluate_and_report, report_pruned_trial
 from trajectory.interruption import Interruption
+from trajectory.loggers.finish import close_loggers
 from trajectory.planning.protocol import Agent
 from trajectory.ranks import rank
 from trajectory.resume import LAST_CHECKPOINT
@@ -41,41 +41,36 @@ def run(config: DictConfig, settings: TrainingSettings, start: Start, folder: Pa
             stack.enter_context(ranks)
             return all_gather_object((start.results, None, None))[0][0][settings.metric]
         prune = pruning_callback() if rank() == 0 else None
-        earlier = read_resumed_checkpoint(start.checkpoint)
-        machine.set_up(settings, earlier)
+        resumed = read_resumed_checkpoint(start.checkpoint)
+        machine.set_up(settings, resumed)
         began = time.perf_counter()
-        data = load_data(settings, start, earlier)
-        dataset = {**data.summary, "asked": without_missing(config.dataset)}
+        data = load_data(settings, start, resumed)
+        dataset = {**data.summary, "requested": without_missing(config.dataset)}
         loggers = open_loggers(config, settings, machine, data, folder) if rank() == 0 else []
         interruption = Interruption()
 
         # fit
         agent: Agent
-        facts: dict[str, Any] = {"dataset": dataset, "seed": settings.seed, "world_size": settings.trainer.processes}
+        metadata: dict[str, Any] = {"dataset": dataset, "seed": settings.seed, "world_size": settings.trainer.processes}
         if settings.baseline is not None:
-            agent, learned = baseline_agent(settings, data.source, folder)
+            agent, trained = baseline_agent(settings, data.source, folder)
         else:
             module = make_module(settings, machine, data, dataset)
             stack.enter_context(ranks)
             finished, checkpoint = agree(settings, start, machine)
             if finished is not None:
                 return finished[settings.metric]
-            agent, learned = fit(
+            agent, trained = fit(
                 settings, machine, module, data, folder, loggers, interruption, checkpoint=checkpoint, prune=prune
             )
-            learned |= {"checkpoint": str(folder / LAST_CHECKPOINT)}
-        facts |= learned
-        before = earlier.get("process", {}).get("seconds", 0.0)
-        clock = {"record": start.seconds, "train": before + time.perf_counter() - began}
+            trained |= {"checkpoint": str(folder / LAST_CHECKPOINT)}
+        metadata |= trained
+        before = resumed.get("process", {}).get("seconds", 0.0)
+        metadata |= {"wall_clock_s": {"record": start.seconds, "train": before + time.perf_counter() - began}}
 
         # evaluate and report
-        close = partial(close_loggers, loggers, folder=folder)
-        environment, evaluation = settings.environment, settings.evaluation
-        if facts.get("pruned"):
-            results = report_pruned_trial(folder, environment, facts["evaluations"][-1], facts, clock, close)
-        else:
-            with interruption.handled(patient=False):
-                results = evaluate_and_report(
-                    folder, agent, environment, evaluation, facts=facts, wall_clock_s=clock, close=close
-                )
-        return results[settings.metric]
+        record = RunRecord(folder, settings.environment, metadata, partial(close_loggers, loggers, folder=folder))
+        if metadata.get("pruned"):
+            return report_pruned_trial(record, metadata["evaluations"][-1])[settings.metric]
+        with interruption.handled(patient=False):
+            return evaluate_and_report(record, agent, settings.evaluation)[settings.metric]

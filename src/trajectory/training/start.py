@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from trajectory.data.source import Source, locate
 from trajectory.environments.make import check_goal, make_environment
-from trajectory.evaluation.loggers import delete_logs
 from trajectory.files import write_file
 from trajectory.imports import gc_paused
+from trajectory.loggers.factory import delete_logs
 from trajectory.planning.settings import PlannerSettings
 from trajectory.ranks import check_processes, rank, world_size
 from trajectory.resume import checkpoint_to_resume, finished_results

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trajectory.files import disk_error_as_user_error, write_file
+from trajectory.renamed import current_metric
 
 STEP = "trainer/global_step"  # Lightning's name of the axis that all curves share
 
@@ -48,7 +49,9 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     whole = path.read_text().rpartition("\n")[0]
-    rows = [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(whole.splitlines())]
+    rows = [
+        {current_metric(name): cell for name, cell in row.items() if cell} for row in csv.DictReader(whole.splitlines())
+    ]
     return [row for row in rows if row.get("step", "").isdigit()]
 
 
