@@ -17,7 +17,7 @@ from farama_notifications import notifications
 from helpers.command_line import compose_config
 from helpers.example_data import contents
 from helpers.shared import shared
-from trajectory.config import exit_on_user_error
+from trajectory.commands.errors import exit_on_user_error
 from trajectory.files import CACHE_VARIABLE
 from trajectory.model.gpt import GPT
 from trajectory.model.settings import GPTSettings

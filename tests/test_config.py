@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from trajectory.baselines.settings import CloningSettings
-from trajectory.config import exit_on_user_error, without_missing
+from trajectory.commands.errors import exit_on_user_error
 from trajectory.config import settings as make_settings
+from trajectory.config import without_missing
 from trajectory.critic.settings import CriticSettings
 from trajectory.data.settings import DataSettings, TokenizerSettings
 from trajectory.errors import UserError

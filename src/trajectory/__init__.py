@@ -1,4 +1,4 @@
-"""The Trajectory Transformer as an experiment framework; README.md says what it does."""
+"""The Trajectory Transformer as an experiment framework; see README.md."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 __all__ = ["TrajectoryAgent", "create_dataset"]
 
-_HOMES = {"TrajectoryAgent": "trajectory.planning.agent", "create_dataset": "trajectory.data.own"}
+_MODULES = {"TrajectoryAgent": "trajectory.planning.agent", "create_dataset": "trajectory.data.own"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is (PEP 562): recording data takes no torch, a command's start neither."""
-    if name not in _HOMES:
+    """Import a name on first use (PEP 562): neither recording data nor the start of a command needs torch."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,7 @@
-"""Processes that train one model together: how they are started and end, who is which, and what they exchange.
+"""The processes (ranks) that train one model together: starting, connecting and ending them, and exchanging values.
 
-The ranks of one machine are started here; those of several by torchrun or srun, which may start one machine's as well.
+The ranks of one machine are started here, unless torchrun or srun has started them. On several machines one of those
+two must start them.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from trajectory.errors import UserError, first_line
-from trajectory.ranks import connect, local_rank, rank, world_size
+from trajectory.ranks import local_rank, rank, set_connected, world_size
 
-READY = ""  # what a rank tells the one that started it once nothing is left that could be refused
+READY = ""  # the message of a started rank that has passed all checks
 LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
-FAILURE_TIMEOUT_S = 10.0  # within which a broken connection shows; NCCL may wait for ever
+FAILURE_TIMEOUT_S = 10.0  # a broken connection shows within it; NCCL may wait for ever
 
-_starter: Connection | None = None  # of the rank that started this process
+_parent: Connection | None = None  # to the rank that started this process
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:
-    """The mean of what all ranks have; the tensor itself where there is one rank."""
+    """The mean of a tensor over all ranks; the tensor itself with one rank."""
     return tensor if world_size() == 1 else sum_over_ranks(tensor) / world_size()
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum of what all ranks have; the tensor itself where there is one rank."""
+    """The sum of a tensor over all ranks; the tensor itself with one rank."""
     if world_size() == 1:
         return tensor
     total = tensor.clone()
@@ -49,7 +50,7 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def all_gather_object(value: Any) -> list[Any]:
-    """What each rank has, in their order."""
+    """The value of each rank, by rank."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
@@ -59,11 +60,11 @@ def all_gather_object(value: Any) -> list[Any]:
 
 @contextmanager
 def process_group(devices: int, device: torch.device, run: Callable[[], object]) -> Generator[None]:
-    """Within it the ranks are connected; they end together, whichever fails.
+    """Connect the ranks for the block. They end together, whichever fails.
 
     Args:
-        devices: processes of this machine; those beside this one are started now, unless torchrun or srun did.
-        run: what those call. It must come to this place too.
+        devices: processes of this machine. Unless torchrun or srun has started them, this starts all but this one.
+        run: what the started processes call. It must enter this context manager too.
 
     Raises:
         UserError: another rank of this machine has failed.
@@ -72,38 +73,38 @@ def process_group(devices: int, device: torch.device, run: Callable[[], object])
         yield
         return
     before = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
-    others = [] if world_size() > 1 else _start(devices, run)
-    over, well = threading.Event(), False
+    children = [] if world_size() > 1 else _start(devices, run)
+    ended, succeeded = threading.Event(), False
     try:
-        for other in others:
-            _await(other)
-        if _starter is not None:
-            _starter.send(READY)
+        for child in children:
+            _wait_until_ready(child)
+        if _parent is not None:
+            _parent.send(READY)
         if device.type == "cuda":
             torch.cuda.set_device(local_rank())
         backend = "nccl" if device.type == "cuda" else "gloo"
-        # ranks whose episodes end early wait for those that still plan; `_watch` sees those that are gone
+        # ranks whose episodes end early wait for the others for long; `_watch` notices ranks that have ended
         dist.init_process_group(backend, timeout=timedelta(days=7), world_size=world_size(), rank=rank())
-        connect((rank(), world_size()))
-        threading.Thread(target=_watch, args=(others, over), daemon=True).start()
+        set_connected((rank(), world_size()))
+        threading.Thread(target=_watch, args=(children, ended), daemon=True).start()
         yield
         dist.barrier()
-        well = True
+        succeeded = True
     except RuntimeError as error:
-        failure = _failure(others)
+        failure = _failure(children)
         if failure:
             raise UserError(failure) from error
-        if _starter is not None and _is_lost(error):
-            sys.exit(1)  # the one that started this process tells why
+        if _parent is not None and _is_lost_rank(error):
+            sys.exit(1)  # the rank that started this one reports the reason
         raise
     finally:
-        connect(None)
-        over.set()
-        for process, _ in others:
-            process.join(FAILURE_TIMEOUT_S if well else 0)
+        set_connected(None)
+        ended.set()
+        for process, _ in children:
+            process.join(FAILURE_TIMEOUT_S if succeeded else 0)
             process.kill()
             process.join()
-        if well:
+        if succeeded:
             dist.destroy_process_group()
         for name, value in before.items():
             os.environ.pop(name, None)
@@ -111,88 +112,92 @@ def process_group(devices: int, device: torch.device, run: Callable[[], object])
                 os.environ[name] = value
 
 
-ChildRank = tuple[BaseProcess, Connection]  # a rank that was started here, and what it has to say
+ChildRank = tuple[BaseProcess, Connection]  # a rank that was started here, and the connection it reports through
 
 
 def _start(devices: int, run: Callable[[], object]) -> list[ChildRank]:
-    """The other ranks of this machine; the environment then says what torchrun's would."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Start the other ranks of this machine, and set the environment variables that torchrun would."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(devices), "NODE_RANK": "0"}
-    # else Lightning and torch choose a number of threads themselves
+    # otherwise Lightning and torch choose the number of threads
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     context = get_context("spawn")
-    others: list[ChildRank] = []
+    children: list[ChildRank] = []
     for number in [*range(1, devices), 0]:
         os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number)}
         if number > 0:
-            listen, say = context.Pipe(duplex=False)
-            process = context.Process(target=_other_rank, args=(run, say), daemon=True, name=f"rank {number}")
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_run_child, args=(run, sender), daemon=True, name=f"rank {number}")
             process.start()
-            say.close()
-            others.append((process, listen))
-    return others
+            sender.close()
+            children.append((process, receiver))
+    return children
 
 
-def _other_rank(run: Callable[[], object], starter: Connection) -> None:
-    global _starter
-    _starter = starter
-    warnings.simplefilter("ignore")  # the first rank says it too
-    tqdm.set_lock(threading.RLock())  # its default, shared by processes, would outlive one that is killed
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption reaches all; the first rank ends the others
+def _run_child(run: Callable[[], object], parent: Connection) -> None:
+    global _parent
+    _parent = parent
+    warnings.simplefilter("ignore")  # the first rank shows them
+    tqdm.set_lock(threading.RLock())  # the default lock is shared by processes and stays locked when one is killed
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all ranks; the first one ends the others
     try:
         run()
     except UserError as error:
-        starter.send(first_line(error))
+        parent.send(first_line(error))
         sys.exit(1)
 
 
-def _await(other: ChildRank) -> None:
-    """Wait until a rank is ready to be connected."""
-    said = _said(other)
-    if said != READY:
-        raise UserError(said)
+def _wait_until_ready(child: ChildRank) -> None:
+    """Wait until a rank has passed all checks.
+
+    Raises:
+        UserError: it has not.
+    """
+    message = _next_message(child)
+    if message != READY:
+        raise UserError(message)
 
 
-def _failure(others: Sequence[ChildRank]) -> str | None:
-    """What the first rank that failed has to say; a broken connection is noticed a moment before its end."""
-    if others:
-        ended = connection.wait([process.sentinel for process, _ in others], timeout=1.0)
-        for process, _ in others:
+def _failure(children: Sequence[ChildRank]) -> str | None:
+    """Why the first rank that failed did. A broken connection is noticed a moment before the process has ended."""
+    if children:
+        ended = connection.wait([process.sentinel for process, _ in children], timeout=1.0)
+        for process, _ in children:
             if process.sentinel in ended:
-                process.join(FAILURE_TIMEOUT_S)  # it is over, and its exit code comes a moment later
-    failed = [_said(other) for other in others if other[0].exitcode]
-    reasons = [said for said in failed if "ended with" not in said]  # else one that only lost the others
+                process.join(FAILURE_TIMEOUT_S)  # its exit code comes a moment later
+    failed = [_next_message(child) for child in children if child[0].exitcode]
+    reasons = [message for message in failed if "ended with" not in message]  # else one that only lost the others
     return next(iter([*reasons, *failed]), None)
 
 
-def _said(other: ChildRank) -> str:
-    """What a rank says next, or how it ended."""
-    process, listen = other
+def _next_message(child: ChildRank) -> str:
+    """The next message of a rank, or how it ended."""
+    process, receiver = child
     try:
-        said = listen.recv()
+        message = receiver.recv()
     except EOFError:
         process.join(FAILURE_TIMEOUT_S)
         code = process.exitcode or 0
-        said = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    return f"{process.name}: {said}" if said != READY else READY
+        message = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return f"{process.name}: {message}" if message != READY else READY
 
 
-def _watch(others: Sequence[ChildRank], over: threading.Event) -> None:
-    """End this process if another has failed and the main thread, waiting for it in a library, does not notice."""
-    waiting = {process.sentinel: process for process, _ in others}
-    while waiting and not over.is_set():
+def _watch(children: Sequence[ChildRank], ended: threading.Event) -> None:
+    """End this process once another has failed, where its main thread waits in a library and cannot notice."""
+    waiting = {process.sentinel: process for process, _ in children}
+    while waiting and not ended.is_set():
         for sentinel in connection.wait(list(waiting), timeout=1.0):
             process = waiting.pop(sentinel)  # ty: ignore[invalid-argument-type]
-            # asked for its exit code by both threads at once, a process would give it to one of them alone
-            if not over.wait(FAILURE_TIMEOUT_S) and process.exitcode:
-                print(f"error: {_failure(others)}", file=sys.stderr, flush=True)
-                for other, _ in others:
-                    other.kill()
+            # only one of two threads that ask at once would get the exit code
+            if not ended.wait(FAILURE_TIMEOUT_S) and process.exitcode:
+                print(f"error: {_failure(children)}", file=sys.stderr, flush=True)
+                for child, _ in children:
+                    child.kill()
                 os._exit(1)
 
 
-def _is_lost(error: RuntimeError) -> bool:
-    """Whether an error says no more than that another rank is gone."""
+def _is_lost_rank(error: RuntimeError) -> bool:
+    """Whether an error only says that another rank has ended."""
     return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "NCCL", "closed by peer"))

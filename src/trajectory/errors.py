@@ -1,14 +1,14 @@
-"""The one exception that the mains turn into a single line for the user."""
+"""The exception that commands turn into one line for the user."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Something the user can put right; its message names the key, the rule and the value."""
+    """A mistake that the user can correct. The message names the key, the rule and the value."""
 
 
-class FolderTaken(UserError):
-    """Another process works in the run folder, in which nothing may be touched."""
+class RunFolderInUse(UserError):
+    """Another process works in the run folder, so nothing there may be changed."""
 
 
 def require(condition: bool, key: str, rule: str, value: object) -> None:
@@ -18,5 +18,5 @@ def require(condition: bool, key: str, rule: str, value: object) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message, else its type."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

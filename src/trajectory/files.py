@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, whatever ends the process that writes them."""
+"""Files that are written completely or not at all, whatever ends the process that writes them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from trajectory.errors import UserError
 
 CACHE_VARIABLE = "TRAJECTORY_CACHE"
-TMP_PREFIX = ".writing-"  # how the names of folders begin that are being written
-STALE_AFTER_S = 24 * 3600.0  # writing takes minutes
+TMP_PREFIX = ".writing-"  # of the names of folders while they are written
+STALE_AFTER_S = 24 * 3600.0  # age of such a folder; writing takes minutes
 
 
 @contextmanager
 def disk_error_as_user_error(path: Path) -> Generator[None]:
-    """Say in one line that `path` cannot be written: a full disk, a folder that is gone, no permission."""
+    """Turn an `OSError` into a `UserError` that names `path`: a full disk, a missing folder, no permission."""
     try:
         yield
     except OSError as error:
@@ -27,8 +27,8 @@ def disk_error_as_user_error(path: Path) -> Generator[None]:
         ) from error
 
 
-def check_file(path: Path) -> None:
-    """Raise a `UserError` unless there is a file at the `path` of a checkpoint."""
+def check_checkpoint_file(path: Path) -> None:
+    """Raise a `UserError` unless the checkpoint `path` is a file."""
     if not path.is_file():
         raise UserError(f"checkpoint must be the path of a checkpoint file, got {str(path)!r}, which does not exist")
 
@@ -37,7 +37,7 @@ def write_file(path: Path, content: bytes | str) -> None:
     """Write under a temporary name, flush to the disk, and rename into place.
 
     Raises:
-        UserError: the disk is full or the folder lost; what was at `path` before is still there.
+        UserError: the disk is full or the folder is missing. An earlier file at `path` is kept.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with disk_error_as_user_error(path):
@@ -54,9 +54,9 @@ def write_file(path: Path, content: bytes | str) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Replace `new` by `old`, also should the machine lose power now."""
+    """Rename `old` to `new`, replacing it, so that the change survives a power failure."""
     old.replace(new)
-    with suppress(OSError):  # some systems cannot flush folders
+    with suppress(OSError):  # not every system can flush folders
         folder = os.open(new.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -65,15 +65,15 @@ def rename(old: Path, new: Path) -> None:
 
 
 def cache_path() -> Path:
-    """The folder of all entries: TRAJECTORY_CACHE, else trajectory-transformer in the user's cache folder."""
+    """The cache folder: TRAJECTORY_CACHE, else `trajectory-transformer` in the user's cache folder."""
     chosen = os.environ.get(CACHE_VARIABLE)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(chosen) if chosen else home / "trajectory-transformer"
 
 
 def remove_stale(folder: Path, prefix: str) -> None:
-    """Remove what processes that were killed while writing left in `folder` more than a day ago."""
+    """Remove from `folder` what processes that were killed while writing left there over a day ago."""
     for path in folder.glob(f"{prefix}*"):
-        with suppress(OSError):  # another process may be at it too
+        with suppress(OSError):  # another process may remove it at the same time
             if time.time() - path.stat().st_mtime > STALE_AFTER_S:
                 shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Device, precision and thread count that suit the machine at hand."""
+"""Device, precision and number of threads for this machine."""
 
 from __future__ import annotations
 
@@ -22,41 +22,49 @@ MMAP_MAX, TRIM_THRESHOLD = -4, -1  # glibc's malloc.h
 
 
 def select_device(accelerator: str, key: str = "trainer.accelerator") -> torch.device:
-    """The device that an accelerator (auto, cpu or gpu) means here; `key` is what messages call it."""
-    there = torch.cuda.is_available()
-    require(accelerator != "gpu" or there, key, "auto or cpu where torch finds no GPU", accelerator)
-    return torch.device("cuda" if accelerator != "cpu" and there else "cpu")
+    """The device for an accelerator (auto, cpu or gpu).
+
+    Args:
+        key: the name of the setting, for messages.
+
+    Raises:
+        UserError: gpu where torch finds none.
+    """
+    available = torch.cuda.is_available()
+    require(accelerator != "gpu" or available, key, "auto or cpu where torch finds no GPU", accelerator)
+    return torch.device("cuda" if accelerator != "cpu" and available else "cpu")
 
 
 def check_devices(device: torch.device, devices: int) -> None:
-    """Raise a `UserError` for more GPUs than this machine has."""
-    there = torch.cuda.device_count()
-    few = device.type == "cuda" and devices > there
-    require(not few, "trainer.devices", f"at most {there}, the GPUs of this machine", devices)
+    """Raise a `UserError` if `devices` is more GPUs than this machine has."""
+    gpus = torch.cuda.device_count()
+    too_many = device.type == "cuda" and devices > gpus
+    require(not too_many, "trainer.devices", f"at most {gpus}, the GPUs of this machine", devices)
 
 
 def select_precision(precision: str, device: torch.device) -> Any:
-    """Lightning's precision: bfloat16 only where it is native; CPUs emulate it up to a hundred times slower."""
+    """Lightning's precision. `auto` is bfloat16 on GPUs that support it; CPUs emulate it up to 100 times slower."""
     if precision != "auto":
         return precision
     return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
 
 
 def set_threads(threads: str, processes: int = 1) -> int:
-    """Set torch's CPU threads: a given number, or for `auto` the fastest of one, half and all usable cores.
+    """Set torch's number of CPU threads, and return it.
 
-    The cores are shared among that many processes of this machine, and none takes more than OMP_NUM_THREADS, by which
-    launchers divide a machine among jobs.
+    `auto` times one thread, half of the cores and all of them on matrix products as planning and small trainings
+    compute, and takes the fastest: on a busy machine more threads can be slower.
 
-    Measured on products of the size that planning and small trainings do, since on a busy machine more threads can be
-    slower.
+    Args:
+        processes: of this machine that share its cores. OMP_NUM_THREADS, with which launchers divide a machine among
+            jobs, is the upper bound for each.
     """
     if threads != "auto":
         torch.set_num_threads(int(threads))
         return int(threads)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    cores = max(1, min(cores // processes, int(most) if most.isdecimal() else cores))
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    cores = max(1, min(cores // processes, int(limit) if limit.isdecimal() else cores))
     seconds = {count: _product_seconds(count) for count in sorted({1, max(1, cores // 2), cores})}
     best = min(seconds, key=lambda count: seconds[count])
     torch.set_num_threads(best)
@@ -65,7 +73,7 @@ def set_threads(threads: str, processes: int = 1) -> int:
 
 @contextmanager
 def torch_threads(count: int) -> Generator[None]:
-    """Run the block on that many of torch's CPU threads."""
+    """Run the block with `count` CPU threads of torch."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -87,7 +95,7 @@ def _product_seconds(threads: int) -> float:
 
 
 def matmul_flops(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> float:
-    """Floating-point operations per second of a square matrix product, by the median of thirty."""
+    """Floating-point operations per second of a square matrix product, median of thirty."""
     size = CPU_MATMUL_SIZE if torch.device(device).type == "cpu" else GPU_MATMUL_SIZE
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     times = []
@@ -101,19 +109,20 @@ def matmul_flops(device: torch.device | str = "cpu", dtype: torch.dtype = torch.
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep the memory of large tensors for the next ones instead of giving it back.
+    """Let glibc reuse the memory of freed tensors instead of returning it to the system.
 
-    It maps what is over 32 MB anew every time, and the kernel clears it: a quarter of a training step of batch 256.
+    By default it maps more than 32 MB anew every time, and the kernel clears the pages: a quarter of the time of a
+    training step with batch size 256.
     """
     _glibc("mallopt", MMAP_MAX, 0)
     _glibc("mallopt", TRIM_THRESHOLD, -1)
 
 
 def release_memory() -> None:
-    """Give freed memory back to the system, of which glibc would keep tens of megabytes."""
+    """Return freed memory to the system; glibc would keep tens of megabytes."""
     _glibc("malloc_trim", 0)
 
 
 def _glibc(function: str, *arguments: int) -> None:
-    with suppress(AttributeError, OSError, TypeError):  # other C libraries
+    with suppress(AttributeError, OSError, TypeError):  # C libraries other than glibc
         getattr(ctypes.CDLL(None), function)(*arguments)

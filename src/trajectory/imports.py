@@ -1,4 +1,4 @@
-"""Imports of packages that are large, or optional."""
+"""Imports of large packages, and of optional ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trajectory.errors import UserError, first_line
 
 @contextmanager
 def gc_paused() -> Generator[None]:
-    """Leave garbage where it is: there is hardly any, and looking for it takes a sixth of the time of an import."""
+    """Pause garbage collection: imports leave little garbage, and collecting takes a sixth of their time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -23,14 +23,14 @@ def gc_paused() -> Generator[None]:
 
 @contextmanager
 def optional_import(what: str, extra: str | None = None) -> Generator[None]:
-    """Around an import that may fail.
+    """Turn a failed import into a `UserError` that says how to install the package.
 
     Args:
-        what: needs the package, for the message.
-        extra: of this project, that brings it; None where it comes with the project itself.
+        what: needs the package; for the message.
+        extra: the extra of this project that installs it; None if the project itself does.
 
     Raises:
-        UserError: the package is missing, or installed but broken.
+        UserError: the package is missing or broken.
     """
     install = f"`pip install -e '.[{extra}]'`" if extra else "`pip install -e .`"
     try:

@@ -1,6 +1,6 @@
-"""Locks between processes that share a file system; the system lets go of one however its holder ends.
+"""Locks between processes that share a file system. The system releases a lock however its holder ends.
 
-Where there are none (Windows, NFS without a lock daemon) nobody is kept out.
+Systems without locks (Windows, NFS without a lock daemon) exclude nobody.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from trajectory.errors import FolderTaken
+from trajectory.errors import RunFolderInUse
 
 try:
     import fcntl
@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def file_lock(path: Path, doing: str) -> Generator[None]:
-    """Only one process at a time is within, the others wait.
+def file_lock(path: Path, activity: str) -> Generator[None]:
+    """Let one process at a time into the block; the others wait.
 
-    Without locks all go on at once, which must cost no more than time.
+    On systems without locks all enter at once, so the block must stay correct then and only do work twice.
 
     Args:
-        path: of the lock file, which is there only while it is held.
-        doing: what the holder does, for the line that a waiting process logs.
+        path: of the lock file, which exists only while the lock is held.
+        activity: what the holder does, for the line that a waiting process logs.
 
     Raises:
         OSError: the lock file cannot be made.
@@ -38,9 +38,9 @@ def file_lock(path: Path, doing: str) -> Generator[None]:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
         if not _lock(descriptor, wait=False):
-            log.info("waiting for another process that %s", doing)
+            log.info("waiting for another process that %s", activity)
             _lock(descriptor, wait=True)
-        # the one before has removed its file at the end, and another may have made a new one
+        # the previous holder removes its file at the end, and another process may have made a new one
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(descriptor)):
                 break
@@ -54,24 +54,24 @@ def file_lock(path: Path, doing: str) -> Generator[None]:
 
 
 @contextmanager
-def run_dir_lock(folder: Path, patience_s: float = 1.0) -> Generator[None]:
+def run_dir_lock(folder: Path, timeout_s: float = 1.0) -> Generator[None]:
     """Keep other processes out of a run folder.
 
     Args:
-        patience_s: seconds to try for: others may have just asked whether it is in use.
+        timeout_s: seconds to try for. Another process may hold the lock for a moment, to ask whether it is in use.
 
     Raises:
-        FolderTaken: another process works there.
+        RunFolderInUse: another process works there.
     """
     if fcntl is None:
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        until = time.monotonic() + patience_s
+        deadline = time.monotonic() + timeout_s
         while not _lock(descriptor, wait=False):
-            if time.monotonic() >= until:
-                raise FolderTaken(f"hydra.run.dir must be a folder that no other process works in, got {folder}")
+            if time.monotonic() >= deadline:
+                raise RunFolderInUse(f"hydra.run.dir must be a folder that no other process works in, got {folder}")
             time.sleep(0.05)
         yield
     finally:
@@ -81,14 +81,14 @@ def run_dir_lock(folder: Path, patience_s: float = 1.0) -> Generator[None]:
 def in_use(folder: Path) -> bool:
     """Whether another process works in a run folder."""
     try:
-        with run_dir_lock(folder, patience_s=0.0):
+        with run_dir_lock(folder, timeout_s=0.0):
             return False
-    except FolderTaken:
+    except RunFolderInUse:
         return True
 
 
 def _lock(descriptor: int, *, wait: bool) -> bool:
-    """Whether nobody else holds it now."""
+    """Whether the lock is held by this process now."""
     if fcntl is not None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

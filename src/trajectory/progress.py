@@ -1,4 +1,4 @@
-"""How far something is: a bar on a terminal; in a log file, and in the processes of a sweep, now and then a line."""
+"""Progress: a bar on a terminal; occasional lines in a log file and in the processes of a sweep."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tqdm import tqdm
 SECONDS_BETWEEN_LINES = 30
 
 
-class _Lines:
-    """Standard error, on which every state of a bar is a line of its own."""
+class _LinePerState:
+    """Writes each state of a bar to standard error as a line of its own."""
 
     def write(self, text: str) -> None:
         state = text.strip("\r\n ")
@@ -25,9 +25,9 @@ class _Lines:
 
 
 def progress_bar(iterable: Iterable | None = None, **options: Any) -> tqdm:
-    """A `tqdm` over `iterable`, or over `total` where there is none; the options are those of `tqdm`."""
+    """A `tqdm` over `iterable`, or over the option `total`; options are those of `tqdm`."""
     if sys.stderr.isatty() and multiprocessing.parent_process() is None:
         return tqdm(iterable, **options)
-    # bars that share a terminal or a file would write over each other
-    lines: Any = {"file": _Lines(), "mininterval": SECONDS_BETWEEN_LINES, "miniters": 1, "ncols": 120}
+    # bars that share a terminal or a file would overwrite each other
+    lines: Any = {"file": _LinePerState(), "mininterval": SECONDS_BETWEEN_LINES, "miniters": 1, "ncols": 120}
     return tqdm(iterable, **{**lines, **options, "leave": True})

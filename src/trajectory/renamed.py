@@ -42,7 +42,7 @@ def renamed_keys(command: str) -> dict[str, str]:
 
 
 def rename_overrides(overrides: Iterable[str], command: str) -> list[str]:
-    """A command line with today's keys; each old one is said on standard error."""
+    """A command line with today's keys. Each old key prints a hint to standard error."""
     return [_renamed(override, renamed_keys(command)) for override in overrides]
 
 
@@ -59,19 +59,19 @@ def _renamed(override: str, keys: dict[str, str]) -> str:
 
 
 def rename_config(config: DictConfig, command: str, overrides: Iterable[str] = ()) -> None:
-    """Move what a user's config file gives under an old key to its new one, in place; each is said.
+    """Move values that a user's config file sets under old keys to the new ones, in place, with a hint for each.
 
     Args:
-        overrides: of the command line, which win.
+        overrides: of the command line; they take precedence over the file.
     """
-    chosen = {override.partition("=")[0].lstrip("+") for override in overrides}
+    overridden = {override.partition("=")[0].lstrip("+") for override in overrides}
     for old, new in renamed_keys(command).items():
         group, _, name = old.rpartition(".")
         section = OmegaConf.select(config, group)
         if isinstance(section, DictConfig) and name in section:
             with open_dict(config):
                 value = section.pop(name)
-                if new not in chosen:
+                if new not in overridden:
                     OmegaConf.update(config, new, value, force_add=True)
             _hint(old, new)
     for key, values in RENAMED_VALUES.items():
@@ -82,7 +82,7 @@ def rename_config(config: DictConfig, command: str, overrides: Iterable[str] = (
 
 
 def with_current_keys(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run by today's keys, from what its `config.yaml` holds by whole keys, old or new."""
+    """The settings of a run by today's keys, from its `config.yaml` by dotted keys, old or new."""
     renamed = {RENAMED_KEYS.get(key, key): value for key, value in config.items()}
     for key, values in RENAMED_VALUES.items():
         if renamed.get(key) in values:

@@ -1,4 +1,4 @@
-"""Which run a command continues, and whether it may: by what the run folders hold, without a list of runs."""
+"""Which run a command resumes, and whether it may: decided by the contents of run folders alone."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from trajectory.errors import UserError, require
-from trajectory.files import check_file
+from trajectory.files import check_checkpoint_file
 from trajectory.locks import in_use
 from trajectory.renamed import with_current_fields, with_current_keys
 from trajectory.training.settings import TRAINER, VALIDATION_FLAGS, TrainerSettings
 
 LAST_CHECKPOINT = "last.ckpt"
 
-# what may differ between a run and its continuation: it says how the run is watched, not what it computes
+# keys that may change when a run is resumed: they affect how it is monitored, not what it computes
 RESUME_MUTABLE_KEYS = (
     "resume",
     "checkpoint",
@@ -33,12 +33,12 @@ RESUME_MUTABLE_KEYS = (
     "evaluation.optimized_metric",
 )
 
-RELEASE_0_0_FLAGS = (  # flags of the Trainer that release 0.0 had
+RELEASE_0_0_FLAGS = (  # flags of the Trainer in release 0.0
     *("max_steps", "gradient_clip_val", "accelerator", "devices", "num_nodes", "strategy", "precision"),
     "log_every_n_steps",
 )
-BUILTIN_TARGETS = (TRAINER, "gymnasium.make")  # `_target_`s that are there unless the user names others
-# what release 0.0 did not have, with the value that means as it was
+BUILTIN_TARGETS = (TRAINER, "gymnasium.make")  # `_target_`s that are not the user's own
+# keys that release 0.0 did not have -> the value with its behaviour
 NEW_KEY_DEFAULTS = {
     **{
         f"trainer.{field.name}": field.default
@@ -52,26 +52,26 @@ NEW_KEY_DEFAULTS = {
 
 
 def run_folder(parent: str, new: str, *, _root_: DictConfig) -> str:
-    """The resolver `${run_folder:PARENT,NEW}`: the folder that a run works in.
+    """The resolver `${run_folder:PARENT,NEW}`: the folder of a run.
 
-    With `checkpoint`, where that lies; with `resume=true` the newest unfinished run of the same settings under PARENT
-    that no other process works on; else PARENT/NEW.
+    With `checkpoint` it is the checkpoint's folder. With `resume=true` it is the newest unfinished run under PARENT
+    with the same settings that no other process works in. Otherwise it is PARENT/NEW.
     """
     if _root_.get("checkpoint") and (Path(_root_.checkpoint).parent / "config.yaml").is_file():
         return str(Path(_root_.checkpoint).parent)
     if _root_.get("resume"):
-        asked = OmegaConf.create({key: _root_._get_node(key) for key in _root_ if key != "hydra"})
+        requested = OmegaConf.create({key: _root_._get_node(key) for key in _root_ if key != "hydra"})
         folders = sorted((path.parent for path in Path(parent).glob("*/config.yaml")), reverse=True)
         for folder in folders:
-            # whatever others left there, and whatever is wrong with this config, is not said here
+            # unreadable folders are skipped; errors in this config are reported elsewhere
             with suppress(Exception):
-                if not finished_results(folder) and not differences(folder, asked) and not in_use(folder):
+                if not finished_results(folder) and not differences(folder, requested) and not in_use(folder):
                     return str(folder)
     return f"{parent}/{new}"
 
 
 def differences(folder: Path, config: DictConfig) -> list[str]:
-    """Each setting in which a config differs from that of the run in `folder`, as `key=value there, value here`."""
+    """The settings in which a config differs from the run in `folder`, each as `key=value there, value here`."""
     there, here = comparable_settings(OmegaConf.load(folder / "config.yaml")), comparable_settings(config)
     keys = sorted(there.keys() | here.keys())
     return [
@@ -87,9 +87,9 @@ def is_under(key: str, prefixes: Iterable[str]) -> bool:
 
 
 def comparable_settings(config: Any) -> dict[str, Any]:
-    """The settings of a run by today's whole keys, from what its `config.yaml` holds.
+    """The settings in a run's `config.yaml` by today's dotted keys, for comparison.
 
-    What an earlier release did not have is left out where it says that nothing is to be otherwise than it was then.
+    A key that release 0.0 did not have is left out if its value means the behaviour of that release.
     """
     settings = with_current_keys(flatten_keys(config))
     unread = () if settings.get("data.validation_share") else [f"trainer.{flag}" for flag in VALIDATION_FLAGS]
@@ -103,7 +103,7 @@ def _means_release_0_0(key: str, value: Any) -> bool:
 
 
 def flatten_keys(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their whole keys."""
+    """Nested settings as one dictionary with dotted keys."""
     if OmegaConf.is_config(values):
         values = OmegaConf.to_container(values, resolve=True)
     if not isinstance(values, dict) or not values:
@@ -113,35 +113,35 @@ def flatten_keys(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def check_not_training_folder(folder: Path) -> None:
-    """Keep evaluations and analyses, which replace what was there before, out of the folders of trainings.
+    """Keep evaluations and analyses, which overwrite earlier results, out of the folders of trainings.
 
     Raises:
-        UserError: a training has worked there, of a Transformer or of a baseline, or its checkpoint was brought there.
+        UserError: `folder` is the folder of a training, or holds its checkpoint.
     """
     path = folder / "config.yaml"
-    # of the configs that runs leave, only a training's says how to make tokens
+    # only the config of a training has a tokenizer
     training = path.is_file() and any(line.startswith("tokenizer:") for line in path.read_text().splitlines())
     training = training or (folder / LAST_CHECKPOINT).exists()
     require(not training, "hydra.run.dir", "a folder other than a training's", str(folder))
 
 
 def finished_results(folder: Path) -> dict[str, Any] | None:
-    """The results of a run that came to its end; None for one that did not, or that Ctrl-C cut short."""
+    """The results of a finished run; None for an unfinished one or one that Ctrl-C ended early."""
     path = folder / "results.json"
     results = json.loads(path.read_text()) if path.is_file() else {"interrupted": True}
     return None if results.get("interrupted") else with_current_fields(results)
 
 
 def checkpoint_to_resume(config: DictConfig, folder: Path) -> Path | None:
-    """The checkpoint that a run in `folder` begins with; None to begin anew.
+    """The checkpoint that a run in `folder` resumes from; None to start from scratch.
 
     Raises:
-        UserError: `folder` holds a run that is not to be continued, or one of other settings.
+        UserError: `folder` holds a run and `resume` is false, or a run with other settings.
     """
     last = folder / LAST_CHECKPOINT
     if config.checkpoint is not None:
         path = Path(config.checkpoint)
-        check_file(path)
+        check_checkpoint_file(path)
         same = path.resolve().parent == folder.resolve() and (folder / "config.yaml").is_file()
         require(same, "checkpoint", f"in the folder of its run, with hydra.run.dir={folder}", str(path))
     elif not config.resume:
@@ -150,9 +150,10 @@ def checkpoint_to_resume(config: DictConfig, folder: Path) -> Path | None:
         return None
     if not (folder / "config.yaml").is_file():
         return None
-    others = differences(folder, config)
-    if others:
-        raise UserError(f"{others[0].partition('=')[0]} must be as in the run of {folder} to continue it: {others[0]}")
+    changed = differences(folder, config)
+    if changed:
+        key = changed[0].partition("=")[0]
+        raise UserError(f"{key} must be as in the run of {folder} to continue it: {changed[0]}")
     if config.checkpoint is not None:
         return Path(config.checkpoint)
     return last if last.exists() else None

@@ -1,6 +1,6 @@
-"""What each command is given: every section of its config as a checked dataclass, and what sections must be together.
+"""The settings of each command: a checked dataclass for every section of its config, and checks across sections.
 
-Nothing heavier than OmegaConf is imported here, so that a command refuses a wrong value at once.
+Nothing slower than OmegaConf is imported here, so that a command refuses a wrong value at once.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from trajectory.data.settings import DataSettings, HindsightSettings, TokenizerS
 from trajectory.environments.settings import EnvironmentSettings, environment_settings
 from trajectory.errors import UserError, require
 from trajectory.evaluation.settings import EvaluationSettings
-from trajectory.files import check_file
+from trajectory.files import check_checkpoint_file
 from trajectory.loggers.settings import LoggerSettings, logger_settings
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import Planner, PlannerSettings, check_partial, planner_settings
-from trajectory.targets import TARGET, ExternalTarget, own_settings, resolve_target
+from trajectory.targets import TARGET, ExternalTarget, checked_settings, resolve_target
 from trajectory.training.settings import (
     CALLBACKS,
     REQUIRED_CALLBACKS,
@@ -41,7 +41,7 @@ from trajectory.training.settings import (
 )
 
 ANALYSES: dict[str, type] = {"attention": AttentionSettings, "prediction": PredictionSettings}
-TRAIN_SECTIONS = (  # of `train`
+TRAIN_SECTIONS = (
     *("dataset", "tokenizer", "hindsight", "model", "planner", "critic", "evaluation", "data", "runtime", "trainer"),
     *("callbacks", "logger", "env", "baseline", "seed", "resume", "checkpoint"),
 )
@@ -52,12 +52,12 @@ SUITES = ("planning", "training", "data", "laptop", "startup")
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Of `train`.
+    """Settings of `train`.
 
     Args:
-        dataset: that section as it stands.
-        callbacks: in the order in which they are called, by name: the settings of ours, or a `ExternalTarget` one.
-        baseline: the settings of one, or None.
+        dataset: that section as it is.
+        callbacks: by name, in the order of their calls: the settings of ours, or an `ExternalTarget`.
+        baseline: its settings, an `ExternalTarget`, or None.
     """
 
     environment: EnvironmentSettings
@@ -78,19 +78,19 @@ class TrainingSettings:
     seed: int
 
     @property
-    def extended(self) -> bool:
-        """Whether there are callbacks, loggers or flags that others than this project check."""
-        theirs = [*self.callbacks.values(), *self.logger.values(), self.planner, self.baseline]
-        named = isinstance(getattr(self.planner, "objective", None), dict) or isinstance(self.tokenizer.binning, dict)
-        return self.trainer.changed or named or any(isinstance(one, ExternalTarget) for one in theirs)
+    def has_extensions(self) -> bool:
+        """Whether anything here can only be checked by importing it: extensions, or flags of the Trainer."""
+        sections = [*self.callbacks.values(), *self.logger.values(), self.planner, self.baseline]
+        nested = isinstance(getattr(self.planner, "objective", None), dict) or isinstance(self.tokenizer.binning, dict)
+        return self.trainer.has_unchecked_flags or nested or any(isinstance(one, ExternalTarget) for one in sections)
 
     @property
     def metric(self) -> str:
-        """What runs are compared by."""
+        """The metric by which runs are compared."""
         return self.evaluation.metric(self.environment.reference, self.environment.goal)
 
     def __str__(self) -> str:
-        """What a training is about to do, in a line."""
+        """One line about the training to come."""
         source = self.dataset.get("source") or self.dataset[TARGET]
         data = ", ".join(str(self.dataset[key]) for key in ("id", "path", "quality") if self.dataset.get(key))
         name = (
@@ -106,15 +106,15 @@ class TrainingSettings:
 
 
 def training_settings(config: DictConfig) -> TrainingSettings:
-    """Of a config of `train`.
+    """The settings in a config of `train`.
 
     Raises:
-        UserError: a value of the wrong type or out of its range, or values that do not go together.
+        UserError: a value of the wrong type or out of its range, or values that contradict each other.
     """
     check_keys(config, TRAIN_SECTIONS)
     check_complete(config)
     planner = planner_settings(config.planner)
-    tokenizer = own_settings(config.tokenizer, "tokenizer", TOKENIZER, TokenizerSettings)
+    tokenizer = checked_settings(config.tokenizer, "tokenizer", TOKENIZER, TokenizerSettings)
     evaluation = settings(EvaluationSettings, config.evaluation, "evaluation")
     data = settings(DataSettings, config.data, "data")
     runtime = settings(RuntimeSettings, config.runtime, "runtime")
@@ -123,12 +123,12 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     callbacks = callback_settings(config.callbacks, data.validation_share)
     architecture = {key: value for key, value in config.model.items() if key != "optimizer"}
     environment = environment_settings(config.env)
-    from_others = {"bins": tokenizer.bins, "goal": environment.goal}
-    model = own_settings({**architecture, **from_others}, "model", MODEL, GPTSettings)
+    interface = {"bins": tokenizer.bins, "goal": environment.goal}
+    model = checked_settings({**architecture, **interface}, "model", MODEL, GPTSettings)
     optimizer = settings(OptimizerSettings, config.model.optimizer, "model.optimizer")
     hindsight = settings(HindsightSettings, config.hindsight, "hindsight")
     baseline = baseline_settings(config.baseline) if "baseline" in config else None
-    critic = own_settings(config.critic, "critic", CRITIC, CriticSettings) if "critic" in config else None
+    critic = checked_settings(config.critic, "critic", CRITIC, CriticSettings) if "critic" in config else None
     if isinstance(planner, PlannerSettings):
         planner.check_window(model.window)
         planner.check_critic(there=critic is not None, owner="critic=none")
@@ -144,8 +144,8 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     if baseline is not None:
         share = data.validation_share
         require(share == 0, "data.validation_share", "0 with a baseline, which learns from all episodes", share)
-        foreign = [name for name, each in callbacks.items() if isinstance(each, ExternalTarget)]
-        require(not foreign, "callbacks", "without your own with a baseline, which has none", ", ".join(foreign))
+        external = [name for name, each in callbacks.items() if isinstance(each, ExternalTarget)]
+        require(not external, "callbacks", "without your own with a baseline, which has none", ", ".join(external))
     held_out = data.validation_share > 0 or evaluation.best_by == "planning"
     require(held_out, "data.validation_share", "above 0 with evaluation.best_by=val/loss", data.validation_share)
     return TrainingSettings(
@@ -169,32 +169,31 @@ def training_settings(config: DictConfig) -> TrainingSettings:
 
 
 def trainer_settings(config: DictConfig) -> TrainerSettings:
-    """Of the section `trainer`.
+    """The settings in the section `trainer`.
 
     Raises:
         UserError: an unknown flag, one that contradicts this project, or a value out of its range.
     """
-    return own_settings(config, "trainer", TRAINER, TrainerSettings)
+    return checked_settings(config, "trainer", TRAINER, TrainerSettings)
 
 
 def callback_settings(config: DictConfig, validation_share: float) -> dict[str, Any]:
-    """Of the section `callbacks`, in the order in which they are called.
+    """The settings in the section `callbacks`, in the order of their calls.
 
     Raises:
-        UserError: one of ours that is needed is missing, or one without a `_target_`, or one that monitors a loss which
-            is not measured.
+        UserError: a required callback is missing, one has no `_target_`, or one monitors a loss that is not measured.
     """
-    own = dict(CALLBACKS.values())
+    known = dict(CALLBACKS.values())
     given_here = {str(name): values for name, values in config.items() if values is not None}
     missing = [name for name in REQUIRED_CALLBACKS if name not in given_here]
     require(not missing, "callbacks", f"with {', '.join(REQUIRED_CALLBACKS)}", f"none at {', '.join(missing)}")
-    *ours, last = CALLBACKS
+    *first, last = CALLBACKS
     order = [
-        *(name for name in ours if name in given_here),
+        *(name for name in first if name in given_here),
         *(name for name in given_here if name not in CALLBACKS),
         last,
     ]
-    found = {name: resolve_target(given_here[name], f"callbacks.{name}", own) for name in order}
+    found = {name: resolve_target(given_here[name], f"callbacks.{name}", known) for name in order}
     for name, callback in found.items():
         if not isinstance(callback, ExternalTarget):
             target = given_here[name][TARGET]
@@ -215,7 +214,7 @@ def callback_settings(config: DictConfig, validation_share: float) -> dict[str, 
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """Of `evaluate`; `planner` and `environment` hold what differs from the checkpoint's."""
+    """Settings of `evaluate`; `planner` and `environment` hold the changes to the checkpoint's."""
 
     checkpoint: Path
     planner: dict[str, Any]
@@ -226,10 +225,10 @@ class CheckpointSettings:
 
 
 def evaluation_settings(config: DictConfig) -> CheckpointSettings:
-    """Of a config of `evaluate`; what the checkpoint must be like is checked once that is read.
+    """The settings in a config of `evaluate`. Checks against the checkpoint follow when it is read.
 
     Raises:
-        UserError: a value of the wrong type or out of its range, or no file where the checkpoint should be.
+        UserError: a value of the wrong type or out of its range, or a checkpoint that is not a file.
     """
     check_keys(config, ("planner", "evaluation", "runtime", "logger", "env", "checkpoint"))
     evaluation = settings(EvaluationSettings, config.evaluation, "evaluation")
@@ -242,12 +241,10 @@ def evaluation_settings(config: DictConfig) -> CheckpointSettings:
 
 @dataclass(frozen=True)
 class AnalysisSettings:
-    """Of `analyze`; `chosen` are the settings of that kind of analysis, `environment` what differs from the
-    checkpoint's.
-    """
+    """Settings of `analyze`; `kind_settings` are those of its kind, `environment` the changes to the checkpoint's."""
 
     kind: str
-    chosen: Any
+    kind_settings: Any
     checkpoint: Path
     dataset: dict[str, Any]
     runtime: DeviceSettings
@@ -256,27 +253,33 @@ class AnalysisSettings:
 
 
 def analysis_settings(config: DictConfig) -> AnalysisSettings:
-    """Of a config of `analyze`.
+    """The settings in a config of `analyze`.
 
     Raises:
-        UserError: a value of the wrong type or out of its range, or no file where the checkpoint should be.
+        UserError: a value of the wrong type or out of its range, or a checkpoint that is not a file.
     """
     check_keys(config, ("analysis", "dataset", "runtime", "logger", "env", "checkpoint"))
     check_complete(OmegaConf.masked_copy(config, [key for key in map(str, config) if key != "env"]))
     kind = config.analysis.kind
     require(kind in ANALYSES, "analysis.kind", f"one of {', '.join(ANALYSES)}", kind)
     values = {key: value for key, value in config.analysis.items() if key != "kind"}
-    chosen: Any = settings(ANALYSES[kind], values, "analysis")
+    kind_settings: Any = settings(ANALYSES[kind], values, "analysis")
     runtime = settings(DeviceSettings, config.runtime, "runtime")
     logger = logger_settings(config.logger)
     return AnalysisSettings(
-        kind, chosen, _checkpoint(config), without_missing(config.dataset), runtime, without_missing(config.env), logger
+        kind,
+        kind_settings,
+        _checkpoint(config),
+        without_missing(config.dataset),
+        runtime,
+        without_missing(config.env),
+        logger,
     )
 
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """Of `benchmark`, by suite; `suites` are those to run."""
+    """Settings of `benchmark` for every suite; `suites` are those to run."""
 
     suites: list[str]
     planning: PlanningBenchmarkSettings
@@ -287,7 +290,7 @@ class BenchmarkSettings:
 
 
 def benchmark_settings(config: DictConfig) -> BenchmarkSettings:
-    """Of a config of `benchmark`.
+    """The settings in a config of `benchmark`.
 
     Raises:
         UserError: a value of the wrong type or out of its range, or an unknown suite.
@@ -314,5 +317,5 @@ def benchmark_settings(config: DictConfig) -> BenchmarkSettings:
 def _checkpoint(config: DictConfig) -> Path:
     require(not OmegaConf.is_missing(config, "checkpoint"), "checkpoint", "given", "???")
     path = Path(str(config.checkpoint))
-    check_file(path)
+    check_checkpoint_file(path)
     return path

@@ -1,4 +1,4 @@
-"""Optimiser steps, of which Lightning takes one for every `accumulate_grad_batches` batches."""
+"""Optimiser steps. Lightning takes one for every `accumulate_grad_batches` batches."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 
 def ends_step(trainer: Any, batch_idx: int) -> bool:
-    """Whether a batch of an epoch completed a step; at the epoch's end a step may be of fewer batches."""
+    """Whether this batch of an epoch completes a step; the last step of an epoch may have fewer batches."""
     batches = trainer.accumulate_grad_batches
     return (batch_idx + 1) % batches == 0 or batch_idx + 1 >= trainer.num_training_batches
 
 
 def batches_of_step(trainer: Any, step: int) -> range:
-    """The batches of an epoch that a step was taken on.
+    """The batches of its epoch that a step was taken on.
 
     Args:
-        step: counted from the beginning of the training.
+        step: counted from the start of training.
     """
     batches, in_epoch = trainer.accumulate_grad_batches, int(trainer.num_training_batches)
     first = step % -(-in_epoch // batches) * batches

@@ -1,6 +1,6 @@
-"""What a config names with `_target_`: classes and functions of this project by tables, those of others by import.
+"""Resolve `_target_` of a config: to settings for the classes of this project, to an import for all others.
 
-Only what the user typed or wrote into a config comes here; what a checkpoint holds never does.
+Only what the user has written in a config or on the command line comes here, never the content of a checkpoint.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ TARGET = "_target_"
 
 @dataclass(frozen=True)
 class ExternalTarget:
-    """A class or function that is not of this project, and its arguments as the config gives them.
+    """A class or function from outside this project, and the arguments that the config gives.
 
     Args:
-        key: where it stands in the config, for messages.
+        key: its place in the config, for messages.
         target: its dotted path.
     """
 
@@ -48,14 +48,14 @@ class ExternalTarget:
         require(callable(found), f"{self.key}.{TARGET}", rule, self.target)
         return found
 
-    def build(self, *positional: Any, of: type | None = None, **more: Any) -> Any:
-        """Call it with its arguments, and with what this project gives it; nested `_target_` are called first.
+    def instantiate(self, *positional: Any, expected_type: type | None = None, **keywords: Any) -> Any:
+        """Call it with its arguments and those given here. A nested `_target_` is instantiated first.
 
         Args:
-            of: what the result must be an instance of.
+            expected_type: the result must be an instance of it.
 
         Raises:
-            UserError: it cannot be imported, raises, or makes something of another kind.
+            UserError: it cannot be imported, raises, or returns another type.
         """
         from hydra.utils import instantiate
 
@@ -65,28 +65,28 @@ class ExternalTarget:
             args = [*positional, *arguments.pop("_args_", [])]
             for name in ("_convert_", "_recursive_"):
                 arguments.pop(name, None)
-            made = partial(function, *args) if arguments.pop("_partial_", False) else function
-            result = made(**arguments) if isinstance(made, partial) else made(*args, **arguments, **more)
+            call = partial(function, *args) if arguments.pop("_partial_", False) else function
+            result = call(**arguments) if isinstance(call, partial) else call(*args, **arguments, **keywords)
         except UserError:
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise UserError(f"{self.key}: {self.target} cannot be made of what it is given: {reason}") from error
-        right = of is None or isinstance(result, of)
-        rule = f"that of a {of.__name__}" if of else ""
+        right = expected_type is None or isinstance(result, expected_type)
+        rule = f"that of a {expected_type.__name__}" if expected_type else ""
         require(right, f"{self.key}.{TARGET}", rule, f"{self.target}, which makes a {type(result).__name__}")
         return result
 
 
-def resolve_target(values: Any, key: str, own: Mapping[str, type], default: str | None = None) -> Any:
-    """The settings dataclass of what a config names, or a `ExternalTarget` where it is not of this project.
+def resolve_target(values: Any, key: str, known: Mapping[str, type], default: str | None = None) -> Any:
+    """The settings for the `_target_` of a section, or an `ExternalTarget` if it is not one of this project's.
 
     Args:
-        own: the settings of what this project has, by `_target_`.
-        default: what is meant where the config names nothing.
+        known: settings dataclasses of this project's classes, by `_target_`.
+        default: the `_target_` of a section without one.
 
     Raises:
-        UserError: a value that the settings refuse, or a `_target_` that is no dotted path.
+        UserError: a value that the settings refuse, or a `_target_` that is not a dotted path.
     """
     require(OmegaConf.is_config(values) or isinstance(values, Mapping), key, f"a mapping with {TARGET}", values)
     plain = without_missing(values) if OmegaConf.is_config(values) else dict(values)
@@ -94,19 +94,19 @@ def resolve_target(values: Any, key: str, own: Mapping[str, type], default: str 
     require(target is not None, f"{key}.{TARGET}", "given", None)
     dotted = isinstance(target, str) and all(part.isidentifier() for part in target.split(".")) and "." in target
     require(dotted, f"{key}.{TARGET}", "the dotted path of a class or function", target)
-    if target in own:
-        return settings(own[target], plain, key)
-    rule = f"one of {', '.join(own)}, or of a package of your own"
+    if target in known:
+        return settings(known[target], plain, key)
+    rule = f"one of {', '.join(known)}, or of a package of your own"
     require(not target.startswith("trajectory."), f"{key}.{TARGET}", rule, target)
     return ExternalTarget(key, target, plain)
 
 
-def own_settings(values: Any, key: str, target: str, cls: type[Settings]) -> Settings:
-    """The settings of what only this project makes.
+def checked_settings(values: Any, key: str, target: str, cls: type[Settings]) -> Settings:
+    """The settings of a section whose `_target_` must be `target`.
 
     Raises:
         UserError: another `_target_`, or a value that the settings refuse.
     """
-    found = resolve_target(values, key, {target: cls}, target)
-    require(isinstance(found, cls), f"{key}.{TARGET}", target, getattr(found, "target", None))
-    return found
+    resolved = resolve_target(values, key, {target: cls}, target)
+    require(isinstance(resolved, cls), f"{key}.{TARGET}", target, getattr(resolved, "target", None))
+    return resolved

@@ -1,4 +1,4 @@
-"""Which token is which. All index arithmetic over transitions lives here."""
+"""The layout of tokens in a transition, with all index arithmetic over transitions."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class TokenKind(StrEnum):
 
 @dataclass(frozen=True)
 class TransitionLayout:
-    """One transition is `observation_dim` + `action_dim` tokens, then reward, then value (return-to-go).
+    """A transition is `observation_dim` + `action_dim` tokens, then the reward, then the value (return-to-go).
 
-    Paper: section 3.1, where the return-to-go token is introduced in section 3.2.
+    Paper: section 3.1; section 3.2 adds the return-to-go token.
     """
 
     observation_dim: int

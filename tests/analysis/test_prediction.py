@@ -20,7 +20,7 @@ from helpers.example_data import made_up_episodes, save
 from helpers.offline_run import names
 from trajectory.analysis.settings import PredictionSettings
 from trajectory.commands.analyze import analyze
-from trajectory.config import exit_on_user_error
+from trajectory.commands.errors import exit_on_user_error
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.model.checkpoint import read_checkpoint, write_checkpoint
 

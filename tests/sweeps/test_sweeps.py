@@ -400,7 +400,7 @@ def test_a_launcher_that_handled_the_signal_hears_of_it_once_the_checkpoint_is_w
     before = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
     try:
         interruption = Interruption()
-        with interruption.handled(patient=True):
+        with interruption.handle_signals(defer=True):
             signal.raise_signal(signal.SIGUSR2)
             assert interruption.requested
             assert heard == []

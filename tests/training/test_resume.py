@@ -190,7 +190,7 @@ def test_a_signal_stops_after_its_step_with_a_checkpoint_that_leads_to_the_same_
     interruption = Interruption()
     last = LastCheckpoint(tmp_path / "last.ckpt", 100, interruption)
     first = evaluation(interruption)
-    with interruption.handled(patient=True):
+    with interruption.handle_signals(defer=True):
         trainer = train(data, SignalAt(step, planning=planning, monkeypatch=monkeypatch), first, last)
     monkeypatch.undo()
     assert interruption.received == signal.SIGTERM

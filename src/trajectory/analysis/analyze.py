@@ -50,7 +50,7 @@ def analyze(config: DictConfig, settings: AnalysisSettings, folder: Path) -> Non
     check_not_training_folder(folder)
     delete_logs(folder)
     write_file(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-    results = ANALYSES[settings.kind](checkpoint, data, settings.chosen, folder)
+    results = ANALYSES[settings.kind](checkpoint, data, settings.kind_settings, folder)
     facts = {"checkpoint": str(settings.checkpoint), "dataset": data.id, "held_out": data.held_out}
     results = {**facts, **results, **provenance()}
     home = settings.checkpoint.absolute().parent

@@ -79,7 +79,7 @@ def train_baseline(
     """
     if isinstance(baseline, ExternalTarget):
         require(goal is None, "baseline", "cloning or behaviour in an environment with goals", baseline.target)
-        agent = baseline.build(episodes, seed, action_bounds=action_bounds)
+        agent = baseline.instantiate(episodes, seed, action_bounds=action_bounds)
         right = all(callable(getattr(agent, name, None)) for name in ("reset", "act", "save"))
         require(right, f"baseline.{TARGET}", "that of a training, which gives an agent", baseline.target)
         return agent

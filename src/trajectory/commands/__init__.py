@@ -1,6 +1,6 @@
-"""The commands: each composes its config, checks it, and calls one function of the package, which imports what it uses.
+"""The commands. Each composes its config, checks it, and calls one function, which imports the rest of the package.
 
-`start` imports even Hydra where it watches over it, so this file needs the standard library alone.
+This module needs only the standard library: `start` imports everything else, even Hydra, where it handles errors.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
-PLUGINS = "hydra_plugins"  # the package in which Hydra looks for plugins, ours and other people's
+PLUGINS = "hydra_plugins"  # the namespace package in which Hydra looks for plugins
 
 
 def start(name: str) -> None:
-    """Run a command as a user calls it: Ctrl-C while it imports, or a plugin that cannot be imported, is one line."""
-    gc.disable()  # composing makes many small objects and hardly any garbage; `run_folder` enables it again
+    """Run a command. Ctrl-C during imports and a plugin that cannot be imported end it with one line."""
+    gc.disable()  # composing makes many objects and little garbage; `run_folder` enables it again
     try:
         main = import_module(f"trajectory.commands.{name}").main
         from trajectory.renamed import rename_overrides
@@ -37,7 +37,7 @@ def start(name: str) -> None:
 
 
 def _import_plugins() -> None:
-    """Hydra imports every plugin of the environment at every start; it does so here, so that a broken one is named."""
+    """Let Hydra import all plugins, which it does at every start, and name a broken one."""
     from hydra.core.plugins import Plugins
 
     with warnings.catch_warnings(record=True) as caught:
@@ -53,7 +53,7 @@ def _import_plugins() -> None:
 
 
 def _broken_plugin(error: Exception) -> str:
-    """Which plugin raised it, by the innermost of its files that was being imported."""
+    """A line that names the plugin that raised an error, by its innermost file in the traceback."""
     name, frame = PLUGINS, error.__traceback__
     while frame is not None:
         parts = Path(frame.tb_frame.f_code.co_filename).with_suffix("").parts

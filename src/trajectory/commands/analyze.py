@@ -1,4 +1,4 @@
-"""Look into a trained model: what its heads attend to, how far ahead it predicts.
+"""Analyse a trained model: what its attention heads attend to, and how far ahead it predicts.
 
 python src/analyze.py analysis=attention checkpoint=outputs/train/hopper/.../last.ckpt
 python src/analyze.py analysis=prediction checkpoint=...
@@ -17,7 +17,7 @@ from trajectory.settings import analysis_settings
 
 
 def analyze(config: DictConfig, folder: Path) -> None:
-    """One analysis; `results.json` and its pictures are left under `folder`."""
+    """Run one analysis; write `results.json` and its pictures to `folder`."""
     settings = analysis_settings(config)
     with gc_paused():
         from trajectory.analysis.analyze import analyze
@@ -27,5 +27,5 @@ def analyze(config: DictConfig, folder: Path) -> None:
 
 @hydra.main(config_path=CONF, config_name="analyze", version_base="1.3")
 def main(config: DictConfig) -> None:
-    with run_folder(config, alone=True) as folder:
+    with run_folder(config, exclusive=True) as folder:
         analyze(config, folder)

@@ -1,10 +1,10 @@
-"""Measure what the parts of the framework need on this machine.
+"""Measure the speed and memory of the framework on this machine.
 
   python src/benchmark.py
   python src/benchmark.py benchmark.suites=[planning]
   python src/benchmark.py benchmark.threads=1 planner.beam_width=32 planner.horizon=5
 
-Prints tables as it goes and leaves `benchmark.json`, whose path is the last line printed, and `latency.png`.
+Prints tables while it runs. Writes `latency.png` and `benchmark.json`, whose path is the last line printed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trajectory.settings import benchmark_settings
 
 
 def benchmark(config: DictConfig, folder: Path) -> Path:
-    """Run the suites that are asked for; returns the path of what was measured."""
+    """Run the requested suites; returns the path of the measurements."""
     settings = benchmark_settings(config)
     with gc_paused():
         from trajectory.benchmarks.run import benchmark
@@ -30,5 +30,5 @@ def benchmark(config: DictConfig, folder: Path) -> Path:
 
 @hydra.main(config_path=CONF, config_name="benchmark", version_base="1.3")
 def main(config: DictConfig) -> None:
-    with run_folder(config, alone=False) as folder:
+    with run_folder(config, exclusive=False) as folder:
         print(benchmark(config, folder))

@@ -1,15 +1,15 @@
-"""Bring a dataset onto this machine and describe it, without training: in the local Minari store
-(MINARI_DATASETS_PATH, else ~/.minari/datasets), with summary.json and data_card.png in the run's folder.
+"""Record, download or import a dataset, and describe it, without training. The dataset is in the local Minari store
+(MINARI_DATASETS_PATH, else ~/.minari/datasets); summary.json and data_card.png are in the run folder.
 
-Built in, recorded now; quality is random, medium, medium-replay, medium-expert or expert:
+A built-in dataset, recorded now; quality is random, medium, medium-replay, medium-expert or expert:
   python src/collect.py env=hopper dataset.quality=medium
-Published with Minari, downloaded and verified:
+A dataset published with Minari, downloaded and verified:
   python src/collect.py env=hopper dataset=minari dataset.id=mujoco/hopper/medium-v0
-Your own, a folder of .npz or .parquet files, one per episode:
+Your own data, a folder of .npz or .parquet files, one per episode:
   python src/collect.py env=hopper dataset=own dataset.path=walks dataset.id=me/hopper/walks-v0
-A raw D4RL file, read where it lies:
+A raw D4RL file, read in place:
   python src/collect.py env=hopper dataset=d4rl dataset.path=hopper_medium-v2.hdf5
-Any Gymnasium environment has random data:
+Random data of any Gymnasium environment:
   python src/collect.py env=gym env.id=Swimmer-v5 dataset.quality=random
 """
 
@@ -28,7 +28,7 @@ from trajectory.imports import gc_paused
 
 
 def collect(config: DictConfig, folder: Path) -> None:
-    """One dataset; its summary and data card are left under `folder`."""
+    """Make one dataset available; write its summary and data card to `folder`."""
     check_keys(config, ("env", "dataset"))
     check_complete(config)
     environment, dataset = environment_settings(config.env), without_missing(config.dataset)
@@ -41,5 +41,5 @@ def collect(config: DictConfig, folder: Path) -> None:
 
 @hydra.main(config_path=CONF, config_name="collect", version_base="1.3")
 def main(config: DictConfig) -> None:
-    with run_folder(config, alone=False) as folder:
+    with run_folder(config, exclusive=False) as folder:
         collect(config, folder)

@@ -1,8 +1,8 @@
-"""Build the workspace of a Weights & Biases project; its panels are in conf/dashboard.yaml.
+"""Build a workspace for a Weights & Biases project, with the panels of conf/dashboard.yaml.
 
   python src/dashboard.py logger.wandb.project=NAME
 
-What is sent is left as `workspace.json`; without a login nothing else happens.
+Writes `workspace.json` to the run folder, and sends it if there is a login.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trajectory.reporting.settings import check_dashboard
 
 
 def dashboard(config: DictConfig, folder: Path) -> None:
-    """Leave the workspace under `folder`, and save it as a new view of the project where there is a login."""
+    """Write the workspace to `folder`, and save it as a new view of the project if there is a login."""
     check_keys(config, ("logger", "name", "entity", "sections"))
     check_complete(config)
     projects = [one.project for one in logger_settings(config.logger).values() if isinstance(one, WandbSettings)]
@@ -35,5 +35,5 @@ def dashboard(config: DictConfig, folder: Path) -> None:
 
 @hydra.main(config_path=CONF, config_name="dashboard", version_base="1.3")
 def main(config: DictConfig) -> None:
-    with run_folder(config, alone=False) as folder:
+    with run_folder(config, exclusive=False) as folder:
         dashboard(config, folder)

@@ -1,4 +1,4 @@
-"""Plan episodes with a checkpoint, from which environment, tokeniser, model and planner come.
+"""Plan episodes with a checkpoint: its environment, tokeniser, model and planner, and what you override.
 
 python src/evaluate.py checkpoint=outputs/train/hopper/.../last.ckpt
 python src/evaluate.py checkpoint=... planner.beam_width=32 evaluation.episodes=24 evaluation.seed=3000
@@ -27,5 +27,5 @@ def evaluate(config: DictConfig, folder: Path) -> float:
 
 @hydra.main(config_path=CONF, config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> float:
-    with run_folder(config, alone=True) as folder:
+    with run_folder(config, exclusive=True) as folder:
         return evaluate(config, folder)

@@ -1,6 +1,6 @@
-"""`--help` of every command: what it does, the groups that its config is composed of, and that config.
+"""`--help` of every command: its description, the config groups, and the composed config.
 
-Hydra's own `--help` copies its whole repository of configs for each group, which takes longer than composing.
+Hydra's own `--help` copies all configs for each group, which takes longer than composing.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ OPTION_COMMANDS = {
 
 
 def print_help(name: str, overrides: list[str]) -> None:
-    """Print the help of a command, its config with `overrides`; one that cannot be composed ends it in one line."""
+    """Print the help of a command, with `overrides` in its config; exit with one line if that cannot be composed."""
     text, problem = _help(name, overrides)
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # into `head`; what Python flushes at its end goes nowhere
+    except BrokenPipeError:  # as with `| head`; discard what Python flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if problem:
         print(f"error: {problem}", file=sys.stderr)
@@ -36,7 +36,7 @@ def print_help(name: str, overrides: list[str]) -> None:
 
 
 def _help(name: str, overrides: list[str]) -> tuple[str, str | None]:
-    """What is shown, and why a config cannot be."""
+    """The text, and the error of a config that cannot be composed."""
     lines = [str(import_module(f"trajectory.commands.{name}").__doc__)]
     with initialize_config_dir(CONF, version_base="1.3", job_name=name):
         try:

@@ -1,4 +1,4 @@
-"""Collect runs into tables, pictures and one page, `report.html`, whose path is the last line printed.
+"""Summarise runs in tables, pictures and one page, `report.html`, whose path is the last line printed.
 
 python src/report.py runs=outputs/train
 python src/report.py runs=[outputs/train/hopper,outputs/evaluate]
@@ -20,7 +20,7 @@ from trajectory.reporting.settings import ReportSettings
 
 
 def report(config: DictConfig, folder: Path) -> Path:
-    """Write the report on `runs` into `folder`; returns the path of its page."""
+    """Write the report on `runs` to `folder`; returns the path of its page."""
     check_keys(config, ("runs", "force", "report"))
     check_complete(config)
     chosen = settings(ReportSettings, config.report, "report")
@@ -36,5 +36,5 @@ def report(config: DictConfig, folder: Path) -> Path:
 
 @hydra.main(config_path=CONF, config_name="report", version_base="1.3")
 def main(config: DictConfig) -> None:
-    with run_folder(config, alone=False) as folder:
+    with run_folder(config, exclusive=False) as folder:
         print(report(config, folder))

@@ -1,4 +1,4 @@
-"""The commands as an installed package gives them: `trajectory-train` is `python src/train.py`, and so on."""
+"""The commands of the installed package: `trajectory-train` is `python src/train.py`, and so on."""
 
 from __future__ import annotations
 

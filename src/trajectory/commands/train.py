@@ -1,8 +1,8 @@
-"""Record or load a dataset, train on it, and plan with the result.
+"""Record or load a dataset, train on it, and plan with the trained model.
 
-python src/train.py env=hopper experiment=laptop                 # a quarter of an hour on a laptop
-python src/train.py env=hopper planner.beam_width=64             # as published, which takes a GPU
-python src/train.py env=hopper experiment=laptop resume=true     # go on where such a run was ended
+python src/train.py env=hopper experiment=laptop                 # fifteen minutes on a laptop
+python src/train.py env=hopper planner.beam_width=64             # as published; needs a GPU
+python src/train.py env=hopper experiment=laptop resume=true     # continue an unfinished run
 python src/train.py env=hopper baseline=iql                      # a baseline on the same data
 python src/train.py -m env=hopper,walker2d seed=0,1,2 experiment=laptop
 """
@@ -27,18 +27,18 @@ OmegaConf.register_new_resolver("run_folder", folder_of_run, replace=True)
 
 
 def train(config: DictConfig, folder: Path) -> float:
-    """One run: everything it leaves is under `folder`; returns `evaluation.optimized_metric` of the final episodes."""
+    """One run in `folder`; returns `evaluation.optimized_metric` of the final episodes."""
     settings = training_settings(config)
     log.info("%s", settings)
     with gc_paused():
-        from trajectory.training.start import train as start  # the environment, torch and Lightning, in this order
+        from trajectory.training.start import train as run_training  # imports environment, torch, Lightning in order
 
-    return start(config, settings, folder)
+    return run_training(config, settings, folder)
 
 
 @hydra.main(config_path=CONF, config_name="train", version_base="1.3")
 def compose(config: DictConfig) -> float:
-    with run_folder(config, alone=True) as folder:
+    with run_folder(config, exclusive=True) as folder:
         return train(config, folder)
 
 

@@ -1,8 +1,8 @@
-"""Train the policies that the built-in datasets are recorded from; needs the optional extra `behaviour`.
+"""Train the behaviour policies that record the built-in datasets; needs the optional extra `behaviour`.
 
   python src/train_behaviour.py env=walker2d
 
-Snapshots, their returns and the policies chosen among them are left in the run's folder.
+Writes snapshots, their returns and the chosen policies to the run folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger("train_behaviour")
 
 
 def train_behaviour(config: DictConfig, folder: Path) -> None:
-    """Snapshots, their returns and the policies chosen among them land in `folder`."""
+    """Train, and write snapshots, their returns and the chosen policies to `folder`."""
     check_keys(config, ("env", "behaviour"))
     recipe = settings(RecipeSettings, config.behaviour, "behaviour")
     environment = environment_settings(config.env)
@@ -36,5 +36,5 @@ def train_behaviour(config: DictConfig, folder: Path) -> None:
 
 @hydra.main(config_path=CONF, config_name="train_behaviour", version_base="1.3")
 def main(config: DictConfig) -> None:
-    with run_folder(config, alone=False) as folder:
+    with run_folder(config, exclusive=False) as folder:
         train_behaviour(config, folder)

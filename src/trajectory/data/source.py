@@ -104,7 +104,7 @@ def locate(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
     check_dataset(dataset)
     theirs = resolve_target(dataset, "dataset", {}) if "source" not in dataset else None
     if isinstance(theirs, ExternalTarget):
-        return theirs.build(of=Source, environment=environment)
+        return theirs.instantiate(expected_type=Source, environment=environment)
     locators = {"builtin": _builtin, "minari": _minari, "d4rl": _d4rl, "own": _own}
     return locators[dataset["source"]](dataset, environment)
 

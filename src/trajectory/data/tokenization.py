@@ -44,7 +44,7 @@ def tokenize_source(source: Source, settings: TokenizerSettings) -> TokenizedDat
     """
     binning = settings.binning
     if not isinstance(binning, str):
-        binning = resolve_target(binning, "tokenizer.binning", {}).build()
+        binning = resolve_target(binning, "tokenizer.binning", {}).instantiate()
     episodes = source.load()
     summary = {**summarize(episodes, source), "layout": asdict(episodes.layout)}
     rewards = shape_rewards(episodes, settings.terminal_reward)

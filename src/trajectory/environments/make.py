@@ -52,7 +52,9 @@ def make_raw_environment(settings: EnvironmentSettings) -> Any:
         raise UserError(f"env.kwargs must be what {settings.id} takes, got {settings.kwargs}: {reason}") from error
     for number, wrapper in enumerate(settings.wrappers):
         arguments = {name: value for name, value in wrapper.items() if name != TARGET}
-        env = ExternalTarget(f"env.wrappers[{number}]", wrapper[TARGET], arguments).build(env, of=gymnasium.Env)
+        env = ExternalTarget(f"env.wrappers[{number}]", wrapper[TARGET], arguments).instantiate(
+            env, expected_type=gymnasium.Env
+        )
     return env
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from trajectory.config import settings
 from trajectory.errors import UserError, require
-from trajectory.targets import TARGET, own_settings
+from trajectory.targets import TARGET, checked_settings
 
 MAKE = "gymnasium.make"
 OWN_MODULES = ("gymnasium_robotics", "trajectory.worlds.four_rooms")  # of the ids in `conf/env/`
@@ -69,7 +69,7 @@ class EnvironmentSettings:
 
 def environment_settings(config: Any) -> EnvironmentSettings:
     """Of the section `env`."""
-    return own_settings(config, "env", MAKE, EnvironmentSettings)
+    return checked_settings(config, "env", MAKE, EnvironmentSettings)
 
 
 def trained_environment(trained: dict[str, Any], changes: dict[str, Any], owner: str) -> EnvironmentSettings:

@@ -90,7 +90,7 @@ class PlanningEvaluation(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the model of the least validation loss, where that tells the best."""
-        if self.best_by != "val/loss" or trainer.sanity_checking or self.interruption.stopped:
+        if self.best_by != "val/loss" or trainer.sanity_checking or self.interruption.training_stopped:
             return
         loss = float(trainer.callback_metrics["val/loss"])
         if self.best_loss is None or loss < self.best_loss:
@@ -100,7 +100,7 @@ class PlanningEvaluation(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluate the final model too; where nothing told a best one on the way, it is the best there is."""
-        if self.interruption.stopped or self.pruned:
+        if self.interruption.training_stopped or self.pruned:
             return
         if self.every_n_steps is not None:
             self._evaluate_once(trainer, pl_module, final=True)

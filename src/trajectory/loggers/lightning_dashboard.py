@@ -44,7 +44,7 @@ def build_logger(target: ExternalTarget) -> Any:
     Raises:
         UserError: it cannot be made, or lacks these methods.
     """
-    logger = target.build()
+    logger = target.instantiate()
     right = all(hasattr(logger, name) for name in ("log_metrics", "log_hyperparams", "save", "finalize"))
     require(right, target.key, "one of Lightning's loggers", target.target)
     return logger

@@ -149,7 +149,7 @@ class TrainingMetrics(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Not of the validation that Lightning adds where an interruption stops a training, which will go on."""
-        if self.interruption.stopped:
+        if self.interruption.training_stopped:
             return
         metrics = _metrics(trainer, validation=True)
         for logger in trainer.loggers:
@@ -292,7 +292,7 @@ class LastCheckpoint(pl.Callback):
         self.resumed = checkpoint["process"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.interruption.listen()
+        self.interruption.install_handlers()
         if self.resumed:
             # where Lightning continues at an epoch's end it counts an epoch too few as begun, and when continued there
             # again would take the same epoch twice
@@ -320,14 +320,14 @@ class LastCheckpoint(pl.Callback):
         if trainer.global_step < trainer.max_steps and (interrupted or trainer.global_step % self.every_n_steps == 0):
             self.save(trainer)
             # only now, at a step that is saved as a whole
-            self.interruption.stopped = interrupted
+            self.interruption.training_stopped = interrupted
             if interrupted:  # whatever `trainer.min_steps` and `trainer.min_epochs` ask for
                 trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
                 trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """However it ended: at its last step, after `trainer.max_time`, or stopped by another callback."""
-        if not self.interruption.stopped:
+        if not self.interruption.training_stopped:
             self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> None:

@@ -16,7 +16,7 @@ from trajectory.critic.critic import Critic
 from trajectory.critic.settings import CriticSettings
 from trajectory.data.discretizer import Discretizer
 from trajectory.errors import UserError, first_line
-from trajectory.files import check_file, write_file
+from trajectory.files import check_checkpoint_file, write_file
 from trajectory.model.gpt import GPT
 from trajectory.model.settings import GPTSettings
 from trajectory.renamed import with_current_fields
@@ -86,7 +86,7 @@ def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
             where there is one.
     """
     path = Path(path)
-    check_file(path)
+    check_checkpoint_file(path)
     data = path.read_bytes()
     end = data.rfind(END) + 22
     if end > 22 and data[end - 2 :] != b"\0\0" and data[end:] != _comment(data[:end]):

@@ -43,7 +43,7 @@ def make_agent(
     """
     if isinstance(planner, PlannerSettings):
         return TrajectoryAgent(gpt, discretizer, planner, discount, terminal_reward, critic)
-    agent = planner.build(gpt, discretizer, discount=discount, terminal_reward=terminal_reward, critic=critic)
+    agent = planner.instantiate(gpt, discretizer, discount=discount, terminal_reward=terminal_reward, critic=critic)
     right = all(callable(getattr(agent, name, None)) for name in ("reset", "act"))
     require(right, f"planner.{TARGET}", "that of an agent, which can reset and act", planner.target)
     return agent

@@ -39,4 +39,4 @@ def objective_of(planner: PlannerSettings) -> Objective | None:
     """
     if isinstance(planner.objective, str):
         return None
-    return resolve_target(planner.objective, "planner.objective", {}).build()
+    return resolve_target(planner.objective, "planner.objective", {}).instantiate()

@@ -81,7 +81,9 @@ def make_callbacks(
         ),
     }
     made = {
-        name: chosen.build(of=pl.Callback) if isinstance(chosen, ExternalTarget) else ours[name](chosen)
+        name: chosen.instantiate(expected_type=pl.Callback)
+        if isinstance(chosen, ExternalTarget)
+        else ours[name](chosen)
         for name, chosen in settings.callbacks.items()
     }
     return {name: callback for name, callback in made.items() if callback is not None}

@@ -24,7 +24,7 @@ def check_extensions(settings: TrainingSettings) -> None:
     silence_lightning()
     for callback in settings.callbacks.values():
         if isinstance(callback, ExternalTarget):
-            callback.build(of=pl.Callback)
+            callback.instantiate(expected_type=pl.Callback)
     for logger in settings.logger.values():
         if isinstance(logger, ExternalTarget):
             build_logger(logger)
@@ -34,8 +34,8 @@ def check_extensions(settings: TrainingSettings) -> None:
     if isinstance(settings.planner, PlannerSettings):
         objective_of(settings.planner)
     if not isinstance(settings.tokenizer.binning, str):
-        resolve_target(settings.tokenizer.binning, "tokenizer.binning", {}).build()
-    if settings.trainer.changed:
+        resolve_target(settings.tokenizer.binning, "tokenizer.binning", {}).instantiate()
+    if settings.trainer.has_unchecked_flags:
         with user_code_errors(settings, {}):
             flags: dict[str, Any] = settings.trainer.flags
             alone: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}

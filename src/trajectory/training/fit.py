@@ -121,7 +121,7 @@ def fit(
     with user_code_errors(settings, callbacks):
         trainer = make_trainer(settings, machine, list(callbacks.values()), loggers, folder)
         # Lightning's own answer to SIGTERM, until the first step
-        with interruption.handled(patient=True), suppress(SIGTERMException):
+        with interruption.handle_signals(defer=True), suppress(SIGTERMException):
             trainer.fit(module, data, ckpt_path=checkpoint)
     interruption.exit_if_preempted()
     module.to(machine.device).eval()
@@ -135,6 +135,6 @@ def fit(
     )
     facts: dict[str, Any] = {"planner": as_dict(settings.planner), "steps": trainer.global_step}
     facts |= {"evaluations": planning.history} | ({"pruned": True} if planning.pruned else {})
-    facts |= {"skipped_steps": guard.skipped, "interrupted": interruption.stopped or planning.pruned}
+    facts |= {"skipped_steps": guard.skipped, "interrupted": interruption.training_stopped or planning.pruned}
     losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     return agent, facts | ({"validation": losses} if losses else {})

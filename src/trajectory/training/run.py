@@ -72,5 +72,5 @@ def run(config: DictConfig, settings: TrainingSettings, start: Start, folder: Pa
         record = RunRecord(folder, settings.environment, metadata, partial(close_loggers, loggers, folder=folder))
         if metadata.get("pruned"):
             return report_pruned_trial(record, metadata["evaluations"][-1])[settings.metric]
-        with interruption.handled(patient=False):
+        with interruption.handle_signals(defer=False):
             return evaluate_and_report(record, agent, settings.evaluation)[settings.metric]

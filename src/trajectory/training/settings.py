@@ -95,10 +95,10 @@ class TrainerSettings:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
-    def changed(self) -> bool:
-        """Whether a flag that Lightning alone can check differs from its default, but for those of validation."""
-        apart = (*FIXED_FLAGS, *VALIDATION_FLAGS)
-        unchecked = [field for field in fields(self) if field.type == "Any" and field.name not in apart]
+    def has_unchecked_flags(self) -> bool:
+        """Whether a flag that only Lightning can check, other than those of validation, differs from its default."""
+        checked = (*FIXED_FLAGS, *VALIDATION_FLAGS)
+        unchecked = [field for field in fields(self) if field.type == "Any" and field.name not in checked]
         return any(getattr(self, field.name) != field.default for field in unchecked)
 
 

@@ -81,7 +81,7 @@ def prepare(config: DictConfig, settings: TrainingSettings, folder: Path) -> Sta
     check_devices(device, trainer.devices)
     if isinstance(settings.planner, PlannerSettings):
         settings.planner.check_device(device.type)
-    if settings.extended:
+    if settings.has_extensions:
         with gc_paused():
             from trajectory.training.check import check_extensions
 
