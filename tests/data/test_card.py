@@ -36,8 +36,8 @@ def slow_columns(episodes: Episodes, stride: int) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "percentiles": [slow_percentile(numbers, percentile) for percentile in PERCENTILES],
-                "at_least": sum(number == min(numbers) for number in numbers) / len(numbers),
-                "at_greatest": sum(number == max(numbers) for number in numbers) / len(numbers),
+                "at_minimum": sum(number == min(numbers) for number in numbers) / len(numbers),
+                "at_maximum": sum(number == max(numbers) for number in numbers) / len(numbers),
             }
         )
     return described
@@ -52,14 +52,14 @@ def test_columns_against_a_slow_loop(most_rows: int, stride: int, monkeypatch: p
     assert [column["name"] for column in columns] == [column["name"] for column in expected]
     for column, slow in zip(columns, expected, strict=True):
         np.testing.assert_allclose(column["percentiles"], slow["percentiles"], rtol=1e-5, atol=1e-6)
-        assert (column["at_least"], column["at_greatest"]) == (slow["at_least"], slow["at_greatest"])
+        assert (column["at_minimum"], column["at_maximum"]) == (slow["at_minimum"], slow["at_maximum"])
 
 
 def test_saturation_is_told_apart_by_end() -> None:
     episodes = random_episodes([10], [True])
     episodes.actions[:, 0] = [-1, -1, -1, 0, 0.5, 0.2, 0.1, 0.3, 1, 0.4]
     action = describe_columns(episodes)[3]
-    assert (action["at_least"], action["at_greatest"]) == (0.3, 0.1)
+    assert (action["at_minimum"], action["at_maximum"]) == (0.3, 0.1)
 
 
 def summary_of(episodes: Episodes, **changes: str) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def test_box_observations_are_the_same_from_every_source(
     episodes = source.load()
     assert same_episodes(episodes, expected(hops))
     assert episodes.content_hash() == expected(hops).content_hash()
-    about = source.about()
+    about = source.cache_metadata()
     assert (about["id"], about["kind"], about["behaviour"]) == (source.id, source.kind, source.behaviour)
     assert about["environment"] == {"id": "Hopper-v5", "kwargs": {}}
     assert all(path.is_file() for path in source.files)
@@ -168,7 +168,7 @@ def test_a_d4rl_file_without_timeouts_is_cut_at_the_limit_of_its_environment(tmp
 def key(dataset: dict[str, Any], environment: EnvironmentSettings) -> str:
     """What tokens of this source are kept under."""
     source = locate(dataset, environment)
-    return cache_key(source.files, source.about())
+    return cache_key(source.files, source.cache_metadata())
 
 
 def test_what_changes_the_numbers_changes_the_key_of_the_tokens(store: Path, tmp_path: Path) -> None:

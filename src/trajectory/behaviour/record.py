@@ -16,7 +16,7 @@ from trajectory.environments.settings import EnvironmentSettings
 from trajectory.progress import progress_bar
 
 # acts in an environment, without memory or, made for every episode anew, with one; None uniformly at random
-Behaviour = GaussianPolicy | type[Controller] | None
+BehaviourPolicy = GaussianPolicy | type[Controller] | None
 
 ENVIRONMENTS = 16  # at most, side by side under one batched policy call
 
@@ -60,7 +60,7 @@ class _Running:
 
 def record_episodes(
     environment: EnvironmentSettings,
-    policies: Sequence[Behaviour],
+    policies: Sequence[BehaviourPolicy],
     *,
     steps: int,
     seed: int,
@@ -87,7 +87,7 @@ def record_episodes(
 
 def _record_policy(
     environment: EnvironmentSettings,
-    policy: Behaviour,
+    policy: BehaviourPolicy,
     steps: int,
     seed: np.random.SeedSequence,
     progress: tqdm,

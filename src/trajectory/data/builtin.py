@@ -12,7 +12,7 @@ from typing import Any
 
 from trajectory.behaviour.controllers import CONTROLLERS, IDS
 from trajectory.behaviour.policy import GaussianPolicy
-from trajectory.behaviour.record import Behaviour, record_episodes
+from trajectory.behaviour.record import BehaviourPolicy, record_episodes
 from trajectory.data.store import dataset_lock, in_store, save_episodes
 from trajectory.environments.make import make_environment
 from trajectory.environments.settings import EnvironmentSettings
@@ -22,7 +22,7 @@ POLICIES = Path(__file__).parent.parent / "behaviour" / "policies"
 DEFAULT_STEPS = 200_000
 DEFAULT_SEED = 0
 CODE_LINK = "src/trajectory/behaviour/record.py of the Trajectory Transformer experiment framework"
-MIXTURES = {  # the policies of each quality, by the names of their files, in equal parts
+MIXTURES = {  # quality -> the policies that record equal parts of it, by file name
     "medium": ["medium"],
     "medium-replay": ["replay_*"],
     "medium-expert": ["medium", "expert"],
@@ -31,7 +31,7 @@ MIXTURES = {  # the policies of each quality, by the names of their files, in eq
 
 
 def builtin_id(environment: str, quality: str, steps: int = DEFAULT_STEPS, seed: int = DEFAULT_SEED) -> str:
-    """`trajectory/hopper/medium-v0`; another size or seed is another dataset and shows in its name."""
+    """Such as `trajectory/hopper/medium-v0`. Another size or seed makes another dataset, and shows in the name."""
     name = quality
     if steps != DEFAULT_STEPS:
         name += f"-steps{steps}"
@@ -41,26 +41,26 @@ def builtin_id(environment: str, quality: str, steps: int = DEFAULT_STEPS, seed:
 
 
 def policy_files(environment: str, quality: str) -> list[Path]:
-    """The shipped policies that record a quality, in order; none where the environment lacks one of them."""
+    """The shipped policies that record a quality, in order; none if the environment lacks one of them."""
     found = [sorted((POLICIES / environment).glob(f"{name}.safetensors")) for name in MIXTURES.get(quality, [])]
     return [path for paths in found for path in paths] if all(found) else []
 
 
 def qualities(environment: str) -> list[str]:
-    """The qualities that can be recorded for an environment; without shipped policies or controllers only random."""
+    """The qualities that can be recorded: `random`, and those with shipped policies or controllers."""
     mixtures = [quality for quality in MIXTURES if policy_files(environment, quality)]
     return ["random", *mixtures, *CONTROLLERS.get(environment, {})]
 
 
 def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: int, seed: int) -> str:
-    """The id of a built-in dataset, recorded now if the local store does not have it.
+    """The id of a built-in dataset, which is recorded now unless the local store has it.
 
     Raises:
         UserError: an unknown quality, or an environment other than the one its policies were trained in.
     """
     name = environment.name
-    known = qualities(name)
-    require(quality in known, "dataset.quality", f"one of {', '.join(known)} for env={name}", quality)
+    allowed = qualities(name)
+    require(quality in allowed, "dataset.quality", f"one of {', '.join(allowed)} for env={name}", quality)
     rule = "[] with dataset=builtin, which is recorded in the environment as it is"
     require(not environment.wrappers, "env.wrappers", rule, environment.wrappers)
     make_environment(environment).close()
@@ -71,9 +71,9 @@ def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: int
         kwargs = json.loads(policy.metadata.get("environment_kwargs", "{}"))
         rule = f"{kwargs} with dataset=builtin, as the policies of env={name} were trained"
         require(environment.kwargs == kwargs, "env.kwargs", rule, environment.kwargs)
-    if environment.id != IDS.get(name, environment.id):  # another maze
+    if environment.id != IDS.get(name, environment.id):  # for example another maze
         name += "-" + environment.id.rpartition(":")[2]
-    if environment.kwargs and not shipped:  # other arguments make other data
+    if environment.kwargs and not shipped:  # other arguments give other data
         name += "-" + hashlib.sha256(json.dumps(environment.kwargs, sort_keys=True).encode()).hexdigest()[:8]
     dataset_id = builtin_id(name, quality, steps, seed)
     if in_store(dataset_id):
@@ -86,22 +86,22 @@ def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: int
 
 def _record(dataset_id: str, environment: EnvironmentSettings, quality: str, steps: int, seed: int) -> None:
     policies = [GaussianPolicy.load(path) for path in policy_files(environment.name, quality)]
-    behaviours: Sequence[Behaviour] = policies or [None]
-    who: Any = [policy.metadata for policy in policies] or "uniform over the action space"
+    recorders: Sequence[BehaviourPolicy] = policies or [None]
+    recorded_by: Any = [policy.metadata for policy in policies] or "uniform over the action space"
     name = describe(policies)
     controller = CONTROLLERS.get(environment.name, {}).get(quality)
     if controller is not None:
-        behaviours, name = [controller], controller.description
-        who = f"{controller.__name__} of this project"
+        recorders, name = [controller], controller.description
+        recorded_by = f"{controller.__name__} of this project"
     provenance = {
         "steps": steps,
         "seed": seed,
-        "policies": who,
+        "policies": recorded_by,
         "versions": {package: version(package) for package in ("gymnasium", "mujoco", "numpy")},
     }
     save_episodes(
         dataset_id,
-        record_episodes(environment, behaviours, steps=steps, seed=seed),
+        record_episodes(environment, recorders, steps=steps, seed=seed),
         environment,
         algorithm_name=name,
         author="Trajectory Transformer experiment framework",
@@ -114,7 +114,7 @@ def _record(dataset_id: str, environment: EnvironmentSettings, quality: str, ste
 
 
 def describe(policies: list[GaussianPolicy]) -> str:
-    """Who acts, in one line: `TRPO after 151,552 steps, stochastic`."""
+    """The behaviour policy in one line, such as `TRPO after 151,552 steps, stochastic`."""
     if not policies:
         return "uniform random actions"
     steps = [f"{int(policy.metadata['steps']):,}" for policy in policies]

@@ -1,9 +1,9 @@
 """Tokenised datasets on disk, so that a second start on the same data does not tokenise again.
 
-An entry is a folder named by a hash of all that it depends on: the data's own bytes, the settings, and the code that
-tokenises. It is written under another name and renamed, so that it is there as a whole or not at all, and of runs that
-start at once one makes it while the others wait. Its files are held against their hashes before they are used. Deleting
-any of it is always safe.
+An entry is a folder named by a hash of everything that it depends on: the bytes of the data, the settings, and the code
+of this package. It is written under a temporary name and renamed, so it is complete or not there. If several runs start
+at once, one makes the entry and the others wait. Files are checked against their hashes before use. Deleting an entry
+is always safe.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TokenizedData:
-    """What training needs of a dataset.
+    """A tokenised dataset.
 
     Args:
-        tokens: (T, D), the smallest integer type.
+        tokens: (T, D), in the smallest integer type.
         ends: (E,) int64, the row after the last transition of each episode.
         terminated: (E,) bool.
-        summary: what stands in checkpoints and results about the data, with its dimensions.
+        summary: of the data, for checkpoints and results, and the dimensions of a transition.
         card: the data card, a PNG.
     """
 
@@ -54,7 +54,7 @@ class TokenizedData:
 
 
 def cache_key(files: Sequence[Path], settings: dict[str, Any]) -> str:
-    """A hash of the bytes of `files`, of `settings` and of the code of this room.
+    """A hash of the bytes of `files`, of `settings` and of the code of this package.
 
     Raises:
         UserError: a file that cannot be read.
@@ -69,7 +69,7 @@ def cache_key(files: Sequence[Path], settings: dict[str, Any]) -> str:
 
 
 def load_tokens(key: str) -> TokenizedData | None:
-    """The entry of a key, its tokens mapped from the file rather than read; None where there is none that is whole."""
+    """The entry of a key; None if there is no complete one. Its tokens are memory-mapped."""
     folder = cache_path() / key
     try:
         if not folder.is_dir():
@@ -78,7 +78,7 @@ def load_tokens(key: str) -> TokenizedData | None:
             if _hash(folder / name) != written:
                 raise ValueError(f"{name} is not what was written")
         summary = json.loads((folder / "summary.json").read_text())
-        # copy on write: torch has no tensors that cannot be written
+        # copy-on-write, because torch has no read-only tensors
         tokens = torch.from_numpy(np.load(folder / "tokens.npy", mmap_mode="c"))
         with np.load(folder / "episodes.npz") as file:
             ends, terminated = file["ends"], file["terminated"]
@@ -86,7 +86,7 @@ def load_tokens(key: str) -> TokenizedData | None:
         discretizer = Discretizer(*bins["values"].shape)
         discretizer.load_state_dict(bins)
         return TokenizedData(tokens, ends, terminated, discretizer, summary, (folder / "card.png").read_bytes())
-    except Exception as error:  # what the readers of a damaged file raise differs
+    except Exception as error:  # the readers of a damaged file raise errors of many types
         log.warning("%s is damaged and made anew: %s", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         return None
@@ -94,7 +94,7 @@ def load_tokens(key: str) -> TokenizedData | None:
 
 @contextmanager
 def tokens_lock(key: str, dataset_id: str) -> Generator[None]:
-    """Only one process at a time makes the entry of a key; where the cache cannot be written, each its own."""
+    """Let one process at a time make the entry of a key. If the cache cannot be written, each process makes its own."""
     root = cache_path()
     with ExitStack() as stack:
         with suppress(OSError):
@@ -104,27 +104,27 @@ def tokens_lock(key: str, dataset_id: str) -> Generator[None]:
 
 
 def save_tokens(key: str, data: TokenizedData) -> None:
-    """Keep an entry. Without room or permission there is none, and one line says so: nothing else depends on it."""
+    """Write an entry. A full disk or a missing permission only costs the cache, and is logged in one line."""
     root = cache_path()
-    hidden: Path | None = None
+    temporary: Path | None = None
     try:
         root.mkdir(parents=True, exist_ok=True)
         remove_stale(root, TMP_PREFIX)
-        hidden = Path(tempfile.mkdtemp(prefix=TMP_PREFIX, dir=root))
-        np.save(hidden / "tokens.npy", data.tokens.numpy())
+        temporary = Path(tempfile.mkdtemp(prefix=TMP_PREFIX, dir=root))
+        np.save(temporary / "tokens.npy", data.tokens.numpy())
         bins = {name: value.numpy() for name, value in data.discretizer.state_dict().items()}
-        np.savez(hidden / "episodes.npz", ends=data.ends, terminated=data.terminated, **bins)
-        (hidden / "summary.json").write_text(json.dumps(data.summary, indent=1))
-        (hidden / "card.png").write_bytes(data.card)
-        (hidden / HASHES).write_text(json.dumps({path.name: _hash(path) for path in hidden.iterdir()}))
+        np.savez(temporary / "episodes.npz", ends=data.ends, terminated=data.terminated, **bins)
+        (temporary / "summary.json").write_text(json.dumps(data.summary, indent=1))
+        (temporary / "card.png").write_bytes(data.card)
+        (temporary / HASHES).write_text(json.dumps({path.name: _hash(path) for path in temporary.iterdir()}))
         if not (root / key).exists():
-            hidden.rename(root / key)
+            temporary.rename(root / key)
     except OSError as error:
         if not (root / key).exists():
             log.warning("the tokens of %s are not kept for a next start: %s", data.summary["id"], error)
     finally:
-        if hidden is not None:
-            shutil.rmtree(hidden, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _hash(path: Path) -> str:

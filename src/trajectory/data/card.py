@@ -1,4 +1,4 @@
-"""The data card: what a dataset looks like, on one picture."""
+"""The data card: a dataset in one picture."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from trajectory.colors import BLUE, ORANGE
 from trajectory.data.episodes import Episodes
 
-MAX_ROWS = 200_000  # that ranges are drawn from, evenly spaced
+MAX_ROWS = 200_000  # evenly spaced rows from which the ranges are computed
 PERCENTILES = (0, 1, 25, 50, 75, 99, 100)
 
 
 def describe_columns(episodes: Episodes) -> list[dict[str, Any]]:
-    """Per dimension of observation and action, and for the reward: percentiles, and the share of rows at each bound.
+    """Percentiles and saturation of every dimension of observations and actions, and of the reward.
 
-    A bound is the least or greatest number of the column; a large share there is saturation.
+    Saturation is the fraction of rows at the minimum and at the maximum of the column.
     """
     stride = -(-len(episodes.rewards) // MAX_ROWS)
     names = [f"observation {i}" for i in range(episodes.layout.observation_dim)]
@@ -29,15 +29,15 @@ def describe_columns(episodes: Episodes) -> list[dict[str, Any]]:
         {
             "name": name,
             "percentiles": np.percentile(column, PERCENTILES).tolist(),
-            "at_least": float(np.mean(column == column.min())),
-            "at_greatest": float(np.mean(column == column.max())),
+            "at_minimum": float(np.mean(column == column.min())),
+            "at_maximum": float(np.mean(column == column.max())),
         }
         for name, column in zip([*names, "reward"], columns, strict=True)
     ]
 
 
 def draw_card(episodes: Episodes, summary: dict[str, Any]) -> bytes:
-    """A PNG: histograms of returns and lengths, how episodes end, range and saturation of every dimension.
+    """A PNG: histograms of returns and lengths, how episodes end, the range and saturation of every dimension.
 
     Args:
         summary: `id`, `source`, `behaviour`, `content_hash` and the means, as `summarize` gives them.
@@ -54,16 +54,16 @@ def draw_card(episodes: Episodes, summary: dict[str, Any]) -> bytes:
     )
     for position, name, numbers in ((0, "return", episodes.returns()), (1, "length", episodes.lengths)):
         axes = figure.add_subplot(grid[0, position])
-        # between numbers that differ by rounding alone there would be no edges
+        # numbers that differ only by rounding need a wider range
         margin = 1e-3 * float(np.abs(numbers).max())
         axes.hist(numbers, bins=40, range=(numbers.min() - margin, numbers.max() + margin), color=BLUE)
         axes.axvline(float(np.mean(numbers)), color="black", linewidth=1)
         axes.set(xlabel=f"{name} (line: mean)", ylabel="episodes")
     axes = figure.add_subplot(grid[0, 2])
-    share = float(episodes.terminated.mean())
-    bars = axes.bar(["terminated", "cut off by\na time limit"], [share, 1 - share], color=[ORANGE, BLUE])
-    axes.bar_label(bars, labels=[f"{share:.1%}", f"{1 - share:.1%}"])
-    axes.set(ylabel="share of episodes", ylim=(0, 1.12))
+    terminated = float(episodes.terminated.mean())
+    bars = axes.bar(["terminated", "cut off by\na time limit"], [terminated, 1 - terminated], color=[ORANGE, BLUE])
+    axes.bar_label(bars, labels=[f"{terminated:.1%}", f"{1 - terminated:.1%}"])
+    axes.set(ylabel="fraction of episodes", ylim=(0, 1.12))
 
     rows = np.arange(len(columns))
     names = [column["name"] for column in columns]
@@ -80,11 +80,11 @@ def draw_card(episodes: Episodes, summary: dict[str, Any]) -> bytes:
     axes.invert_yaxis()
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 1.6 / len(rows)), ncols=4, frameon=False)
     axes = figure.add_subplot(grid[1, 2])
-    least, greatest = ([column[key] for column in columns] for key in ("at_least", "at_greatest"))
-    axes.barh(rows, [-value for value in least], color=ORANGE, label="least")
-    axes.barh(rows, greatest, color=BLUE, label="greatest")
-    limit = max(0.05, 1.1 * max(*least, *greatest))
-    axes.set(xlabel="saturation: share of rows at each end", xlim=(-limit, limit))
+    at_minimum, at_maximum = ([column[key] for column in columns] for key in ("at_minimum", "at_maximum"))
+    axes.barh(rows, [-value for value in at_minimum], color=ORANGE, label="minimum")
+    axes.barh(rows, at_maximum, color=BLUE, label="maximum")
+    limit = max(0.05, 1.1 * max(*at_minimum, *at_maximum))
+    axes.set(xlabel="saturation: fraction of rows at each end", xlim=(-limit, limit))
     axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):.0%}")
     axes.set_yticks(rows, names)
     axes.invert_yaxis()

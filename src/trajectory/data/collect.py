@@ -1,4 +1,4 @@
-"""Bring a dataset onto this machine and describe it."""
+"""Make a dataset available on this machine and describe it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger("collect")
 
 
 def collect(dataset: dict[str, Any], environment: EnvironmentSettings, folder: Path) -> None:
-    """Record, download or import a dataset, or look at a D4RL file; leave `summary.json` and `data_card.png`.
+    """Record, download or import a dataset, or read a D4RL file; write `summary.json` and `data_card.png`.
 
     Raises:
         UserError: what its source refuses.
@@ -26,5 +26,5 @@ def collect(dataset: dict[str, Any], environment: EnvironmentSettings, folder: P
     summary = summarize(episodes, source)
     write_file(folder / "data_card.png", draw_card(episodes, summary))
     write_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
-    facts = [*(f"  {key}: {value}" for key, value in summary.items()), f"data card: {folder / 'data_card.png'}"]
-    log.info("\n".join(["the dataset:", *facts]))
+    lines = [*(f"  {key}: {value}" for key, value in summary.items()), f"data card: {folder / 'data_card.png'}"]
+    log.info("\n".join(["the dataset:", *lines]))

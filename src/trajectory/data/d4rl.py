@@ -1,4 +1,4 @@
-"""D4RL's raw HDF5 files: flat columns, episodes told apart by two flags."""
+"""D4RL's raw HDF5 files: flat columns, with two flags that end episodes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from trajectory.errors import UserError, first_line, require
 
 
 def load_d4rl(path: Path, max_episode_steps: int | None) -> Episodes:
-    """Read `observations`, `actions`, `rewards`, `terminals` and, where there, `timeouts`.
+    """Read the columns `observations`, `actions`, `rewards`, `terminals` and, if it exists, `timeouts`.
 
     An episode ends where `terminals` (the task ended) or `timeouts` (a time limit cut it off) is set; a row with both
     counts as a termination. A file without `timeouts` is cut every `max_episode_steps`, as D4RL's own loader does.
-    A trailing episode that the recording cut off is kept, as one that is not terminated.
+    A last episode that the recording cut off is kept as not terminated.
 
     Args:
         path: a file such as hopper_medium-v2.hdf5.
@@ -25,47 +25,47 @@ def load_d4rl(path: Path, max_episode_steps: int | None) -> Episodes:
     Raises:
         UserError: not a complete HDF5 file, a column missing, of another shape or length, not of numbers or not finite.
     """
-    owner = f"dataset.path={str(path)!r}"
+    source_name = f"dataset.path={str(path)!r}"
     try:
         with h5py.File(path, "r") as file:
-            return _read(file, owner, max_episode_steps)
+            return _read(file, source_name, max_episode_steps)
     except UserError:
         raise
-    except Exception as error:  # HDF5 raises whatever the damage leads it to
-        raise UserError(f"{owner} must be a complete HDF5 file: {first_line(error)}") from error
+    except Exception as error:  # a damaged file makes HDF5 raise errors of many types
+        raise UserError(f"{source_name} must be a complete HDF5 file: {first_line(error)}") from error
 
 
-def _read(file: h5py.File, owner: str, max_episode_steps: int | None) -> Episodes:
+def _read(file: h5py.File, source_name: str, max_episode_steps: int | None) -> Episodes:
     columns: dict[str, h5py.Dataset] = {}
     for name in ("observations", "actions", "rewards", "terminals", "timeouts"):
         column = file.get(name)
         if column is None and name == "timeouts":
             continue
         if not isinstance(column, h5py.Dataset):
-            raise UserError(f"{owner} must have the columns of D4RL's layout, got none named {name!r}")
+            raise UserError(f"{source_name} must have the columns of D4RL's layout, got none named {name!r}")
         if column.dtype.kind not in "fiub":
-            raise UserError(f"{owner} must hold numbers, got {column.dtype} in {name}")
+            raise UserError(f"{source_name} must hold numbers, got {column.dtype} in {name}")
         dimensions = 2 if name in ("observations", "actions") else 1
         shape = column.shape or ()
         if len(shape) != dimensions and not (dimensions == 1 and shape[1:] == (1,)):
-            raise UserError(f"{owner} must have {dimensions}-dimensional {name}, got shape {column.shape}")
+            raise UserError(f"{source_name} must have {dimensions}-dimensional {name}, got shape {column.shape}")
         columns[name] = column
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise UserError(f"{owner} must have columns of one length, got {lengths}")
+        raise UserError(f"{source_name} must have columns of one length, got {lengths}")
     rows = lengths["rewards"]
-    require(rows > 0, owner, "a file of at least one transition", rows)
+    require(rows > 0, source_name, "a file of at least one transition", rows)
 
     numbers = {}
     for name in ("observations", "actions", "rewards"):
         numbers[name] = np.empty(columns[name].shape, dtype=np.float32)
         columns[name].read_direct(numbers[name])
-    terminals = as_flags(columns["terminals"][()], f"{owner}: terminals")
+    terminals = as_flags(columns["terminals"][()], f"{source_name}: terminals")
     if "timeouts" in columns:
-        over = terminals | as_flags(columns["timeouts"][()], f"{owner}: timeouts")
+        ended = terminals | as_flags(columns["timeouts"][()], f"{source_name}: timeouts")
     else:
-        over = terminals | _time_limits(terminals, max_episode_steps)
-    ends = ends_of(over)
+        ended = terminals | _time_limits(terminals, max_episode_steps)
+    ends = ends_of(ended)
     episodes = Episodes(
         observations=numbers["observations"],
         actions=numbers["actions"],
@@ -73,12 +73,12 @@ def _read(file: h5py.File, owner: str, max_episode_steps: int | None) -> Episode
         ends=ends,
         terminated=terminals[ends - 1],
     )
-    check_finite(episodes, owner)
+    check_finite(episodes, source_name)
     return episodes
 
 
 def _time_limits(terminals: np.ndarray, limit: int | None) -> np.ndarray:
-    """(T,) bool: every `limit`-th row since the episode's start."""
+    """(T,) bool, True on every `limit`-th row of an episode."""
     if limit is None:
         return np.zeros_like(terminals)
     rows = np.arange(len(terminals))

@@ -1,4 +1,4 @@
-"""The LightningDataModule: loads a dataset, tokenises it once and serves windows."""
+"""The `LightningDataModule`: loads a dataset, tokenises it once, and serves windows."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from trajectory.transition import TransitionLayout
 
 
 class TrajectoryDataModule(pl.LightningDataModule):
-    """Windows of a dataset as tokens.
+    """Windows of tokens from a dataset.
 
     After `setup`: `layout`, `discretizer`, `windows`, `card` (the data card, a PNG) and `summary` (id, source,
     behaviour policy, number of episodes and steps, mean, standard deviation and best of the returns, content hash).
-    With a validation share, `validation` holds the windows of the episodes held out; bins are fitted to all episodes.
+    With a validation share, `validation` holds the windows of the held-out episodes. Bins are fitted to all episodes.
 
     Args:
-        hindsight: how goals are chosen, where the environment has goals.
-        validation_share: of the episodes; which ones depends on the seed alone.
+        hindsight: how goals are chosen, if the environment has goals.
+        validation_share: fraction of the episodes that are held out, chosen by the seed alone.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         self.validation: TokenWindows | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Load and tokenise, or find the tokens of an earlier start; done once, however often Lightning calls it.
+        """Load and tokenise, or take the tokens from the cache. Later calls, which Lightning makes, do nothing.
 
         Raises:
             UserError: what the source refuses, or a validation share that leaves no episode.
@@ -66,14 +66,14 @@ class TrajectoryDataModule(pl.LightningDataModule):
         self.discretizer = data.discretizer
         self.card = data.card
         self.windows = TokenWindows(data.tokens, data.ends, data.terminated, self.window, self.tokenizer.bins)
-        self.episodes = np.arange(len(data.ends))  # that are trained on
+        self.episodes = np.arange(len(data.ends))  # those that are trained on
         if self.validation_share:
             held_out = self.held_out(len(data.ends))
             self.episodes = np.delete(self.episodes, held_out)
             self.windows, self.validation = self.windows.of(self.episodes), self.windows.of(held_out)
 
     def held_out(self, episodes: int) -> np.ndarray:
-        """The episodes that `val/loss` is measured on, in their order.
+        """The indices of the held-out episodes, ascending.
 
         Raises:
             UserError: there are none, or none is left to train on.
@@ -85,9 +85,9 @@ class TrajectoryDataModule(pl.LightningDataModule):
         return np.sort(np.random.default_rng((self.seed, episodes)).permutation(episodes)[:count])
 
     def train_dataloader(self) -> DataLoader:
-        """This rank's parts of batches of (tokens, mask), whose order and goals depend on seed and epoch alone.
+        """Batches of (tokens, mask), of each this rank's part. Order and goals depend on seed and epoch alone.
 
-        A training that Lightning continues from a checkpoint begins with the first batch that it has not seen.
+        A resumed training begins with the first batch that it has not seen.
         """
         assert self.windows is not None, "setup has not been called"
         if self.trainer:
@@ -97,11 +97,11 @@ class TrajectoryDataModule(pl.LightningDataModule):
         self.batches.start = seen % len(self.batches)
         goal = self.source.environment.goal
         windows = self.windows if goal is None else HindsightWindows(self.windows, goal, self.hindsight, self.batches)
-        # a generator of its own: an iterator draws from it, which must not depend on where a training was continued
+        # its own generator: iterators draw from it, and resuming must not change the global one
         return DataLoader(windows, sampler=self.batches, batch_size=None, generator=torch.Generator())
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """This rank's parts of the batches of all held-out windows, in their order; nothing without a share."""
+        """Batches of all held-out windows in order, of each this rank's part; none without a validation share."""
         if self.validation is None:
             return []
         if self.trainer:
@@ -113,7 +113,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         return DataLoader(held_out, sampler=batches, batch_size=None, generator=torch.Generator())
 
     def episodes_of_batch(self, batch: int) -> list[int]:
-        """The episodes that the windows of a batch of the present epoch are cut from."""
+        """The episodes of the windows in a batch of the current epoch."""
         assert self.windows is not None, "setup has not been called"
         rows = self.batches.rows_of(batch, batch + 1).to(self.windows.ends.device)
         return self.episodes[self.windows.episodes_of(rows).unique().cpu().numpy()].tolist()

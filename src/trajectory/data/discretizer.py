@@ -1,9 +1,9 @@
 """Numbers to tokens and back: quantile or uniform bins per dimension (paper, section 3.1).
 
-A dimension with no more distinct values than bins gives each value a bin of its own. Otherwise, values that repeat
-often (saturated actions, constant rewards) get bins of their own, and the rest is cut, between those, into quantiles
-or equal widths. A value decodes to its bin's value: the repeated value itself, the mean of the data in a quantile
-bin, the middle of a uniform one.
+If a dimension has no more distinct values than bins, each value gets its own bin. Otherwise frequent values (saturated
+actions, constant rewards), called atoms here, get their own bins, and the values between them are cut into quantiles or
+equal widths. A token decodes to the value of its bin: the atom itself, the mean of the data in a quantile bin, or the
+middle of a uniform bin.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from trajectory.data.episodes import CHUNK
 from trajectory.errors import UserError, require
 from trajectory.transition import TransitionLayout
 
-# A repeated value gets a bin of its own from this share of an equal bin's rows upwards.
+# A value is an atom if it fills at least this fraction of the rows of an average bin.
 MIN_ATOM_FRACTION = 0.05
-# At most such a share goes to values that fill no equal bin, but for two of them: the rest needs bins as well.
+# At most this fraction of the bins goes to atoms that do not fill an average bin, but two such atoms always get one.
 MAX_ATOM_FRACTION = 0.1
 
 
 class Binning(Protocol):
-    """How the bins of a column are chosen: what `tokenizer.binning._target_` makes."""
+    """Chooses the bins of a column; `tokenizer.binning._target_` makes one."""
 
     def __call__(self, ordered: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The bins of a column.
 
         Args:
             ordered: (T,) float32, ascending and finite.
-            bins: at most so many.
+            bins: the maximum number of bins.
 
         Returns:
-            (K,) lowest and highest value of each bin and what it decodes to, all ascending, K at most `bins`.
+            (K,) lowest value, highest value and decoded value of each bin, all ascending, K at most `bins`.
         """
         ...
 
 
 def _checked(found: Any, bins: int, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a binning of the user's own gave for a column, if it is bins."""
+    """Check the bins that a user's binning has returned for a column."""
     lows, highs, values = (np.asarray(part, dtype=np.float32) for part in found)
     shapes = lows.shape == highs.shape == values.shape and lows.ndim == 1 and 0 < len(lows) <= bins
     rule = f"one that gives at most {bins} bins, ascending and apart, for {name}"
@@ -54,11 +54,11 @@ def _checked(found: Any, bins: int, name: str) -> tuple[np.ndarray, np.ndarray, 
 
 
 class Discretizer(nn.Module):
-    """Per-dimension bins as buffers, so that a checkpoint carries its own tokeniser.
+    """Bins of every dimension, as buffers, so that a checkpoint contains its tokeniser.
 
     Buffers:
-        boundaries: (D, N - 1) ascending; a value's bin is the number of boundaries not above it. Unused ones are inf.
-        values: (D, N) what each bin decodes to; unused bins repeat the last used one.
+        boundaries: (D, N - 1) ascending. The bin of a value is the number of boundaries not above it. Unused: inf.
+        values: (D, N) decoded value of each bin. Unused bins repeat the last used one.
         counts: (D,) number of bins in use.
     """
 
@@ -80,23 +80,23 @@ class Discretizer(nn.Module):
         """Fit the bins of each column.
 
         Args:
-            columns: one (T,) array of finite numbers per dimension of the transition, one at a time in memory where
-                they come from a generator.
+            columns: a (T,) array of finite numbers for each dimension of the transition. From a generator, one at a
+                time is in memory.
             bins: N, at least 2.
-            binning: "quantile", "uniform", or one of the user's own.
+            binning: "quantile", "uniform", or a `Binning`.
             layout: names the dimensions in messages.
 
         Raises:
             UserError: an unknown binning, fewer than two bins, or a number that is not finite.
         """
-        known = not isinstance(binning, str) or binning in ("quantile", "uniform")
-        require(known, "tokenizer.binning", "quantile or uniform", binning)
+        is_valid = not isinstance(binning, str) or binning in ("quantile", "uniform")
+        require(is_valid, "tokenizer.binning", "quantile or uniform", binning)
         require(isinstance(bins, int) and bins >= 2, "tokenizer.bins", "a whole number of at least 2", bins)
         fits = []
         for dimension, column in enumerate(columns):
             with np.errstate(over="ignore"):
                 ordered = np.sort(np.asarray(column, dtype=np.float32))
-            # infinities and not-a-number sort to the ends
+            # infinities and NaN sort to the ends
             if not np.isfinite(ordered[[0, -1]]).all():
                 raise UserError(f"{layout.name(dimension)} must hold finite numbers only, as float32")
             found = fit_column(ordered, bins, binning) if isinstance(binning, str) else binning(ordered, bins)
@@ -111,25 +111,25 @@ class Discretizer(nn.Module):
         return discretizer
 
     def encode(self, numbers: Tensor, dimensions: slice | list[int] = slice(None)) -> Tensor:
-        """(..., D') numbers of the given dimensions -> (..., D') int64 tokens; outside the data the outermost bins."""
+        """(..., D') numbers of the given dimensions -> (..., D') int64 tokens. Outside the data: the end bins."""
         columns = numbers.to(self.boundaries.dtype).movedim(-1, 0).contiguous()
         flat = columns.view(len(columns), -1)
         boundaries = self.boundaries[dimensions]
         tokens = torch.searchsorted(boundaries, flat, right=True)
-        # a number above every boundary would land among the unused bins only if it were infinite
+        # only an infinite number is above the boundaries of the unused bins
         tokens = torch.minimum(tokens, self.counts[dimensions, None] - 1)
         return tokens.view(columns.shape).movedim(0, -1)
 
     def decode(self, tokens: Tensor, dimensions: slice = slice(None)) -> Tensor:
-        """(..., D') tokens of the given dimensions -> (..., D') numbers; the stop token decodes as the top bin."""
+        """(..., D') tokens of the given dimensions -> (..., D') numbers. The stop token decodes as the top bin."""
         values = self.values[dimensions]
         flat = tokens.reshape(-1, len(values)).clamp(max=self.bins - 1).T
         return values.gather(1, flat).T.reshape(tokens.shape)
 
     def value_range(self, dimension: int) -> tuple[float, float]:
-        """About the least and the greatest number that a dimension's bins were fitted to.
+        """The approximate minimum and maximum of the data that a dimension's bins were fitted to.
 
-        The outermost bins are taken to reach as far beyond their values as their boundaries lie before them.
+        Each end bin is assumed to extend as far beyond its value as its boundary lies on the other side.
         """
         count = int(self.counts[dimension])
         values, boundaries = self.values[dimension].tolist(), self.boundaries[dimension].tolist()
@@ -138,20 +138,20 @@ class Discretizer(nn.Module):
         return 2 * values[0] - boundaries[0], 2 * values[count - 1] - boundaries[count - 2]
 
     def valid(self) -> Tensor:
-        """(D, N + 1) bool: which tokens a dimension can produce; the stop token (the last) is never among them."""
+        """(D, N + 1) bool, the tokens that a dimension uses. The stop token (the last one) is not among them."""
         return torch.arange(self.bins + 1, device=self.counts.device) < self.counts[:, None]
 
     def expectation(self, probabilities: Tensor, dimension: int) -> Tensor:
-        """(..., N + 1) probabilities of one dimension's tokens -> (...,) mean decoded value given no stop."""
+        """(..., N + 1) probabilities of one dimension's tokens -> (...,) mean decoded value, given no stop token."""
         used = probabilities[..., : self.bins]
         return used @ self.values[dimension].to(used.dtype) / used.sum(-1)
 
 
 def fit_column(ordered: np.ndarray, bins: int, binning: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lowest and highest member and decoded value of each bin of one column, ascending, all float32.
+    """Lowest value, highest value and decoded value of each bin of one column, ascending, all float32.
 
     Args:
-        ordered: (T,) float32 ascending; nothing else of its size is made.
+        ordered: (T,) float32 ascending. No copy of it is made.
     """
     if _count_distinct(ordered) <= bins:
         unique = _distinct(ordered)
@@ -159,9 +159,9 @@ def fit_column(ordered: np.ndarray, bins: int, binning: str) -> tuple[np.ndarray
     pieces = np.split(ordered, _atoms(ordered, bins))
     pieces = [piece for piece in pieces if len(piece)]
     with np.errstate(over="ignore"):
-        shares = [len(piece) if binning == "quantile" else piece[-1] - piece[0] for piece in pieces]
-    # a repeated value cut out has one distinct value and so gets one bin
-    allotted = _allot(bins, shares, [_count_distinct(piece) for piece in pieces])
+        sizes = [len(piece) if binning == "quantile" else piece[-1] - piece[0] for piece in pieces]
+    # an atom has one distinct value and therefore gets one bin
+    allotted = _allot(bins, sizes, [_count_distinct(piece) for piece in pieces])
     cut = _quantile_bins if binning == "quantile" else _uniform_bins
     lows, highs, values = zip(*map(cut, pieces, allotted), strict=True)
     return np.concatenate(lows), np.concatenate(highs), np.concatenate(values)
@@ -173,7 +173,7 @@ def _count_distinct(ordered: np.ndarray) -> int:
 
 
 def _distinct(ordered: np.ndarray) -> np.ndarray:
-    """The distinct values, where they are few: jumps from one to the next."""
+    """The distinct values; fast if they are few."""
     rows = [0]
     while rows[-1] < len(ordered):
         rows.append(int(np.searchsorted(ordered, ordered[rows[-1]], side="right")))
@@ -181,12 +181,12 @@ def _distinct(ordered: np.ndarray) -> np.ndarray:
 
 
 def _atoms(ordered: np.ndarray, bins: int) -> np.ndarray:
-    """(2A,) rows to cut at, before and after each of the values that get a bin of their own.
+    """(2A,) rows to cut at, before and after each of A atoms.
 
-    Those are the most frequent ones, equally frequent ones alike.
+    If there are too many, the most frequent ones are taken; of equally frequent ones all or none.
     """
     least = math.ceil(max(2.0, MIN_ATOM_FRACTION * len(ordered) / bins))
-    # a value that fills so many rows fills one of every so many
+    # a value in at least `least` successive rows is in one of every `least`
     starts = np.unique(np.searchsorted(ordered, ordered[::least]))
     stops = np.searchsorted(ordered, ordered[starts], side="right")
     counts = stops - starts
@@ -198,24 +198,24 @@ def _atoms(ordered: np.ndarray, bins: int) -> np.ndarray:
     return np.stack([starts[atoms], stops[atoms]], axis=1).ravel()
 
 
-def _allot(bins: int, shares: list, limits: list[int]) -> list[int]:
-    """Split `bins` over segments in proportion to their shares, each at least 1 and at most its limit."""
-    allotted = [1] * len(shares)
-    for _ in range(bins - len(shares)):
+def _allot(bins: int, sizes: list, limits: list[int]) -> list[int]:
+    """Split `bins` over segments in proportion to their sizes; each gets at least 1 and at most its limit."""
+    allotted = [1] * len(sizes)
+    for _ in range(bins - len(sizes)):
         need = [
-            share / (count + 0.5) if count < limit else -1.0
-            for share, count, limit in zip(shares, allotted, limits, strict=True)
+            size / (count + 0.5) if count < limit else -1.0
+            for size, count, limit in zip(sizes, allotted, limits, strict=True)
         ]
         allotted[int(np.argmax(need))] += 1
     return allotted
 
 
 def _quantile_bins(ordered: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut ascending numbers, some of them repeated, into at most `bins` groups of about equal size."""
+    """Cut ascending numbers, with repetitions, into at most `bins` groups of about equal size."""
     edges = np.arange(bins) * (len(ordered) / bins)
     at_edges = ordered[edges.astype(np.int64)]
     first, stop = (np.searchsorted(ordered, at_edges, side=side) for side in ("left", "right"))
-    # a repeated number belongs to the group that the middle of its rows falls into
+    # a repeated number belongs to the group of its middle row
     starts = np.unique(np.where((first + stop) / 2 >= edges, first, stop))
     starts = starts[starts < len(ordered)]
     stops = np.append(starts[1:], len(ordered))
@@ -229,11 +229,11 @@ def _uniform_bins(ordered: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarra
     edges = np.linspace(float(ordered[0]), float(ordered[-1]), bins + 1)
     middle = ((edges[:-1] + edges[1:]) / 2).astype(np.float32)
     lows, highs = edges[:-1].astype(np.float32), edges[1:].astype(np.float32)
-    # the middle of a bin one float wide may round to the next bin's lowest number
+    # the middle of a bin that is one float wide may round to the next bin's lowest number
     return lows, highs, np.where(middle < highs, middle, lows)
 
 
 def _between(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Boundaries half-way between neighbouring bins, never at or below the lower one unless the two touch."""
+    """Boundaries half-way between neighbouring bins, above the lower bin unless the two touch."""
     middle = ((lower.astype(np.float64) + upper.astype(np.float64)) / 2).astype(np.float32)
     return np.where(middle <= lower, upper, middle)

@@ -1,4 +1,4 @@
-"""Episodes in columns: what every source is read into."""
+"""Episodes as columns, the form that every source is read into."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from trajectory.errors import UserError, require
 from trajectory.transition import TransitionLayout
 
-CHUNK = 1 << 16  # rows worked on at a time, bounding the intermediates
+CHUNK = 1 << 16  # rows per step of computations, to bound their memory
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """All episodes of a dataset, one after the other.
+    """All episodes of a dataset, concatenated.
 
     Args:
-        observations: (T, observation_dim) float32, the observation each action was taken in.
+        observations: (T, observation_dim) float32, before each action.
         actions: (T, action_dim) float32.
         rewards: (T,) float32.
         ends: (E,) int64, the row after the last transition of each episode.
-        terminated: (E,) bool, True where the task ended; False where a time limit (or the recording) cut it off.
+        terminated: (E,) bool, True if the task ended; False if a time limit or the recording cut the episode off.
     """
 
     observations: np.ndarray
@@ -54,12 +54,12 @@ class Episodes:
         """(E,) undiscounted return of each episode, float64."""
         returns, starts = np.empty(len(self)), self.starts
         for episodes, rows in blocks(self.ends):
-            # reduceat casts all that it is given at once
+            # block by block, because reduceat casts its whole input
             returns[episodes] = np.add.reduceat(self.rewards[rows], starts[episodes] - rows.start, dtype=np.float64)
         return returns
 
     def content_hash(self) -> str:
-        """The same for the same numbers, whatever file they came from."""
+        """A hash of the numbers, which does not depend on the file format."""
         digest = hashlib.sha256()
         for column in (self.observations, self.actions, self.rewards, self.ends, self.terminated):
             digest.update(np.ascontiguousarray(column).data)
@@ -67,7 +67,7 @@ class Episodes:
 
 
 def blocks(ends: np.ndarray) -> Iterator[tuple[slice, slice]]:
-    """Whole episodes of about CHUNK rows together, in their order: as a slice of the episodes and as one of the rows.
+    """Blocks of whole episodes with about CHUNK rows, in order: a slice of the episodes and a slice of the rows.
 
     Args:
         ends: (E,) the row after the last transition of each episode.
@@ -81,7 +81,7 @@ def blocks(ends: np.ndarray) -> Iterator[tuple[slice, slice]]:
 
 
 def allocate(lengths: Sequence[int] | np.ndarray, observation_dim: int, action_dim: int) -> Episodes:
-    """Columns of the right sizes, not yet filled: reading straight into them needs the memory once."""
+    """Uninitialised columns of the right sizes, to read into without a copy."""
     ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
     rows = int(ends[-1])
     return Episodes(
@@ -93,22 +93,22 @@ def allocate(lengths: Sequence[int] | np.ndarray, observation_dim: int, action_d
     )
 
 
-def as_flags(values: np.ndarray, owner: str) -> np.ndarray:
-    """Flags of any numeric type and shape as (T,) bool; nothing but 0 and 1 is one."""
+def as_flags(values: np.ndarray, source_name: str) -> np.ndarray:
+    """Flags of any numeric type and shape as (T,) bool. Values other than 0 and 1 are refused."""
     values = values.reshape(-1)
     wrong = values[(values != 0) & (values != 1)]
-    require(len(wrong) == 0, owner, "0 or 1", wrong[0].item() if len(wrong) else None)
+    require(len(wrong) == 0, source_name, "0 or 1", wrong[0].item() if len(wrong) else None)
     return values != 0
 
 
-def ends_of(over: np.ndarray) -> np.ndarray:
-    """(T,) bool, set where an episode ends -> (E,) row after each one's last transition, a trailing one's too."""
-    ends = np.flatnonzero(over) + 1
-    return ends if over[-1:].all() else np.append(ends, len(over))
+def ends_of(ended: np.ndarray) -> np.ndarray:
+    """(T,) bool, True where an episode ends -> (E,) row after each episode's end. The last row always ends one."""
+    ends = np.flatnonzero(ended) + 1
+    return ends if ended[-1:].all() else np.append(ends, len(ended))
 
 
-def check_finite(episodes: Episodes, owner: str) -> None:
-    """Refuse numbers that are not finite, naming the dataset (`owner`), episode and column."""
+def check_finite(episodes: Episodes, source_name: str) -> None:
+    """Raise a `UserError` for numbers that are not finite. It names the dataset (`source_name`), episode and column."""
     for name, values in (
         ("observation", episodes.observations),
         ("action", episodes.actions),
@@ -121,6 +121,6 @@ def check_finite(episodes: Episodes, owner: str) -> None:
                 episode = int(np.searchsorted(episodes.ends, row, side="right"))
                 step = row - episodes.starts[episode]
                 raise UserError(
-                    f"{owner} must hold finite numbers only, got {values[row, column]} in "
+                    f"{source_name} must hold finite numbers only, got {values[row, column]} in "
                     f"{name}[{column}], episode {episode}, step {step}"
                 )

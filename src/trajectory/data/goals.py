@@ -1,7 +1,8 @@
-"""Goals in hindsight: what an episode came to later was its goal before (paper, section 3.3; Andrychowicz et al. 2017).
+"""Goals in hindsight: a later state of an episode is the goal of an earlier one (paper, section 3.3; Andrychowicz et
+al. 2017).
 
-A goal stands in front of a window as one more transition, whose tokens are those of the goal in the goal's dimensions
-and the stop token in all others.
+A goal precedes a window as one more transition. It holds the goal's tokens in the goal's dimensions, and the stop token
+in all others.
 """
 
 from __future__ import annotations
@@ -19,35 +20,36 @@ from trajectory.data.settings import HindsightSettings
 from trajectory.data.windows import TokenWindows, uniform_hash
 from trajectory.errors import require
 
-MARGIN = 0.1  # of the data's range, beyond it, where goals are still taken: its rim is seldom visited
+MARGIN = 0.1  # goals may lie beyond the data by this fraction of its range, because its rim is seldom visited
 
 
 def later_rows(rows: np.ndarray, ends: np.ndarray, uniforms: np.ndarray, settings: HindsightSettings) -> np.ndarray:
-    """(B,) rows, each at or after its own and before its end.
+    """(B,) rows of goals, each at or after the given row and before the end of its episode.
 
     Args:
         rows: (B,) int64.
-        ends: (B,) int64, the row after the last of each one's episode.
-        uniforms: (B,) draws from [0, 1).
+        ends: (B,) int64, the row after the episode of each.
+        uniforms: (B,) random numbers in [0, 1).
     """
-    left = ends - rows
+    remaining = ends - rows
     if settings.mean_steps is None:
-        steps = uniforms * left
+        steps = uniforms * remaining
     else:
         stay = settings.mean_steps / (1 + settings.mean_steps)  # the probability of one more step
-        steps = np.log1p(-uniforms * -np.expm1(left * np.log(stay))) / np.log(stay)
-    return rows + np.minimum(steps.astype(np.int64), left - 1)
+        steps = np.log1p(-uniforms * -np.expm1(remaining * np.log(stay))) / np.log(stay)
+    return rows + np.minimum(steps.astype(np.int64), remaining - 1)
 
 
 class HindsightWindows(Dataset):
-    """Windows, each behind a goal: an observation of the same episode after the window's first.
+    """Windows, each preceded by a goal: an observation of the same episode after the window's first.
 
-    So a goal may be as near as the next step, or as far as the episode's end; what is done once it is reached is learnt
-    as well. Which one depends on seed, epoch and row alone, so that a training that is continued sees the same.
+    The goal may be as near as the next step or as far as the end of the episode. The model therefore also learns what
+    to do once a goal is reached. The choice depends on seed, epoch and row alone, so a resumed training sees the same
+    goals.
 
     Args:
-        dimensions: of the observation, that make up a goal.
-        batches: the sampler, which knows `seed` and `epoch`.
+        dimensions: the dimensions of the observation that make up a goal.
+        batches: the sampler, for its `seed` and `epoch`.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class HindsightWindows(Dataset):
         return len(self.windows)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) rows -> (B, 1 + W, D) tokens and (B, 1 + W) bool mask of the transitions that count in the loss."""
+        """(B,) rows -> (B, 1 + W, D) tokens and (B, 1 + W) bool, the transitions that count in the loss."""
         tokens, mask = self.windows[index]
         goals = self.windows.tokens[torch.from_numpy(self.goal_rows(index.numpy())).to(tokens.device)]
         prefix = torch.full_like(tokens[:, :1], self.windows.stop_token)
@@ -75,21 +77,21 @@ class HindsightWindows(Dataset):
         return torch.cat([prefix, tokens], dim=1), torch.cat([torch.zeros_like(mask[:, :1]), mask], dim=1)
 
     def goal_rows(self, rows: np.ndarray) -> np.ndarray:
-        """(B,) rows that windows begin with -> (B,) rows of their goals, in the present epoch."""
+        """(B,) first rows of windows -> (B,) rows of their goals in the current epoch."""
         ends = self.ends[np.searchsorted(self.ends, rows, side="right")]
         uniforms = uniform_hash(rows, (self.batches.seed, self.batches.epoch))
         return later_rows(np.minimum(rows + 1, ends - 1), ends, uniforms, self.settings)
 
 
 def goal_tokens(discretizer: Discretizer, dimensions: Sequence[int], goals: np.ndarray, *, key: str = "goal") -> Tensor:
-    """(E, G) goals -> (E, D) tokens of the transition that stands in front.
+    """(E, G) goals -> (E, D) tokens of the transition that precedes a window.
 
     Args:
-        dimensions: (G,) of the observation.
-        key: what messages call them.
+        dimensions: (G,) dimensions of the observation.
+        key: the name of the setting, for messages.
 
     Raises:
-        UserError: goals of another size, or outside what the bins were fitted to.
+        UserError: goals of another size, or outside the data that the bins were fitted to.
     """
     dimensions = list(dimensions)
     numbers = torch.from_numpy(np.atleast_2d(np.asarray(goals, dtype=np.float32)))

@@ -86,10 +86,10 @@ def ensure_own(dataset_id: str, path: Path, environment: EnvironmentSettings, be
 
 
 def read_episode(path: Path) -> dict[str, Any]:
-    """One episode from an .npz of its arrays, or a .parquet of one row per step.
+    """Read one episode from an .npz file with its arrays, or from a .parquet file with one row per step.
 
-    A parquet file has the columns `observations` and `actions` (lists), `rewards` and `terminated`, whose last row
-    counts. An .npz may hold Dict observations as `observations/KEY`.
+    A parquet file has the columns `observations` and `actions` (lists), `rewards` and `terminated`, of which the last
+    row counts. An .npz file may hold Dict observations as `observations/KEY`.
     """
     try:
         if path.suffix == ".npz":
@@ -99,7 +99,7 @@ def read_episode(path: Path) -> dict[str, Any]:
             columns = _read_parquet(path)
     except UserError:
         raise
-    except Exception as error:  # zip, NumPy and Arrow raise whatever the damage leads them to
+    except Exception as error:  # damage makes zip, NumPy and Arrow raise errors of many types
         reason = first_line(error)
         raise UserError(f"dataset.path: {path} must be a complete {path.suffix} file of numbers: {reason}") from error
     parts = {name.partition("/")[2]: columns.pop(name) for name in list(columns) if name.startswith("observations/")}
@@ -114,16 +114,16 @@ def _read_parquet(path: Path) -> dict[str, np.ndarray]:
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """episode_2 before episode_10."""
+    """A sort key that puts episode_2 before episode_10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
 def _split(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Flat columns with `terminals` and `timeouts` as one mapping per episode."""
+    """Split flat columns with `terminals` and `timeouts` into one mapping per episode."""
     for name in ("observations", "actions", "rewards", "terminals", "timeouts"):
         require(name in columns, "episodes", "flat columns of D4RL's names", f"none named {name!r}")
-    given = columns["observations"]
-    parts = given if isinstance(given, Mapping) else {"": given}
+    flat_observations = columns["observations"]
+    parts = flat_observations if isinstance(flat_observations, Mapping) else {"": flat_observations}
     observations = {key: _array(part, f"episodes: observations {key}".strip()) for key, part in parts.items()}
     flat = {name: _array(columns[name], f"episodes: {name}") for name in ("actions", "rewards")}
     flags = {
@@ -137,7 +137,7 @@ def _split(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     for start, end in pairwise([0, *ends.tolist()]):
         episode: dict[str, Any] = {name: column[start:end] for name, column in flat.items()}
         rows = {key: part[start:end] for key, part in observations.items()}
-        episode["observations"] = rows if parts is given else rows[""]
+        episode["observations"] = rows if parts is flat_observations else rows[""]
         episode["terminated"] = flags["terminals"][end - 1]
         episodes.append(episode)
     return episodes
@@ -169,57 +169,67 @@ def _save(
     )
 
 
-def _checked(episode: Mapping[str, Any], env: Any, owner: str) -> RecordedEpisode:
-    """An episode in the environment's shapes and types, or a `UserError` that says what is wrong with which."""
+def _checked(episode: Mapping[str, Any], env: Any, source_name: str) -> RecordedEpisode:
+    """An episode in the environment's shapes and types; a `UserError` names what is wrong with it."""
     for name in ("observations", "actions", "rewards", "terminated"):
-        require(name in episode, owner, "a mapping with observations, actions, rewards, terminated", list(episode))
-    rewards = _numbers(episode["rewards"], f"{owner}: rewards", None).reshape(-1)
+        require(
+            name in episode, source_name, "a mapping with observations, actions, rewards, terminated", list(episode)
+        )
+    rewards = _numbers(episode["rewards"], f"{source_name}: rewards", None).reshape(-1)
     length = len(rewards)
-    require(length > 0, f"{owner}: rewards", "of at least one transition", 0)
-    actions = _numbers(episode["actions"], f"{owner}: actions", env.action_space.shape)
-    require(len(actions) == length, f"{owner}: actions", f"{length} long as the rewards are", len(actions))
+    require(length > 0, f"{source_name}: rewards", "of at least one transition", 0)
+    actions = _numbers(episode["actions"], f"{source_name}: actions", env.action_space.shape)
+    require(len(actions) == length, f"{source_name}: actions", f"{length} long as the rewards are", len(actions))
     space = env.observation_space
     observations: Any
     if isinstance(space, Dict):
-        given = episode["observations"]
-        known = isinstance(given, Mapping) and set(given) == set(space.spaces)
-        require(known, f"{owner}: observations", f"a mapping with {', '.join(space.spaces)}", type(given).__name__)
+        parts = episode["observations"]
+        is_valid = isinstance(parts, Mapping) and set(parts) == set(space.spaces)
+        require(
+            is_valid, f"{source_name}: observations", f"a mapping with {', '.join(space.spaces)}", type(parts).__name__
+        )
         observations = {
-            key: _observations(given[key], f"{owner}: observations[{key!r}]", part, length)
+            key: _observations(parts[key], f"{source_name}: observations[{key!r}]", part, length)
             for key, part in space.spaces.items()
         }
     else:
-        observations = _observations(episode["observations"], f"{owner}: observations", space, length)
-    terminated = as_flags(_array(episode["terminated"], f"{owner}: terminated"), f"{owner}: terminated")
-    require(len(terminated) in (1, length), f"{owner}: terminated", "one flag, or one per transition", len(terminated))
-    require(not terminated[:-1].any(), f"{owner}: terminated", "set on the last transition alone", terminated.tolist())
+        observations = _observations(episode["observations"], f"{source_name}: observations", space, length)
+    terminated = as_flags(_array(episode["terminated"], f"{source_name}: terminated"), f"{source_name}: terminated")
+    require(
+        len(terminated) in (1, length), f"{source_name}: terminated", "one flag, or one per transition", len(terminated)
+    )
+    require(
+        not terminated[:-1].any(), f"{source_name}: terminated", "set on the last transition alone", terminated.tolist()
+    )
     return RecordedEpisode(observations, actions.astype(env.action_space.dtype), rewards, bool(terminated[-1]))
 
 
-def _observations(values: Any, owner: str, space: Any, length: int) -> np.ndarray:
-    """(L + 1, D): without the observation after the last action, which nothing reads, the last one stands twice."""
-    observations = _numbers(values, owner, space.shape).astype(space.dtype)
+def _observations(values: Any, source_name: str, space: Any, length: int) -> np.ndarray:
+    """(L + 1, D). If the observation after the last action is missing, the last one is repeated; nothing reads it."""
+    observations = _numbers(values, source_name, space.shape).astype(space.dtype)
     rule = f"{length} or {length + 1} long, the rewards being {length}"
-    require(len(observations) in (length, length + 1), owner, rule, len(observations))
+    require(len(observations) in (length, length + 1), source_name, rule, len(observations))
     return observations if len(observations) > length else np.concatenate([observations, observations[-1:]])
 
 
-def _numbers(values: Any, owner: str, shape: tuple[int, ...] | None) -> np.ndarray:
+def _numbers(values: Any, source_name: str, shape: tuple[int, ...] | None) -> np.ndarray:
     """An array of finite numbers, each row of the given shape."""
-    array = _array(values, owner)
+    array = _array(values, source_name)
     if shape is not None:
-        require(array.shape[1:] == shape, owner, f"an array of shape (L, {', '.join(map(str, shape))})", array.shape)
-    with np.errstate(over="ignore"):  # what training sees is float32
+        require(
+            array.shape[1:] == shape, source_name, f"an array of shape (L, {', '.join(map(str, shape))})", array.shape
+        )
+    with np.errstate(over="ignore"):  # training uses float32
         bad = np.argwhere(~np.isfinite(array.astype(np.float32)))
-    require(len(bad) == 0, owner, "finite", f"{array[tuple(bad[0])]} at {bad[0].tolist()}" if len(bad) else None)
+    require(len(bad) == 0, source_name, "finite", f"{array[tuple(bad[0])]} at {bad[0].tolist()}" if len(bad) else None)
     return array
 
 
-def _array(values: Any, owner: str) -> np.ndarray:
+def _array(values: Any, source_name: str) -> np.ndarray:
     """An array of numbers with at least one dimension."""
     try:
         array = np.atleast_1d(values)
     except ValueError as error:
-        raise UserError(f"{owner} must be rows of one length: {first_line(error)}") from error
-    require(array.dtype.kind in "fiub", owner, "numbers", array.dtype.name)
+        raise UserError(f"{source_name} must be rows of one length: {first_line(error)}") from error
+    require(array.dtype.kind in "fiub", source_name, "numbers", array.dtype.name)
     return array

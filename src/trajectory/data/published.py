@@ -1,4 +1,4 @@
-"""Published Minari datasets: the local store first, then a download that is verified before it counts."""
+"""Published Minari datasets: from the local store, else downloaded and verified."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from trajectory.environments.make import check_layout, make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, first_line
 
-HUB = "https://huggingface.co"  # where Minari's published datasets lie, unless HF_ENDPOINT says otherwise
+HUB = "https://huggingface.co"  # of Minari's published datasets, unless HF_ENDPOINT is set
 CONNECT_TIMEOUT = 5.0  # seconds
 
 
 def ensure_published(dataset_id: str, environment: EnvironmentSettings) -> None:
-    """Make sure that a dataset is in the local store, downloading it where it is not.
+    """Download a dataset into the local store unless it is there.
 
-    A download is verified before it enters the store: not empty, dimensions of the environment, finite numbers.
+    A download is verified before it enters the store: not empty, the dimensions of the environment, finite numbers.
 
     Raises:
-        UserError: neither in the store nor to be had from the hub, or not what the environment needs.
+        UserError: the dataset is neither in the store nor on the hub, or does not fit the environment.
     """
     check_id(dataset_id)
     if in_store(dataset_id):
@@ -36,20 +36,22 @@ def ensure_published(dataset_id: str, environment: EnvironmentSettings) -> None:
 
 
 def _download(dataset_id: str, environment: EnvironmentSettings) -> None:
-    owner = f"dataset.id={dataset_id!r}"
+    source_name = f"dataset.id={dataset_id!r}"
     with temporary_store(dataset_id):
         try:
             minari.download_dataset(dataset_id)
-        except Exception as error:  # the hub's client raises its own kinds, its transport's and Minari's
-            raise UserError(f"{owner} must be in the local Minari store or published: {first_line(error)}") from error
+        except Exception as error:  # Minari, the hub's client and its transport raise errors of many types
+            raise UserError(
+                f"{source_name} must be in the local Minari store or published: {first_line(error)}"
+            ) from error
         episodes = load_episodes(dataset_id, environment.observation_keys)
         env = make_environment(environment)
-        check_layout(env, episodes.layout, owner)
+        check_layout(env, episodes.layout, source_name)
         env.close()
 
 
 def _check_network(dataset_id: str) -> None:
-    """One clear message at once, where the hub's client would try again and again."""
+    """Raise a `UserError` at once if the hub cannot be reached; its client would retry for long."""
     hub = urlsplit(os.environ.get("HF_ENDPOINT") or HUB)
     problem = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else None
     proxied = {hub.scheme, "all"} & getproxies().keys() and not proxy_bypass(hub.hostname or "")

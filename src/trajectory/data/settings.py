@@ -1,4 +1,4 @@
-"""How numbers become tokens, and how goals are chosen in hindsight."""
+"""Settings of tokenisation, batches, hindsight goals and datasets."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from trajectory.errors import UserError, require
 from trajectory.targets import TARGET, resolve_target
 
-# sources by `dataset.source`, and the texts that each must be given
+# `dataset.source` -> the keys that it needs, whose values are texts
 SOURCES: dict[str, tuple[str, ...]] = {
     "builtin": ("quality",),
     "minari": ("id",),
     "d4rl": ("path",),
     "own": ("path", "id", "behaviour", "author"),
 }
-TARGETS = {  # what finds each
+TARGETS = {  # `dataset.source` -> its `_target_`
     "builtin": "trajectory.data.builtin.ensure_builtin",
     "minari": "trajectory.data.published.ensure_published",
     "d4rl": "trajectory.data.d4rl.load_d4rl",
@@ -25,10 +25,10 @@ TARGETS = {  # what finds each
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """How numbers become tokens; the defaults are the published ones.
+    """How numbers become tokens; the defaults are those of the paper.
 
     Args:
-        binning: "quantile", "uniform", or the `_target_` of a `Binning` of the user's own.
+        binning: "quantile", "uniform", or a section with the `_target_` of a `Binning`.
         bins: N, tokens per dimension.
         discount: of the return-to-go.
         terminal_reward: replaces the reward of the last transition of a terminated episode; None keeps it.
@@ -50,11 +50,11 @@ class TokenizerSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What training is given of a dataset.
+    """Batches and the validation set.
 
     Args:
-        batch_size: windows, of all processes together.
-        validation_share: of the episodes, held out of training for `val/loss`; 0 trains on all of them.
+        batch_size: windows, over all processes together.
+        validation_share: fraction of the episodes that are held out for `val/loss`; 0 trains on all of them.
     """
 
     batch_size: int = 256
@@ -66,18 +66,18 @@ class DataSettings:
         require(0 <= share < 1, "data.validation_share", "at least 0 and below 1", share)
 
     def check_processes(self, processes: int) -> None:
-        """Raise a `UserError` for a batch that several processes cannot share evenly."""
+        """Raise a `UserError` if the processes cannot share a batch evenly."""
         rule = f"a multiple of the {processes} processes, which share every batch"
         require(self.batch_size % processes == 0, "data.batch_size", rule, self.batch_size)
 
 
 @dataclass(frozen=True)
 class HindsightSettings:
-    """Which later observation of its episode is a window's goal.
+    """Which later observation of its episode is the goal of a window.
 
     Args:
-        mean_steps: behind the window's second observation, in the mean of a geometric distribution, cut off at the
-            episode's end; None is uniform over what is left of the episode.
+        mean_steps: mean number of steps after the window's second observation, in a geometric distribution truncated at
+            the episode's end; None is uniform over the rest of the episode.
     """
 
     mean_steps: float | None = 20.0
@@ -88,9 +88,9 @@ class HindsightSettings:
 
 
 def check_dataset(dataset: dict[str, Any]) -> None:
-    """Raise a `UserError` for an unknown source or key, or a key that is missing or of the wrong type.
+    """Raise a `UserError` for an unknown source or key, or for a key that is missing or of the wrong type.
 
-    A source of the user's own has a `_target_` in the place of `source`, and checks its own keys.
+    A user's source has `_target_` instead of `source`, and checks its own keys.
     """
     if "source" not in dataset and TARGET in dataset:
         resolve_target(dataset, "dataset", {})

@@ -1,4 +1,4 @@
-"""Where a dataset comes from: one function from the `dataset` config to episodes that can be read."""
+"""Sources of datasets: from the `dataset` config to episodes that can be read."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from trajectory.targets import ExternalTarget, resolve_target
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset that lies on this machine.
+    """A dataset on this machine.
 
     Args:
-        id: what it is called in checkpoints and results.
+        id: its name in checkpoints and results.
         kind: `dataset.source`.
-        behaviour: who acted, as far as is known.
-        environment: what it is meant for.
-        recorded_in: the id of the environment that it says it was recorded in, where it says so.
-        files: all whose bytes its content depends on.
-        read: reads and validates it; what else its content depends on are these `options`.
+        behaviour: the behaviour policy in a few words, or `unknown`.
+        environment: the environment that it is used for.
+        files: its content depends on their bytes.
+        read: reads and validates it, given `options`, on which its content depends too.
+        recorded_in: the id of the environment that its metadata name, if any.
     """
 
     id: str
@@ -46,7 +46,7 @@ class Source:
     recorded_in: str | None = None
 
     def load(self) -> Episodes:
-        """All episodes, validated and held against the environment.
+        """All episodes, validated and checked against the environment.
 
         Raises:
             UserError: what the reader refuses, or dimensions that differ from the environment's.
@@ -57,25 +57,25 @@ class Source:
         env.close()
         return episodes
 
-    def about(self) -> dict[str, Any]:
-        """All but the files' bytes that content and summary depend on, as plain values."""
+    def cache_metadata(self) -> dict[str, Any]:
+        """What content and summary depend on besides the bytes of the files, as plain values."""
         environment = {"id": self.environment.id, "kwargs": self.environment.kwargs}
         source = {"id": self.id, "kind": self.kind, "behaviour": self.behaviour}
         return {**source, "environment": environment, **self.options}
 
 
 class DatasetSource(Protocol):
-    """What finds a dataset: a function, or a class, that `dataset._target_` names.
+    """A function or class that `dataset._target_` names. It is called with the keys of `dataset`.
 
-    It is called with the keys of `dataset` and gives a `Source`: where the files are that the data depend on, by whose
-    bytes tokens are found again, and a function that reads them into `Episodes`.
+    It returns a `Source`: the files of the data, whose bytes are the key of the token cache, and a function that reads
+    them into `Episodes`.
     """
 
     def __call__(self, *, environment: EnvironmentSettings, **keys: Any) -> Source: ...
 
 
 def summarize(episodes: Episodes, source: Source) -> dict[str, Any]:
-    """What stands in checkpoints and results about the data; plain numbers and strings."""
+    """A summary of the data for checkpoints and results, in plain numbers and strings."""
     returns = episodes.returns()
     return {
         "id": source.id,
@@ -92,19 +92,19 @@ def summarize(episodes: Episodes, source: Source) -> dict[str, Any]:
 
 
 def locate(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
-    """The dataset that a config asks for: recorded, downloaded or imported first where need be.
+    """The dataset of a config, which is recorded, downloaded or imported first if necessary.
 
     Args:
-        dataset: `source` and that source's own keys, as in `conf/dataset/`; or the `_target_` of a `DatasetSource` of
-            the user's own and its keys.
+        dataset: `source` and the keys of that source, as in `conf/dataset/`; or the `_target_` of a user's
+            `DatasetSource` and its keys.
 
     Raises:
-        UserError: an unknown source, a key that it needs and does not have, or what the source itself refuses.
+        UserError: an unknown source, a missing key, or what the source refuses.
     """
     check_dataset(dataset)
-    theirs = resolve_target(dataset, "dataset", {}) if "source" not in dataset else None
-    if isinstance(theirs, ExternalTarget):
-        return theirs.instantiate(expected_type=Source, environment=environment)
+    external = resolve_target(dataset, "dataset", {}) if "source" not in dataset else None
+    if isinstance(external, ExternalTarget):
+        return external.instantiate(expected_type=Source, environment=environment)
     locators = {"builtin": _builtin, "minari": _minari, "d4rl": _d4rl, "own": _own}
     return locators[dataset["source"]](dataset, environment)
 

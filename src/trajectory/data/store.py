@@ -1,4 +1,4 @@
-"""The local Minari store: reading a dataset, and writing one as a whole or not at all."""
+"""The local Minari store: reading datasets, and writing each completely or not at all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trajectory.locks import file_lock
 STORE_VARIABLE = "MINARI_DATASETS_PATH"
 ID = r"(?!\w/[^/]*$)([\w-]+/)*[\w-]+-v\d+"
 ID_RULE = "NAMESPACE/NAME-vN or NAME-vN of letters, digits, - and _ with two or more to a NAMESPACE"
-EPISODE_OVERHEAD = 1 << 15  # bytes; what HDF5 needs of an episode beside its numbers was measured to be below
+EPISODE_OVERHEAD = 1 << 15  # bytes; measured upper bound of what HDF5 adds to an episode
 
 
 def store_path() -> Path:
@@ -47,7 +47,7 @@ def dataset_files(dataset_id: str) -> list[Path]:
 
 
 def check_id(dataset_id: Any) -> None:
-    """Refuse what Minari cannot name a dataset."""
+    """Raise a `UserError` for an id that Minari does not take."""
     valid = isinstance(dataset_id, str) and re.fullmatch(ID, dataset_id)
     require(bool(valid), "dataset.id", ID_RULE, dataset_id)
 
@@ -56,33 +56,35 @@ def load_episodes(dataset_id: str, keys: list[str] | None = None) -> Episodes:
     """Read a dataset of the local Minari store through `minari.load_dataset` and validate it.
 
     Args:
-        keys: `env.observation_keys`, the parts of Dict observations that are used; None for all.
+        keys: `env.observation_keys`, the parts of Dict observations to use; None for all.
 
     Raises:
         UserError: the dataset is not in the store, is empty, has spaces that are not boxes (or Dicts of boxes), has
             columns of different lengths, a termination that is not an episode's last transition, or a number that is
             not finite (named with its episode and column).
     """
-    owner = f"dataset.id={dataset_id!r}"
+    source_name = f"dataset.id={dataset_id!r}"
     if not in_store(dataset_id):
         raise UserError(
-            f"{owner} must be in the local Minari store {store_path()}: record a built-in one with "
+            f"{source_name} must be in the local Minari store {store_path()}: record a built-in one with "
             f"`python src/collect.py env=hopper`, or point {STORE_VARIABLE} to the store that has it"
         )
     with _complete(dataset_id):
         dataset = minari.load_dataset(dataset_id)
         spaces: tuple[Any, Any] = (dataset.observation_space, dataset.action_space)
-        lengths = [int(about["total_steps"]) for about in dataset.storage.get_episode_metadata(dataset.episode_indices)]
-        keys = observation_keys(spaces[0], keys, owner)
-        check_box(spaces[1], "action", owner)
-        require(len(lengths) > 0, owner, "a dataset of at least one episode", 0)
-        require(min(lengths) > 0, owner, "a dataset of episodes with at least one transition", min(lengths))
+        lengths = [
+            int(metadata["total_steps"]) for metadata in dataset.storage.get_episode_metadata(dataset.episode_indices)
+        ]
+        keys = observation_keys(spaces[0], keys, source_name)
+        check_box(spaces[1], "action", source_name)
+        require(len(lengths) > 0, source_name, "a dataset of at least one episode", 0)
+        require(min(lengths) > 0, source_name, "a dataset of episodes with at least one transition", min(lengths))
         observation_dim = sum(spaces[0][key].shape[0] for key in keys) if keys else spaces[0].shape[0]
         columns = allocate(lengths, observation_dim, spaces[1].shape[0])
         for index, episode in enumerate(dataset.iterate_episodes()):
             length = lengths[index]
             rows = slice(columns.ends[index] - length, columns.ends[index])
-            terminations = as_flags(episode.terminations, f"{owner}, episode {index}: terminations")
+            terminations = as_flags(episode.terminations, f"{source_name}, episode {index}: terminations")
             parts = (
                 # a Minari episode also stores the observation after its last transition
                 ("observations", flatten(episode.observations, keys)[:length], columns.observations[rows]),
@@ -91,39 +93,41 @@ def load_episodes(dataset_id: str, keys: list[str] | None = None) -> Episodes:
                 ("terminations", terminations, np.empty(length)),
             )
             for name, part, column in parts:
-                require(part.shape == column.shape, f"{owner}, episode {index}: {name}", f"{column.shape}", part.shape)
+                require(
+                    part.shape == column.shape, f"{source_name}, episode {index}: {name}", f"{column.shape}", part.shape
+                )
                 column[:] = part
             ended = np.flatnonzero(terminations).tolist()
             rule = f"terminated at its last step, {length - 1}, or not at all"
-            require(ended in ([], [length - 1]), f"{owner}, episode {index}", rule, ended)
+            require(ended in ([], [length - 1]), f"{source_name}, episode {index}", rule, ended)
             columns.terminated[index] = bool(ended)
-    check_finite(columns, owner)
+    check_finite(columns, source_name)
     return columns
 
 
 def metadata_of(dataset_id: str) -> dict[str, Any]:
-    """What a dataset of the local store says about itself (algorithm_name, description, ...)."""
+    """The metadata of a dataset in the local store (algorithm_name, description, ...)."""
     with _complete(dataset_id):
         return minari.load_dataset(dataset_id).storage.metadata
 
 
 @contextmanager
 def _complete(dataset_id: str) -> Generator[None]:
-    """Say in one line that a dataset of the local store is damaged."""
+    """Turn errors from a damaged dataset of the local store into a `UserError`."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # Minari and HDF5 raise, or assert, whatever the damage leads them to
+    except Exception as error:  # damage makes Minari and HDF5 raise errors of many types
         raise UserError(f"dataset.id={dataset_id!r} must be a complete Minari dataset: {first_line(error)}") from error
 
 
 def save_episodes(
     dataset_id: str, episodes: Iterable[RecordedEpisode], environment: EnvironmentSettings, **metadata: Any
 ) -> None:
-    """Write episodes as a Minari dataset: prepared in a hidden folder of the store, then renamed into place.
+    """Write episodes as a Minari dataset, in a temporary folder of the store that is then renamed.
 
-    An interruption leaves nothing that loads; where two processes write the same id, the first one's stays.
+    An interruption leaves no dataset. If two processes write the same id, the first one's dataset is kept.
 
     Args:
         metadata: passed on to `minari.create_dataset_from_buffers` (algorithm_name, description, ...).
@@ -140,10 +144,10 @@ def save_episodes(
         buffers.append(EpisodeBuffer(id=index, **columns))
     reference = environment.reference or {"random": None, "expert": None}
     env = make_raw_environment(environment)
-    spec = env.unwrapped.spec if environment.wrappers else env.spec  # a wrapper of the user's own may have none
+    spec = env.unwrapped.spec if environment.wrappers else env.spec  # a user's wrapper may have none
     env.close()
     with temporary_store(dataset_id), warnings.catch_warnings():
-        _require_room(buffers)
+        _require_disk_space(buffers)
         warnings.filterwarnings("ignore", message=".*(author_email|code_permalink).*")
         minari.create_dataset_from_buffers(
             dataset_id,
@@ -156,8 +160,8 @@ def save_episodes(
         )
 
 
-def _require_room(buffers: Sequence[EpisodeBuffer]) -> None:
-    """Raise an `OSError` if the disk is too full for these episodes: HDF5 would crash on the way."""
+def _require_disk_space(buffers: Sequence[EpisodeBuffer]) -> None:
+    """Raise an `OSError` if the disk is too full for these episodes: HDF5 would crash."""
     size = 0
     for buffer in buffers:
         observations: Any = buffer.observations
@@ -171,7 +175,7 @@ def _require_room(buffers: Sequence[EpisodeBuffer]) -> None:
 
 @contextmanager
 def temporary_store(dataset_id: str) -> Generator[None]:
-    """Within it Minari's store is a hidden folder of the real one; at its end `dataset_id` moves into the real one.
+    """Make a temporary folder Minari's store for the block, then move `dataset_id` from it into the real store.
 
     Raises:
         UserError: the store cannot be written.
@@ -179,14 +183,14 @@ def temporary_store(dataset_id: str) -> Generator[None]:
     before = os.environ.get(STORE_VARIABLE)
     with _writable() as store:
         remove_stale(store, TMP_PREFIX)
-        hidden = Path(tempfile.mkdtemp(prefix=TMP_PREFIX, dir=store))
-        os.environ[STORE_VARIABLE] = str(hidden)
+        temporary = Path(tempfile.mkdtemp(prefix=TMP_PREFIX, dir=store))
+        os.environ[STORE_VARIABLE] = str(temporary)
         try:
             yield
             target = store / dataset_id
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                (hidden / dataset_id).rename(target)
+                (temporary / dataset_id).rename(target)
             except OSError:
                 if not target.exists():
                     raise
@@ -195,7 +199,7 @@ def temporary_store(dataset_id: str) -> Generator[None]:
                 del os.environ[STORE_VARIABLE]
             else:
                 os.environ[STORE_VARIABLE] = before
-            shutil.rmtree(hidden, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
         namespace = dataset_id.rpartition("/")[0]
         with suppress(ValueError):  # another process may create it at the same moment
             if namespace and namespace not in list_local_namespaces():
@@ -204,10 +208,10 @@ def temporary_store(dataset_id: str) -> Generator[None]:
 
 @contextmanager
 def dataset_lock(dataset_id: str) -> Generator[None]:
-    """Of processes that lack the same dataset one makes it while the others wait; look `in_store` again within.
+    """Let one process make a dataset while others that need it wait; in the block check `in_store` again.
 
     Raises:
-        UserError: the store cannot be written, which shows here before anything long begins.
+        UserError: the store cannot be written. This is checked before the block begins.
     """
     with _writable() as store:
         tempfile.TemporaryFile(dir=store).close()
@@ -218,7 +222,7 @@ def dataset_lock(dataset_id: str) -> Generator[None]:
 
 @contextmanager
 def _writable() -> Generator[Path]:
-    """The store's folder, made where it is not there; what goes wrong with the disk is said in one line."""
+    """The store's folder, created if it is missing. Turns an `OSError` in the block into a `UserError`."""
     store = store_path()
     try:
         store.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""From a dataset to its tokens, found in the cache or made."""
+"""From a dataset to its tokens, from the cache or computed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from trajectory.targets import resolve_target
 
 
 def load_or_tokenize(source: Source, settings: TokenizerSettings) -> TokenizedData:
-    """The tokens of an earlier start on the same data, or new ones, which are kept for the next.
+    """The tokens of a dataset from the cache; otherwise computed and put into the cache.
 
     Raises:
         UserError: what the source refuses.
     """
-    if not isinstance(settings.binning, str):  # what others' code does may change without its name
+    if not isinstance(settings.binning, str):  # a user's binning may change without its name
         return tokenize_source(source, settings)
-    key = cache_key(source.files, {"source": source.about(), "tokenizer": asdict(settings)})
+    key = cache_key(source.files, {"source": source.cache_metadata(), "tokenizer": asdict(settings)})
     data = load_tokens(key)
     if data is None:
         with tokens_lock(key, source.id):
@@ -37,7 +37,7 @@ def load_or_tokenize(source: Source, settings: TokenizerSettings) -> TokenizedDa
 
 
 def tokenize_source(source: Source, settings: TokenizerSettings) -> TokenizedData:
-    """Load a dataset, fit the bins and tokenise, one column at a time: beside the data, a few columns of memory.
+    """Load a dataset, fit the bins and tokenise, with memory for the data and a few columns.
 
     Raises:
         UserError: what the source refuses.

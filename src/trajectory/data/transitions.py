@@ -1,4 +1,4 @@
-"""A dataset as single transitions, for methods that learn from one step and the next."""
+"""A dataset as single transitions, for temporal-difference learning and behaviour cloning."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from trajectory.data.episodes import Episodes
 
 @dataclass(frozen=True)
 class Transitions:
-    """All transitions whose successor is in the data, or that end their episode for good.
+    """All transitions whose next state is in the data, and those that terminate an episode.
 
     Args:
         observations, next_observations: (T, observation_dim).
-        actions, next_actions: (T, action_dim); zeros behind a termination.
-        rewards, not_done: (T, 1); 0 where the episode has terminated.
+        actions, next_actions: (T, action_dim). Next observations and actions are zero after a termination.
+        rewards, not_done: (T, 1); `not_done` is 0 where the episode terminates, else 1.
     """
 
     observations: Tensor
@@ -30,10 +30,10 @@ class Transitions:
 
     @classmethod
     def of(cls, episodes: Episodes, rewards: np.ndarray | None = None) -> Transitions:
-        """Those of a dataset; what came after a time limit is not in it, so that transition is left out.
+        """The transitions of a dataset, without those at a time limit, whose next state is unknown.
 
         Args:
-            rewards: (T,) in the place of the dataset's.
+            rewards: (T,) to use instead of the dataset's.
         """
         rewards = episodes.rewards if rewards is None else rewards
         last, ended = np.zeros(len(rewards), dtype=bool), np.zeros(len(rewards), dtype=bool)
@@ -56,11 +56,11 @@ class Transitions:
         return len(self.actions)
 
     def batch(self, size: int, generator: torch.Generator) -> Transitions:
-        """`size` of them drawn with replacement."""
+        """`size` transitions, drawn with replacement."""
         return self[torch.randint(len(self), (size,), generator=generator)]
 
     def to(self, device: torch.device) -> Transitions:
-        """The same, where a model is."""
+        """The transitions on another device."""
         return Transitions(*(column.to(device) for column in vars(self).values()))
 
     def __getitem__(self, rows: Tensor) -> Transitions:

@@ -1,4 +1,4 @@
-"""The tokenised dataset and windows of it, cut by index."""
+"""Windows of a tokenised dataset, and the order of its batches."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.utils.data import Dataset, Sampler
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.episodes import Episodes
 
-MAX_GPU_MEMORY_FRACTION = 0.25  # share of a GPU's free memory that all tokens may take
-BLOCK = 1 << 14  # rows encoded, or positions permuted, at a time: what fits the processor's cache
+MAX_GPU_MEMORY_FRACTION = 0.25  # of a GPU's free memory, for all tokens
+BLOCK = 1 << 14  # rows encoded, or positions permuted, at a time; fits into the processor's cache
 
 
 def token_dtype(bins: int) -> torch.dtype:
@@ -25,10 +25,10 @@ def token_dtype(bins: int) -> torch.dtype:
 
 
 def tokenize(episodes: Episodes, rewards: np.ndarray, values: np.ndarray, discretizer: Discretizer) -> Tensor:
-    """(T, D) tokens of all transitions in the smallest integer type; just those of `discretizer.encode`.
+    """(T, D) tokens of all transitions in the smallest integer type, the same as those of `discretizer.encode`.
 
-    A binary search in all rows of a column at once, half the boundaries at a time: two to three times as fast as
-    `encode` on many rows, which searches for each number alone.
+    A binary search over all rows of a column at once: two to three times as fast as `encode`, which searches for each
+    number separately.
     """
     dtype = token_dtype(discretizer.bins)
     tokens = torch.empty(len(rewards), episodes.layout.transition_dim, dtype=dtype)
@@ -50,10 +50,10 @@ def tokenize(episodes: Episodes, rewards: np.ndarray, values: np.ndarray, discre
 
 
 class TokenWindows(Dataset):
-    """Windows of `window` successive transitions, one from every row of the data.
+    """Windows of `window` successive transitions, one starting at every row of the data.
 
-    A window that runs past a termination is filled with the stop token, which the model learns to predict; one that
-    runs past a time limit is filled too, but those tokens are masked from the loss. No window crosses an episode.
+    No window crosses the end of its episode. After a termination it is padded with the stop token, which the model
+    learns to predict. After a time limit it is padded too, but the loss masks the padding.
     """
 
     def __init__(self, tokens: Tensor, ends: np.ndarray, terminated: np.ndarray, window: int, bins: int) -> None:
@@ -67,7 +67,7 @@ class TokenWindows(Dataset):
         return len(self.tokens)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) rows -> (B, W, D) tokens and (B, W) bool mask of the transitions that count in the loss."""
+        """(B,) rows -> (B, W, D) tokens and (B, W) bool, the transitions that count in the loss."""
         index = index.to(self.tokens.device)
         episode = self.episodes_of(index)
         rows = index[:, None] + self.offsets
@@ -77,7 +77,7 @@ class TokenWindows(Dataset):
         return tokens, inside | self.terminated[episode, None]
 
     def of(self, episodes: np.ndarray) -> TokenWindows:
-        """The windows of (E,) episodes alone, given by their numbers in ascending order."""
+        """The windows of some episodes, given by (E,) ascending indices."""
         ends = self.ends.numpy()
         lengths = np.diff(ends, prepend=0)
         chosen = np.zeros(len(ends), dtype=bool)
@@ -87,25 +87,27 @@ class TokenWindows(Dataset):
         return TokenWindows(tokens, np.cumsum(lengths[episodes]), terminated, len(self.offsets), self.stop_token)
 
     def to(self, device: torch.device) -> None:
-        """Move all tokens to where the model is, to gather batches there, unless they take too much of its memory."""
+        """Move all tokens to the model's device, to gather batches there, unless they take too much of its memory."""
         if device.type != "cuda" or self.tokens.nbytes < MAX_GPU_MEMORY_FRACTION * torch.cuda.mem_get_info(device)[0]:
             for name in ("tokens", "ends", "terminated", "offsets"):
                 setattr(self, name, getattr(self, name).to(device))
 
     def episodes_of(self, index: Tensor) -> Tensor:
-        """(B,) rows -> (B,) the episodes that they belong to."""
+        """(B,) rows -> (B,) indices of their episodes."""
         return torch.searchsorted(self.ends, index, right=True)
 
 
 class ShuffledBatches(Sampler):
-    """Every row once per epoch in a seeded random order, as (batch_size,) index tensors; the last short one dropped.
+    """Batches of (batch_size,) row indices, with every row once per epoch in random order. A short last batch is
+    dropped.
 
-    The order depends on (seed, epoch) alone and is computed some rows at a time (`permute`), so that it needs no
-    memory however many rows there are. A dataset smaller than one batch gives one batch of all rows.
-    `start` batches of the first epoch are left out: those that the run which this one continues has seen.
+    The order depends on (seed, epoch) alone and is computed block by block (`permute`), so its memory does not grow
+    with the number of rows. A dataset smaller than a batch gives one batch of all rows. The first `start` batches of
+    the first
+    epoch are skipped: a resumed run has seen them.
 
     Args:
-        batch_size: of the batches that all ranks share, each taking its own part of every one.
+        batch_size: over all ranks; each rank takes its part of every batch.
     """
 
     def __init__(self, rows: int, batch_size: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
@@ -133,22 +135,22 @@ class ShuffledBatches(Sampler):
                 yield batch.tensor_split(self.ranks)[self.rank]
 
     def rows_of(self, first: int, last: int) -> Tensor:
-        """The rows of this epoch's batches from `first` to before `last`, one after the other, for all ranks."""
+        """The rows of this epoch's batches from `first` up to `last` (excluded), concatenated, for all ranks."""
         positions = np.arange(first * self.batch_size, last * self.batch_size)
         return torch.from_numpy(permute(positions, self.rows, (self.seed, self.epoch)))
 
 
 class BatchesInOrder(Sampler):
-    """Every row once, in order, as index tensors: the batches of a validation, the same in every epoch.
+    """Batches of row indices for validation: every row once, in order, the same in every epoch.
 
-    Rows of a last batch that has fewer than one for each rank are left out.
+    A last batch with fewer rows than ranks is dropped.
 
     Args:
-        batch_size: of the batches that all ranks share, each taking its own part of every one.
-        seed: of the goals, where there are goals.
+        batch_size: over all ranks; each rank takes its part of every batch.
+        seed: of hindsight goals, if there are goals.
     """
 
-    epoch = 0  # of the goals too
+    epoch = 0  # so that hindsight goals are the same too
 
     def __init__(self, rows: int, batch_size: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
         whole = [batch for batch in torch.arange(rows).split(batch_size) if len(batch) >= ranks]
@@ -162,14 +164,14 @@ class BatchesInOrder(Sampler):
         return iter(self.batches)
 
 
-ROUNDS = 6  # of the Feistel network; four make a pseudo-random permutation from a random function
+ROUNDS = 6  # of the Feistel network; with a random round function four suffice for a pseudo-random permutation
 
 
 def permute(positions: np.ndarray, rows: int, key: tuple[int, ...]) -> np.ndarray:
-    """Where the given positions of 0 ... rows - 1 are sent by a pseudo-random permutation of them that `key` picks.
+    """A pseudo-random permutation of 0 ... rows - 1, chosen by `key` and evaluated at some positions.
 
-    A Feistel network (Luby and Rackoff, 1988) over the next even number of bits; what falls outside is sent on until
-    it falls inside ("cycle walking"; Black and Rogaway, 2002).
+    A Feistel network (Luby and Rackoff, 1988) over the next even number of bits. Results outside the range are permuted
+    again until they are inside ("cycle walking"; Black and Rogaway, 2002).
 
     Args:
         positions: (B,) int64.
@@ -192,7 +194,7 @@ def permute(positions: np.ndarray, rows: int, key: tuple[int, ...]) -> np.ndarra
 
 
 def uniform_hash(rows: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
-    """(B,) int64 rows -> (B,) draws from [0, 1) that each depend on the row and on `key` alone."""
+    """(B,) int64 rows -> (B,) random numbers in [0, 1), each a hash of the row and of `key`."""
     first, second = np.random.SeedSequence(key, spawn_key=(1,)).generate_state(2, np.uint64)
     return (_mix(_mix(rows.astype(np.uint64) + first) + second) >> np.uint64(11)) * 2.0**-53
 

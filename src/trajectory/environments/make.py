@@ -88,7 +88,8 @@ def make_environment(settings: EnvironmentSettings) -> Any:
 
 
 class _GoalInInfo(gymnasium.Wrapper):
-    """Tells the goal, asked for and achieved, in `info`: a flat observation has lost it; and `success`, by one name.
+    """Tells the goal, requested for and achieved, in `info`: a flat observation has lost it; and `success`, by one
+    name.
 
     Args:
         success: whether its steps have to tell of it.
@@ -147,14 +148,14 @@ def set_goal(env: Any, goal: Sequence[float]) -> None:
         require(free, "evaluation.goal", f"in the maze of {env.spec.id} and not in a wall", list(goal))
 
 
-def check_goal(goal: Sequence[float] | None, settings: EnvironmentSettings, owner: str) -> None:
+def check_goal(goal: Sequence[float] | None, settings: EnvironmentSettings, source_name: str) -> None:
     """Refuse a goal that `evaluation.goal` asks for where there are none, of another size, or outside the world, and
     a world that does not tell when its goals are reached.
 
     Args:
-        owner: names what knows no goals in messages.
+        source_name: names what knows no goals in messages.
     """
-    settings.check_goal(goal, owner)
+    settings.check_goal(goal, source_name)
     if settings.goal is None:
         return
     env = make_environment(settings)
@@ -165,26 +166,31 @@ def check_goal(goal: Sequence[float] | None, settings: EnvironmentSettings, owne
     env.close()
 
 
-def observation_keys(space: Space, asked: Sequence[str] | None, owner: str) -> list[str] | None:
+def observation_keys(space: Space, requested: Sequence[str] | None, source_name: str) -> list[str] | None:
     """The parts of a Dict observation space, in order, that make up the observation; None for a Box.
 
     Args:
-        asked: `env.observation_keys`.
-        owner: names the environment or dataset in messages.
+        requested: `env.observation_keys`.
+        source_name: names the environment or dataset in messages.
 
     Raises:
-        UserError: keys asked of a Box or that a Dict does not have, or a space or part that is not a flat Box.
+        UserError: keys requested of a Box or that a Dict does not have, or a space or part that is not a flat Box.
     """
     if not isinstance(space, Dict):
-        check_box(space, "observation", owner)
-        require(asked is None, "env.observation_keys", f"null, as the observations of {owner} are a Box", asked)
+        check_box(space, "observation", source_name)
+        require(
+            requested is None,
+            "env.observation_keys",
+            f"null, as the observations of {source_name} are a Box",
+            requested,
+        )
         return None
     have = list(space.spaces)
-    keys = have if asked is None else list(asked)
-    rule = f"some of {', '.join(have)}, each once, for {owner}"
+    keys = have if requested is None else list(requested)
+    rule = f"some of {', '.join(have)}, each once, for {source_name}"
     require(0 < len(keys) == len(set(keys)) and set(keys) <= set(have), "env.observation_keys", rule, keys)
     for key in keys:
-        check_box(space[key], f"observation {key!r}", owner)
+        check_box(space[key], f"observation {key!r}", source_name)
     return keys
 
 
@@ -196,10 +202,10 @@ def flatten(observation: Any, keys: Sequence[str] | None) -> np.ndarray:
     return np.concatenate([parts[key] for key in keys], axis=-1)
 
 
-def check_box(space: Space, name: str, owner: str) -> None:
+def check_box(space: Space, name: str, source_name: str) -> None:
     """Refuse a space that is not a one-dimensional Box."""
     if not isinstance(space, Box) or len(space.shape) != 1:
-        raise UserError(f"{owner}: the {name} space must be a one-dimensional Box, got {space}")
+        raise UserError(f"{source_name}: the {name} space must be a one-dimensional Box, got {space}")
 
 
 def action_bounds(settings: EnvironmentSettings) -> np.ndarray:
@@ -210,12 +216,12 @@ def action_bounds(settings: EnvironmentSettings) -> np.ndarray:
     return bounds
 
 
-def check_layout(env: Any, layout: TransitionLayout, owner: str) -> None:
-    """Refuse a dataset or checkpoint (`owner`) whose dimensions differ from the environment's."""
+def check_layout(env: Any, layout: TransitionLayout, source_name: str) -> None:
+    """Refuse a dataset or checkpoint (`source_name`) whose dimensions differ from the environment's."""
     have = (env.observation_space.shape[0], env.action_space.shape[0])
     want = (layout.observation_dim, layout.action_dim)
     if have != want:
         raise UserError(
-            f"{owner} must have the dimensions of {env.spec.id}, {have[0]} observations and {have[1]} actions, "
+            f"{source_name} must have the dimensions of {env.spec.id}, {have[0]} observations and {have[1]} actions, "
             f"got {want[0]} and {want[1]}"
         )

@@ -54,14 +54,14 @@ class EnvironmentSettings:
             reference,
         )
 
-    def check_goal(self, goal: Sequence[float] | None, owner: str) -> None:
+    def check_goal(self, goal: Sequence[float] | None, source_name: str) -> None:
         """Refuse an `evaluation.goal` where there are none, or of another size.
 
         Args:
-            owner: names what knows no goals in messages.
+            source_name: names what knows no goals in messages.
         """
         if self.goal is None:
-            require(goal is None, "evaluation.goal", f"null with {owner}, which was made without goals", goal)
+            require(goal is None, "evaluation.goal", f"null with {source_name}, which was made without goals", goal)
         elif goal is not None:
             right = len(goal) == len(self.goal) and all(map(math.isfinite, goal))
             require(right, "evaluation.goal", f"of {len(self.goal)} finite numbers", list(goal))
@@ -72,7 +72,7 @@ def environment_settings(config: Any) -> EnvironmentSettings:
     return checked_settings(config, "env", MAKE, EnvironmentSettings)
 
 
-def trained_environment(trained: dict[str, Any], changes: dict[str, Any], owner: str) -> EnvironmentSettings:
+def trained_environment(trained: dict[str, Any], changes: dict[str, Any], source_name: str) -> EnvironmentSettings:
     """The environment of a checkpoint, which is what it was trained in but for other arguments and reference returns.
 
     A checkpoint chooses no code: what its environment imports must be named again in `changes`, the user's own words.
@@ -80,7 +80,7 @@ def trained_environment(trained: dict[str, Any], changes: dict[str, Any], owner:
     Args:
         trained: as the checkpoint has it.
         changes: `env` as the command line gives it.
-        owner: names the checkpoint in messages.
+        source_name: names the checkpoint in messages.
 
     Raises:
         UserError: another environment than the checkpoint's, or one that has to be named.
@@ -88,18 +88,18 @@ def trained_environment(trained: dict[str, Any], changes: dict[str, Any], owner:
     unknown = sorted(changes.keys() - {TARGET, *(field.name for field in fields(EnvironmentSettings))})
     require(not unknown, f"env.{', env.'.join(unknown)}", "left out: nothing reads it", "a key that was added")
     for key in ("id", "observation_keys", "goal"):
-        rule = f"{trained.get(key)}, with which {owner} was trained"
+        rule = f"{trained.get(key)}, with which {source_name} was trained"
         require(changes.get(key, trained.get(key)) == trained.get(key), f"env.{key}", rule, changes.get(key))
     changed = {key: changes[key] for key in ("kwargs", "wrappers", "reference") if key in changes}
     environment = settings(EnvironmentSettings, {**trained, **changed}, "env")
     module = environment.id.rpartition(":")[0]
     if "id" not in changes and module not in ("", *OWN_MODULES):
         raise UserError(
-            f"env.id must be given, for example env.id={environment.id}: {owner} names an environment of the module "
-            f"{module!r}, and a checkpoint chooses no code"
+            f"env.id must be given, for example env.id={environment.id}: {source_name} names an environment of the "
+            f"module {module!r}, and a checkpoint chooses no code"
         )
     if trained.get("wrappers") and "wrappers" not in changes:
         names = ", ".join(str(wrapper.get(TARGET)) for wrapper in trained["wrappers"])
-        why = f"{owner} was trained with {names}, and a checkpoint chooses no code"
+        why = f"{source_name} was trained with {names}, and a checkpoint chooses no code"
         raise UserError(f"env.wrappers must be given: {why}")
     return environment
