@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from helpers.command_line import Refusal, run_main
 from helpers.offline_run import names
 from trajectory.behaviour.controllers import RandomWalk
-from trajectory.worlds.four_rooms import RADIUS, SIZE, STEP, WALLS, is_free, moved, shortest_path_length, visible
+from trajectory.worlds.four_rooms import RADIUS, SIZE, STEP, WALLS, is_free, move, shortest_path_length, visible
 
 ROOMS = "FourRooms-v0"
 place = st.tuples(st.floats(0, SIZE), st.floats(0, SIZE)).map(np.array).filter(is_free)
@@ -47,7 +47,7 @@ def test_it_is_an_environment_as_gymnasium_has_them() -> None:
 @settings(deadline=None, max_examples=300)
 @given(start=place, by=st.tuples(st.floats(-12, 12), st.floats(-12, 12)).map(np.array))
 def test_nothing_moves_into_or_through_a_wall(start: np.ndarray, by: np.ndarray) -> None:
-    end = moved(start, by)
+    end = move(start, by)
     assert is_free(end)
     corner = np.array([end[0], start[1]])
     assert visible(start, corner)
@@ -65,7 +65,7 @@ def test_no_way_leads_past_a_wall_along_the_edge_of_the_world(axis: int, edge: f
     stop[axis] = 5.5
     assert not visible(start, stop)
     for _ in range(10):
-        start = moved(start, np.eye(2)[axis] * STEP)
+        start = move(start, np.eye(2)[axis] * STEP)
     assert start[axis] == 4.75
 
 

@@ -1,4 +1,4 @@
-"""The behaviour policies that record the built-in datasets: small Gaussian MLPs stored as safetensors."""
+"""The behaviour policies that record the built-in datasets: small Gaussian MLPs, stored as safetensors."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-OBSERVATION_CLIP = 10.0  # standard deviations, of normalised observations
-LOG_STD_RANGE = (-20.0, 2.0)  # of a squashed policy, as SAC has it
+OBSERVATION_CLIP = 10.0  # of normalised observations, in standard deviations
+LOG_STD_RANGE = (-20.0, 2.0)  # of a squashed policy, as in SAC
 
 
 @dataclass(frozen=True)
 class GaussianPolicy:
     """An MLP whose output is the mean of a Gaussian over actions.
 
-    Two kinds: plain (TRPO, PPO) with tanh layers over normalised observations and one standard deviation for all
-    states; squashed (SAC) with ReLU layers over observations as they are, whose output is mean and log standard
-    deviation, and whose sample goes through tanh. Plain NumPy, so that recording needs no learning library and gives
-    the same bytes for the same seed.
+    There are two kinds. A plain policy (TRPO, PPO) has tanh layers, normalised observations and one standard deviation
+    for all states. A squashed policy (SAC) has ReLU layers and raw observations; it outputs mean and log standard
+    deviation, and its sample goes through tanh. It is written in NumPy, so that recording needs no learning library and
+    gives the same bytes for the same seed.
 
     Args:
         observation_mean, observation_std: (observation_dim,) running statistics of the training run.
         weights: one (inputs, outputs) matrix per layer.
         biases: one (outputs,) vector per layer.
-        log_std: (action_dim,) log standard deviation, in action units; None makes the policy a squashed one.
-        metadata: provenance as written by the recipe (environment, algorithm, steps, return, versions).
+        log_std: (action_dim,) log standard deviation, in action units; None for a squashed policy.
+        metadata: provenance, written by the recipe (environment, algorithm, steps, return, versions).
     """
 
     observation_mean: np.ndarray
@@ -44,7 +44,7 @@ class GaussianPolicy:
         return len(self.biases[-1]) // (2 if self.log_std is None else 1)
 
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Sample actions with given standard normal noise; the caller clips them to the action space.
+        """Sample actions with the given standard normal noise. The caller clips them to the action space.
 
         Args:
             observations: (E, observation_dim).
@@ -77,7 +77,7 @@ class GaussianPolicy:
 
     @classmethod
     def load(cls, path: Path) -> GaussianPolicy:
-        """Read a policy that `save` wrote; computes in float64, whatever the file holds."""
+        """Read a policy that `save` wrote. It computes in float64."""
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118 - not a dict
             metadata = file.metadata() or {}

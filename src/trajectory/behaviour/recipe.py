@@ -1,6 +1,6 @@
 """The recipe that trained the shipped behaviour policies, with a library of the optional extra `behaviour`.
 
-Never imported at run time; `python src/train_behaviour.py env=walker2d` is its command.
+Only the command `python src/train_behaviour.py env=walker2d` imports it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ MEDIUM_RATIO = 0.42  # of the expert's return: the middle of "a third to a half"
 
 
 def train_behaviour(env_id: str, env_kwargs: dict[str, Any], folder: Path, settings: RecipeSettings) -> dict[str, Any]:
-    """Train, keeping a snapshot every `snapshot_steps` environment steps, and choose which of them to ship.
+    """Train with a snapshot every `snapshot_steps` environment steps, and choose the snapshots to ship.
 
-    Under `folder`: `snapshots/`, one safetensors file per snapshot and an `index.json` with the returns of the policy
-    (mean and standard deviation, with and without its noise); `policies/`, the chosen ones under the names that
-    `trajectory.data.builtin` looks for.
+    In `folder`, `snapshots/` gets a safetensors file per snapshot and an `index.json` with the policy's returns (mean
+    and standard deviation, with and without noise). `policies/` gets the chosen ones, under the names that
+    `trajectory.data.builtin` uses.
 
     Returns:
         The index entries that were chosen: `expert`, `medium` and `replay`.
@@ -96,10 +96,10 @@ def train_behaviour(env_id: str, env_kwargs: dict[str, Any], folder: Path, setti
 
 
 def choose(index: list[dict[str, Any]], replay_policies: int) -> dict[str, Any]:
-    """Which snapshots become the shipped policies, by the mean return of the policy with its noise.
+    """Choose the shipped policies among the snapshots, by the mean return of the policy with noise.
 
-    Expert: the best. Medium: of those before it, the one whose return is nearest to `MEDIUM_RATIO` of the expert's.
-    Replay: at most `replay_policies`, evenly spaced from the untrained policy to medium, both included.
+    Expert is the best. Medium is the one before it whose return is nearest to `MEDIUM_RATIO` of the expert's. Replay
+    are at most `replay_policies`, evenly spaced from the untrained policy to medium, both included.
     """
 
     def score(entry: dict[str, Any]) -> float:
@@ -113,7 +113,7 @@ def choose(index: list[dict[str, Any]], replay_policies: int) -> dict[str, Any]:
 
 
 def evaluate_policy(policy: GaussianPolicy, episodes: int, *, seed: int) -> dict[str, float]:
-    """Undiscounted returns of a policy with and without its noise, each over `episodes` episodes."""
+    """Undiscounted returns of a policy with and without noise, over `episodes` episodes each."""
     kwargs = json.loads(policy.metadata.get("environment_kwargs", "{}"))
     env: Any = gymnasium.make(policy.metadata["environment"], **kwargs)
     rng = np.random.default_rng(seed)
@@ -137,7 +137,7 @@ def evaluate_policy(policy: GaussianPolicy, episodes: int, *, seed: int) -> dict
 
 
 def _export(model: Any, venv: Any, metadata: dict[str, str]) -> GaussianPolicy:
-    """The present SB3 policy as a `GaussianPolicy`: a plain one where observations are normalised, else a squashed."""
+    """The current SB3 policy as a `GaussianPolicy`: plain if observations are normalised, else squashed."""
     state = {name: value.detach().numpy() for name, value in model.policy.state_dict().items()}
     depth = len(model.policy.net_arch)
     if hasattr(venv, "obs_rms"):

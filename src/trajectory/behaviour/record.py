@@ -1,4 +1,4 @@
-"""Record whole episodes of behaviour policies, vectorised and seeded."""
+"""Record whole episodes with behaviour policies, vectorised and seeded."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from trajectory.environments.make import flatten, make_raw_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.progress import progress_bar
 
-# acts in an environment, without memory or, made for every episode anew, with one; None uniformly at random
+# a policy, a controller that is made for every episode, or None for uniformly random actions
 BehaviourPolicy = GaussianPolicy | type[Controller] | None
 
-ENVIRONMENTS = 16  # at most, side by side under one batched policy call
+MAX_ENVIRONMENTS = 16  # side by side in one batched call of the policy
 
 
 @dataclass(frozen=True)
 class RecordedEpisode:
-    """One episode as it happened, L transitions and L + 1 observations.
+    """One episode with L transitions and L + 1 observations.
 
     Args:
-        observations: (L + 1, observation_dim), for a Dict observation space a dictionary of such arrays.
+        observations: (L + 1, observation_dim); for a Dict observation space, a dictionary of such arrays.
         actions: (L, action_dim).
         rewards: (L,) float64.
-        terminated: whether the task ended; else a time limit cut the episode off.
+        terminated: whether the task ended; otherwise a time limit cut the episode off.
     """
 
     observations: Any
@@ -38,8 +38,8 @@ class RecordedEpisode:
     terminated: bool
 
 
-class _Running:
-    """An episode that is not over."""
+class _UnfinishedEpisode:
+    """An episode that is being recorded."""
 
     def __init__(self, number: int, observation: Any) -> None:
         self.number = number
@@ -47,8 +47,8 @@ class _Running:
         self.actions: list[np.ndarray] = []
         self.rewards: list[float] = []
 
-    def over(self, terminated: bool) -> RecordedEpisode:
-        """In arrays, which need a fraction of the memory."""
+    def finish(self, terminated: bool) -> RecordedEpisode:
+        """The episode as arrays, which need much less memory."""
         first = self.observations[0]
         observations: Any = (
             {key: np.stack([observation[key] for observation in self.observations]) for key in first}
@@ -67,13 +67,12 @@ def record_episodes(
 ) -> list[RecordedEpisode]:
     """Record at least `steps` transitions, in equal parts from each policy, one policy after the other.
 
-    Whole episodes, in the order they began. New ones begin until those begun hold a policy's part; all of them are
-    then run to their end, so no episode is cut off by the recording and long ones are as likely to be kept as short
-    ones.
+    The episodes are whole and in the order of their starts. New ones start until a policy's part is recorded, and all
+    of them then run to their end. So the recording cuts no episode off and does not favour short ones.
 
     Args:
         policies: None acts uniformly at random in the action space.
-        seed: seeds environments and actions; the same seed and versions give the same bytes.
+        seed: of environments and actions. The same seed and versions give the same bytes.
     """
     seeds = np.random.SeedSequence(seed).spawn(len(policies)) if len(policies) > 1 else [np.random.SeedSequence(seed)]
     episodes: list[RecordedEpisode] = []
@@ -92,36 +91,36 @@ def _record_policy(
     seed: np.random.SeedSequence,
     progress: tqdm,
 ) -> list[RecordedEpisode]:
-    slots = min(ENVIRONMENTS, 1 + steps // 2_000)
+    slots = min(MAX_ENVIRONMENTS, 1 + steps // 2_000)
     envs = [make_raw_environment(environment) for _ in range(slots)]
     space: Any = envs[0].action_space
     low, high = space.low, space.high
     seeds = seed.spawn(slots + 1)
     rng = np.random.default_rng(seeds[-1])
     episodes: dict[int, RecordedEpisode] = {}
-    running: dict[int, _Running] = {}
+    unfinished: dict[int, _UnfinishedEpisode] = {}
     controllers: dict[int, Controller] = {}
     begun = recorded = 0
 
     def begin(slot: int, first_seed: int | None = None) -> None:
         nonlocal begun
         observation, _ = envs[slot].reset(seed=first_seed)
-        running[slot] = _Running(begun, observation)
+        unfinished[slot] = _UnfinishedEpisode(begun, observation)
         if policy is not None and not isinstance(policy, GaussianPolicy):
             controllers[slot] = policy(envs[slot], rng)
         begun += 1
 
     for slot in range(slots):
         begin(slot, int(seeds[slot].generate_state(1)[0]))
-    while running:
+    while unfinished:
         noise = rng.standard_normal((slots, len(low)))
         uniform = rng.random((slots, len(low)))
-        active = list(running)
+        active = list(unfinished)
         if policy is None:
             actions = (low + (high - low) * uniform[active]).astype(space.dtype)
         else:
             keys = environment.observation_keys
-            observations = np.stack([flatten(running[slot].observations[-1], keys) for slot in active])
+            observations = np.stack([flatten(unfinished[slot].observations[-1], keys) for slot in active])
             if isinstance(policy, GaussianPolicy):
                 actions = policy.act(observations, noise[active])
             else:
@@ -130,14 +129,14 @@ def _record_policy(
         progress.update(min(len(active), max(0, steps - recorded)))
         recorded += len(active)
         for slot, action in zip(active, actions, strict=True):
-            episode = running[slot]
+            episode = unfinished[slot]
             observation, reward, terminated, truncated, _ = envs[slot].step(action)
             episode.observations.append(observation)
             episode.actions.append(action)
             episode.rewards.append(float(reward))
             if terminated or truncated:
-                episodes[episode.number] = episode.over(terminated)
-                del running[slot]
+                episodes[episode.number] = episode.finish(terminated)
+                del unfinished[slot]
                 if recorded < steps:
                     begin(slot)
     for env in envs:

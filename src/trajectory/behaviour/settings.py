@@ -1,4 +1,4 @@
-"""How the policies of one environment are trained."""
+"""The settings of the recipe that trains behaviour policies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trajectory.errors import require
 
 @dataclass(frozen=True)
 class RecipeSettings:
-    """How the policies of one environment are trained; `conf/behaviour/` explains the keys."""
+    """How the policies of one environment are trained; `conf/behaviour/trpo.yaml` explains the keys."""
 
     algorithm: str
     steps: int

@@ -1,4 +1,4 @@
-"""Your own data: arrays or a folder of episodes become a dataset of the local Minari store."""
+"""Your own data: import arrays or a folder of episodes into the local Minari store."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def create_dataset(
     author: str = "unknown",
     description: str = "",
 ) -> None:
-    """Write your own data as a dataset of the local Minari store, whole or not at all.
+    """Write your own data as a dataset of the local Minari store, completely or not at all.
 
     Args:
         dataset_id: such as `me/hopper/walks-v0`.
-        episodes: one mapping per episode of `observations` (L, observation_dim) or, with the one after the last action,
-            (L + 1, observation_dim), for Dict observations a mapping of such arrays; `actions` (L, action_dim);
-            `rewards` (L,); and `terminated`, True where the task ended and False where a time limit cut the episode
-            off. Or one mapping of flat columns over all episodes, with `terminals` (T,) and `timeouts` (T,) instead,
-            each 1 on the last transition of an episode that ended in that way.
-        env_id: the Gymnasium environment they come from, with `env_kwargs`.
-        behaviour: who acted, in a few words.
-        reference: `random` and `expert` returns that normalised scores are relative to.
+        episodes: one mapping per episode, with `observations` (L, observation_dim) or, including the one after the last
+            action, (L + 1, observation_dim); for Dict observations a mapping of such arrays; `actions` (L, action_dim);
+            `rewards` (L,); and `terminated`, True if the task ended and False if a time limit cut the episode off. Or
+            one mapping of flat columns over all episodes, with `terminals` (T,) and `timeouts` (T,) instead, 1 on the
+            last transition of an episode that ended in that way.
+        env_id: the Gymnasium environment of the data, with `env_kwargs`.
+        behaviour: the behaviour policy in a few words.
+        reference: `random` and `expert` returns for normalised scores.
 
     Raises:
         UserError: an id that is taken or not allowed, or an episode that does not fit the environment.
@@ -59,14 +59,14 @@ def create_dataset(
 
 
 def ensure_own(dataset_id: str, path: Path, environment: EnvironmentSettings, behaviour: str, author: str) -> None:
-    """Bring a folder of episodes into the local store, unless just these are there under this id already.
+    """Import a folder of episodes into the local store, unless this id already holds the same data.
 
     Args:
         path: a folder of .npz or .parquet files, one per episode, in the natural order of their names.
 
     Raises:
-        UserError: no such folder or an empty one, a file that is not an episode of this environment, or an id under
-            which other data is stored.
+        UserError: no such folder or an empty one, a file that is not an episode of this environment, or an id that
+            holds other data.
     """
     check_id(dataset_id)
     require(path.is_dir(), "dataset.path", "a folder of .npz or .parquet files", str(path))
@@ -77,8 +77,8 @@ def ensure_own(dataset_id: str, path: Path, environment: EnvironmentSettings, be
         digest.update(file.name.encode() + file.read_bytes())
     mark = f"From files with SHA-256 {digest.hexdigest()}."
     if in_store(dataset_id):
-        known = str(metadata_of(dataset_id).get("description"))
-        require(mark in known, "dataset.id", f"another one, as other data than {path} is stored under it", dataset_id)
+        stored = str(metadata_of(dataset_id).get("description"))
+        require(mark in stored, "dataset.id", f"another one, as other data than {path} is stored under it", dataset_id)
         return
     episodes = [read_episode(file) for file in files]
     names = [file.name for file in files]

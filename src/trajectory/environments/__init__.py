@@ -1,1 +1,1 @@
-"""Gymnasium environments: which one, and how it is made."""
+"""Gymnasium environments: their settings, and making them."""

@@ -1,4 +1,4 @@
-"""Gymnasium environments: making one from its settings, and what its observations are."""
+"""Make Gymnasium environments from their settings, and check their spaces and goals."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from trajectory.transition import TransitionLayout
 
 GOAL_KEYS = ("desired_goal", "achieved_goal")
 
-logging.getLogger("OpenGL").setLevel(logging.WARNING)  # loading an environment with a renderer tells of missing extras
+logging.getLogger("OpenGL").setLevel(logging.WARNING)  # it logs missing extras of renderers
 
 
 def choose_gl() -> None:
-    """Set MUJOCO_GL to an offscreen library that is there; must run before MuJoCo is first imported."""
+    """Set MUJOCO_GL to an offscreen library of this machine. Must run before MuJoCo is first imported."""
     if "MUJOCO_GL" in os.environ or not sys.platform.startswith("linux"):
         return
     for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
@@ -35,7 +35,7 @@ def choose_gl() -> None:
 
 
 def make_raw_environment(settings: EnvironmentSettings) -> Any:
-    """A Gymnasium environment as it is registered, in its wrappers, whatever its spaces.
+    """A Gymnasium environment with its wrappers, whatever its spaces.
 
     Raises:
         UserError: an unknown id, arguments it does not take, or a wrapper that cannot be made.
@@ -59,13 +59,13 @@ def make_raw_environment(settings: EnvironmentSettings) -> Any:
 
 
 def make_environment(settings: EnvironmentSettings) -> Any:
-    """A Gymnasium environment with one-dimensional Box observations and actions, Dict observations made flat.
+    """A Gymnasium environment with one-dimensional Box observations and actions. Dict observations are flattened.
 
-    Of one with goals, whether the model is told them or not, `info` holds the `desired_goal` and the `achieved_goal`.
+    In goal environments, whether the model sees the goal or not, `info` has `desired_goal` and `achieved_goal`.
 
     Raises:
-        UserError: an unknown id, arguments it does not take, observation keys or goals it does not have, or spaces of
-            another kind.
+        UserError: an unknown id, arguments that it does not take, observation keys or goals that it does not have, or
+            other spaces.
     """
     env = make_raw_environment(settings)
     try:
@@ -88,11 +88,10 @@ def make_environment(settings: EnvironmentSettings) -> Any:
 
 
 class _GoalInInfo(gymnasium.Wrapper):
-    """Tells the goal, requested for and achieved, in `info`: a flat observation has lost it; and `success`, by one
-    name.
+    """Adds the goals and `success` to `info`, because flat observations have lost them.
 
     Args:
-        success: whether its steps have to tell of it.
+        success: whether every step must report `success` (or `is_success`).
     """
 
     def __init__(self, env: Any, *, success: bool) -> None:
@@ -130,10 +129,10 @@ def _check_goal_space(space: Space, keys: Sequence[str] | None, settings: Enviro
 
 
 def set_goal(env: Any, goal: Sequence[float]) -> None:
-    """Ask an environment that was reset for another goal: by its attribute `goal`, as Gymnasium-Robotics has it.
+    """Set the goal of an environment after its reset, by its attribute `goal` as in Gymnasium-Robotics.
 
     Raises:
-        UserError: the environment has no such goal.
+        UserError: the environment does not allow this goal.
     """
     require(hasattr(env.unwrapped, "goal"), "evaluation.goal", f"null with {env.spec.id}, which takes none", goal)
     try:
@@ -141,7 +140,7 @@ def set_goal(env: Any, goal: Sequence[float]) -> None:
     except ValueError as error:
         raise UserError(f"evaluation.goal must be {first_line(error)}") from error
     maze = getattr(env.unwrapped, "maze", None)
-    if maze is not None:  # Gymnasium-Robotics takes any numbers
+    if maze is not None:  # Gymnasium-Robotics does not check the goal
         row, column = maze.cell_xy_to_rowcol(np.asarray(goal, dtype=float))
         inside = 0 <= row < maze.map_length and 0 <= column < maze.map_width
         free = inside and maze.maze_map[row][column] != 1
@@ -149,11 +148,10 @@ def set_goal(env: Any, goal: Sequence[float]) -> None:
 
 
 def check_goal(goal: Sequence[float] | None, settings: EnvironmentSettings, source_name: str) -> None:
-    """Refuse a goal that `evaluation.goal` asks for where there are none, of another size, or outside the world, and
-    a world that does not tell when its goals are reached.
+    """Raise a `UserError` for an `evaluation.goal` that the environment does not allow, or if it has no `success`.
 
     Args:
-        source_name: names what knows no goals in messages.
+        source_name: of the environment or checkpoint, for messages.
     """
     settings.check_goal(goal, source_name)
     if settings.goal is None:
@@ -167,14 +165,14 @@ def check_goal(goal: Sequence[float] | None, settings: EnvironmentSettings, sour
 
 
 def observation_keys(space: Space, requested: Sequence[str] | None, source_name: str) -> list[str] | None:
-    """The parts of a Dict observation space, in order, that make up the observation; None for a Box.
+    """The parts of a Dict observation space that make up the observation, in order; None for a Box.
 
     Args:
         requested: `env.observation_keys`.
-        source_name: names the environment or dataset in messages.
+        source_name: of the environment or dataset, for messages.
 
     Raises:
-        UserError: keys requested of a Box or that a Dict does not have, or a space or part that is not a flat Box.
+        UserError: keys for a Box, keys that the Dict does not have, or a space or part that is not a flat Box.
     """
     if not isinstance(space, Dict):
         check_box(space, "observation", source_name)
@@ -185,17 +183,17 @@ def observation_keys(space: Space, requested: Sequence[str] | None, source_name:
             requested,
         )
         return None
-    have = list(space.spaces)
-    keys = have if requested is None else list(requested)
-    rule = f"some of {', '.join(have)}, each once, for {source_name}"
-    require(0 < len(keys) == len(set(keys)) and set(keys) <= set(have), "env.observation_keys", rule, keys)
+    available = list(space.spaces)
+    keys = available if requested is None else list(requested)
+    rule = f"some of {', '.join(available)}, each once, for {source_name}"
+    require(0 < len(keys) == len(set(keys)) and set(keys) <= set(available), "env.observation_keys", rule, keys)
     for key in keys:
         check_box(space[key], f"observation {key!r}", source_name)
     return keys
 
 
 def flatten(observation: Any, keys: Sequence[str] | None) -> np.ndarray:
-    """(..., D) observation from a Box one, or from a Dict one's parts (..., D_key) side by side in the keys' order."""
+    """(..., D) flat observation: a Box one as it is, or the parts (..., D_key) of a Dict one, concatenated by key."""
     if keys is None:
         return observation
     parts: Mapping[str, np.ndarray] = observation
@@ -203,13 +201,13 @@ def flatten(observation: Any, keys: Sequence[str] | None) -> np.ndarray:
 
 
 def check_box(space: Space, name: str, source_name: str) -> None:
-    """Refuse a space that is not a one-dimensional Box."""
+    """Raise a `UserError` for a space that is not a one-dimensional Box."""
     if not isinstance(space, Box) or len(space.shape) != 1:
         raise UserError(f"{source_name}: the {name} space must be a one-dimensional Box, got {space}")
 
 
 def action_bounds(settings: EnvironmentSettings) -> np.ndarray:
-    """(2, action_dim) least and greatest actions of an environment, infinite where it has no bounds."""
+    """(2, action_dim) lower and upper bounds of the actions, infinite where there are none."""
     env = make_environment(settings)
     bounds = np.stack([env.action_space.low, env.action_space.high])
     env.close()
@@ -217,11 +215,11 @@ def action_bounds(settings: EnvironmentSettings) -> np.ndarray:
 
 
 def check_layout(env: Any, layout: TransitionLayout, source_name: str) -> None:
-    """Refuse a dataset or checkpoint (`source_name`) whose dimensions differ from the environment's."""
-    have = (env.observation_space.shape[0], env.action_space.shape[0])
-    want = (layout.observation_dim, layout.action_dim)
-    if have != want:
+    """Raise a `UserError` for a dataset or checkpoint (`source_name`) with other dimensions than the environment."""
+    expected = (env.observation_space.shape[0], env.action_space.shape[0])
+    actual = (layout.observation_dim, layout.action_dim)
+    if actual != expected:
         raise UserError(
-            f"{source_name} must have the dimensions of {env.spec.id}, {have[0]} observations and {have[1]} actions, "
-            f"got {want[0]} and {want[1]}"
+            f"{source_name} must have the dimensions of {env.spec.id}, {expected[0]} observations and {expected[1]} "
+            f"actions, got {actual[0]} and {actual[1]}"
         )

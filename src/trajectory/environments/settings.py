@@ -1,4 +1,4 @@
-"""Which environment, as `conf/env/` has it."""
+"""The settings of an environment, the section `env`."""
 
 from __future__ import annotations
 
@@ -12,24 +12,22 @@ from trajectory.errors import UserError, require
 from trajectory.targets import TARGET, checked_settings
 
 MAKE = "gymnasium.make"
-OWN_MODULES = ("gymnasium_robotics", "trajectory.worlds.four_rooms")  # of the ids in `conf/env/`
+TRUSTED_MODULES = ("gymnasium_robotics", "trajectory.worlds.four_rooms")  # of the ids in `conf/env/`
 
 
 @dataclass(frozen=True)
 class EnvironmentSettings:
-    """Which environment, as `conf/env/` has it.
+    """The settings of an environment; see `conf/env/hopper.yaml`.
 
     Args:
-        name: the short name that built-in datasets and run folders go by.
-        id: a registered Gymnasium id with Box actions and Box or Dict observations, `module:Name-v0` importing first.
+        name: the short name in the names of built-in datasets and run folders.
+        id: a registered Gymnasium id with Box actions and Box or Dict observations. `module:Name-v0` imports `module`.
         kwargs: passed to `gymnasium.make`.
-        wrappers: around it, the innermost first: each the `_target_` of a `gymnasium.Wrapper` of the user's and its
-            arguments.
-        observation_keys: for Dict observations, the parts that make up the observation, in this order; None takes all
-            of them in the space's own order.
+        wrappers: the innermost first; each is the `_target_` of a user's `gymnasium.Wrapper` with its arguments.
+        observation_keys: the parts of Dict observations to use, in this order; None takes all in the space's order.
         goal: for goal environments (`observation`, `achieved_goal`, `desired_goal`), the dimensions of the observation
-            that a goal gives, in the order of `desired_goal`; None for an environment without goals.
-        reference: `random` and `expert` returns that normalised scores are relative to; None for none.
+            that make up a goal, in the order of `desired_goal`; None for an environment without goals.
+        reference: `random` and `expert` returns for normalised scores; None for no scores.
     """
 
     name: str
@@ -55,10 +53,10 @@ class EnvironmentSettings:
         )
 
     def check_goal(self, goal: Sequence[float] | None, source_name: str) -> None:
-        """Refuse an `evaluation.goal` where there are none, or of another size.
+        """Raise a `UserError` for an `evaluation.goal` of the wrong size, or where there are no goals.
 
         Args:
-            source_name: names what knows no goals in messages.
+            source_name: of the environment or checkpoint, for messages.
         """
         if self.goal is None:
             require(goal is None, "evaluation.goal", f"null with {source_name}, which was made without goals", goal)
@@ -68,22 +66,22 @@ class EnvironmentSettings:
 
 
 def environment_settings(config: Any) -> EnvironmentSettings:
-    """Of the section `env`."""
+    """The settings in the section `env`."""
     return checked_settings(config, "env", MAKE, EnvironmentSettings)
 
 
 def trained_environment(trained: dict[str, Any], changes: dict[str, Any], source_name: str) -> EnvironmentSettings:
-    """The environment of a checkpoint, which is what it was trained in but for other arguments and reference returns.
+    """The environment of a checkpoint, with the arguments, wrappers and reference returns of the command line.
 
-    A checkpoint chooses no code: what its environment imports must be named again in `changes`, the user's own words.
+    A checkpoint chooses no code: what its environment imports must be named again in `changes`.
 
     Args:
-        trained: as the checkpoint has it.
-        changes: `env` as the command line gives it.
-        source_name: names the checkpoint in messages.
+        trained: the settings in the checkpoint.
+        changes: `env` of the command line.
+        source_name: of the checkpoint, for messages.
 
     Raises:
-        UserError: another environment than the checkpoint's, or one that has to be named.
+        UserError: another environment than the checkpoint's, or one that must be named again.
     """
     unknown = sorted(changes.keys() - {TARGET, *(field.name for field in fields(EnvironmentSettings))})
     require(not unknown, f"env.{', env.'.join(unknown)}", "left out: nothing reads it", "a key that was added")
@@ -93,7 +91,7 @@ def trained_environment(trained: dict[str, Any], changes: dict[str, Any], source
     changed = {key: changes[key] for key in ("kwargs", "wrappers", "reference") if key in changes}
     environment = settings(EnvironmentSettings, {**trained, **changed}, "env")
     module = environment.id.rpartition(":")[0]
-    if "id" not in changes and module not in ("", *OWN_MODULES):
+    if "id" not in changes and module not in ("", *TRUSTED_MODULES):
         raise UserError(
             f"env.id must be given, for example env.id={environment.id}: {source_name} names an environment of the "
             f"module {module!r}, and a checkpoint chooses no code"

@@ -1,4 +1,4 @@
-"""Four rooms: a point that walks in two dimensions, walls with doors, and a place to get to."""
+"""Four rooms: a point moves in a two-dimensional world of walls and doors towards a goal."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from gymnasium.spaces import Box, Dict
 SIZE = 10.0  # of the world, along each axis
 HALF_WALL = 0.25  # half the thickness of the walls through the middle
 DOOR = 2.0  # width
-DOORS = ((2.0, 7.5), (2.5, 8.0))  # their middles: y of those in the upright wall, x of those in the level one
-STEP = 0.4  # moved by an action of 1
-RADIUS = 0.5  # around the goal, where it counts as reached
+DOORS = ((2.0, 7.5), (2.5, 8.0))  # their centres: y in the vertical wall, x in the horizontal one
+STEP = 0.4  # distance that an action of 1 moves
+RADIUS = 0.5  # distance within which the goal is reached
 COLORS = {"floor": (255, 255, 255), "wall": (60, 60, 60), "goal": (0, 158, 115), "agent": (0, 114, 178)}
 
 
 def _walls() -> np.ndarray:
-    """(n, 4) rectangles, each x and y of its least corner, then of its greatest.
+    """(n, 4) rectangles, each as x_min, y_min, x_max, y_max.
 
-    They go on beyond the world, so that nothing passes them along its edge.
+    They extend beyond the world, so that nothing passes them along its edge.
     """
     middle = (SIZE / 2 - HALF_WALL, SIZE / 2 + HALF_WALL)
     pieces = []
@@ -38,23 +38,23 @@ WALLS = _walls()
 
 
 class FourRooms(gymnasium.Env):
-    """After the four rooms of Sutton, Precup and Singh (1999), in continuous space.
+    """The four rooms of Sutton, Precup and Singh (1999), in continuous space.
 
-    An action moves the point along x, then along y, by `STEP` times its two numbers; what is in the way stops it along
-    that axis alone, so that it slides along walls. `info["success"]` tells whether the goal is within `RADIUS`. The
-    reward is always 0 and no episode terminates, unless there is one rewarded place. Observations are as Gymnasium's
-    goal environments have them.
+    An action moves the point along x, then along y, by `STEP` times its two numbers. A wall stops the motion along that
+    axis only, so the point slides along walls. `info["success"]` is whether the goal is within `RADIUS`. Without
+    `reward_at` the reward is always 0 and no episode terminates. Observations are those of Gymnasium's goal
+    environments.
 
     Args:
-        reward_at: x and y of the goal of every episode, where the reward is 1 and the episode terminates; None draws a
-            goal for each and rewards nothing.
+        reward_at: x and y of one goal for all episodes, where the reward is 1 and the episode terminates; None draws a
+            goal for each episode and gives no reward.
 
     Raises:
-        ValueError: `reward_at` is a place outside the world or in a wall.
+        ValueError: `reward_at` is outside the world or in a wall.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - as Gymnasium has it
-    walls, radius = np.clip(WALLS, 0.0, SIZE), RADIUS  # as they are drawn
+    walls, radius = np.clip(WALLS, 0.0, SIZE), RADIUS  # as drawn
 
     def __init__(self, render_mode: str | None = None, reward_at: Sequence[float] | None = None) -> None:
         self.render_mode = render_mode
@@ -68,10 +68,10 @@ class FourRooms(gymnasium.Env):
 
     @property
     def goal(self) -> np.ndarray:
-        """(2,) x and y of the place to get to.
+        """(2,) x and y of the goal.
 
         Raises:
-            ValueError: it is set to a place outside the world or in a wall.
+            ValueError: it is set to a point outside the world or in a wall.
         """
         return self._goal
 
@@ -84,7 +84,7 @@ class FourRooms(gymnasium.Env):
         self._goal = np.asarray(goal, dtype=float)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
-        """Start, and the goal unless it is given, uniformly at random, not within reach of each other."""
+        """Draw the start, and the goal unless it is given, uniformly, at least 2 `RADIUS` apart."""
         super().reset(seed=seed)
         self.position = self._place()
         if self.reward_at is not None:
@@ -97,18 +97,18 @@ class FourRooms(gymnasium.Env):
         return self._observe()
 
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
-        self.position = moved(self.position, STEP * np.clip(np.asarray(action, dtype=float), -1.0, 1.0))
+        self.position = move(self.position, STEP * np.clip(np.asarray(action, dtype=float), -1.0, 1.0))
         observation, info = self._observe()
         arrived = self.reward_at is not None and info["success"]
         return observation, float(arrived), arrived, False, info
 
     def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: dict) -> np.ndarray | float:
-        """As Gymnasium's goal environments ask for it: 1 at the rewarded place, 0 elsewhere."""
+        """The reward by the interface of Gymnasium's goal environments: 1 at `reward_at`, 0 elsewhere."""
         distance = np.linalg.norm(np.subtract(achieved_goal, desired_goal), axis=-1)
         return 1.0 * (distance <= RADIUS) if self.reward_at is not None else 0.0 * distance
 
     def shortest_path_length(self, start: np.ndarray, goal: np.ndarray) -> float:
-        """The length of the shortest way from a place to within reach of a goal: that to the goal less its radius."""
+        """The length of the shortest path from `start` to within `RADIUS` of `goal`."""
         whole = shortest_path_length(np.asarray(start, dtype=float), np.asarray(goal, dtype=float))
         return max(0.0, whole - RADIUS)
 
@@ -136,26 +136,26 @@ class FourRooms(gymnasium.Env):
 
 
 def is_free(place: np.ndarray) -> bool:
-    """Whether an (x, y) is in the world and not inside a wall; the faces of walls are free."""
+    """Whether (x, y) is in the world and not inside a wall; the surface of a wall is free."""
     inside = bool(np.all((place >= 0) & (place <= SIZE)))
     return inside and not bool(np.any(np.all((WALLS[:, :2] < place) & (place < WALLS[:, 2:]), axis=1)))
 
 
-def moved(place: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """Where a free (x, y) gets to, moving along x first and then along y as far as there is room."""
+def move(place: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """The position after moving a free (x, y) along x and then along y, up to the next wall."""
     place = place.copy()
     for axis in (0, 1):
         other = 1 - axis
         ahead = WALLS[(WALLS[:, other] < place[other]) & (place[other] < WALLS[:, other + 2])]
         low, high = ahead[:, axis], ahead[:, axis + 2]
-        least = max([0.0, *high[high <= place[axis]]])
-        greatest = min([SIZE, *low[low >= place[axis]]])
-        place[axis] = np.clip(place[axis] + by[axis], least, greatest)
+        lower = max([0.0, *high[high <= place[axis]]])
+        upper = min([SIZE, *low[low >= place[axis]]])
+        place[axis] = np.clip(place[axis] + by[axis], lower, upper)
     return place
 
 
 def shortest_path_length(start: np.ndarray, goal: np.ndarray) -> float:
-    """From place to place, exact: it bends at corners of walls alone, so it is one in the graph of what sees what."""
+    """The exact length of the shortest path, which bends only at corners: a path in the visibility graph."""
     points = np.concatenate([[start, goal], CORNERS])
     lengths = np.full((len(points), len(points)), np.inf)
     lengths[2:, 2:] = BETWEEN_CORNERS
@@ -163,28 +163,28 @@ def shortest_path_length(start: np.ndarray, goal: np.ndarray) -> float:
         for other, point in enumerate(points):
             if visible(points[end], point):
                 lengths[end, other] = lengths[other, end] = np.linalg.norm(points[end] - point)
-    # between corners the shortest ways are known: at most one corner after the start and one before the goal
+    # the shortest paths between corners are precomputed: one corner after the start and one before the goal suffice
     through = lengths[0, 2:, None] + lengths[2:, 2:] + lengths[None, 2:, 1]
     return float(min(lengths[0, 1], through.min()))
 
 
 def visible(start: np.ndarray, stop: np.ndarray) -> bool:
-    """Whether the straight line between two (x, y) passes through no wall; touching one is no passing through."""
+    """Whether the straight line between two (x, y) crosses no wall; touching a wall is not crossing it."""
     by = stop - start
     first, last = np.zeros(len(WALLS)), np.ones(len(WALLS))
     for axis in (0, 1):
         low, high = WALLS[:, axis] - start[axis], WALLS[:, axis + 2] - start[axis]
         if by[axis] == 0:
-            last = np.where((low < 0) & (high > 0), last, -1.0)  # beside it all the way
+            last = np.where((low < 0) & (high > 0), last, -1.0)  # parallel to the wall
         else:
-            with np.errstate(over="ignore"):  # a way along the other axis, but for rounding
+            with np.errstate(over="ignore"):  # nearly parallel to the other axis
                 enter, leave = np.sort([low / by[axis], high / by[axis]], axis=0)
             first, last = np.maximum(first, enter), np.minimum(last, leave)
     return not bool(np.any(last - first > 1e-9))
 
 
 def _corners() -> tuple[np.ndarray, np.ndarray]:
-    """(n, 2) corners of walls that are in the rooms, and the (n, n) lengths of the shortest ways between them."""
+    """(n, 2) corners of walls inside the world, and the (n, n) lengths of the shortest paths between them."""
     corners = np.concatenate([WALLS[:, [i, j]] for i in (0, 2) for j in (1, 3)])
     corners = np.array([corner for corner in np.unique(corners, axis=0) if is_free(corner)])
     lengths = np.array([[np.linalg.norm(a - b) if visible(a, b) else np.inf for b in corners] for a in corners])
