@@ -20,8 +20,8 @@ from helpers.forked import Forked
 from helpers.toy_world import TOY_ENVIRONMENT
 from trajectory.environments.make import choose_gl
 from trajectory.evaluation.episodes import Recording
-from trajectory.evaluation.picture import COLUMNS, received, strips
-from trajectory.evaluation.video import CAPTION, draw_episode
+from trajectory.evaluation.picture import COLUMNS, received_returns, strips
+from trajectory.evaluation.video import CAPTION_HEIGHT, draw_episode
 from trajectory.planning.trajectory import PlannedTrajectory
 
 offscreen_gl = pytest.mark.skipif(
@@ -44,7 +44,7 @@ def draw(folder: Path, foresees: str = "", environment: str = "Hopper-v5", **var
 
 def frames(folder: Path) -> np.ndarray:
     """(F, height, width, 3) of the video, without the line of text above."""
-    return np.stack(list(iio.imiter(folder / "episode.mp4", plugin="FFMPEG")))[:, CAPTION:].astype(int)
+    return np.stack(list(iio.imiter(folder / "episode.mp4", plugin="FFMPEG")))[:, CAPTION_HEIGHT:].astype(int)
 
 
 @offscreen_gl
@@ -148,11 +148,11 @@ def test_an_offscreen_library_is_chosen_unless_one_is_given(monkeypatch: pytest.
 def test_a_fall_costs_what_training_made_of_it() -> None:
     """What plans promise is in the same terms as what is received."""
     recording = Recording(rewards=[2.0] * 300, discount=0.99, terminal_reward=-100.0)
-    returns = received(recording, terminated=True)
+    returns = received_returns(recording, terminated=True)
     for step in (0, 280, 299):
         slow = sum(0.99**ahead * 2 for ahead in range(299 - step)) - 100 * 0.99 ** (299 - step)
         assert returns[step] == pytest.approx(slow)
     # at a time limit what comes is as good as what came
-    np.testing.assert_allclose(received(recording, terminated=False), 200.0)
+    np.testing.assert_allclose(received_returns(recording, terminated=False), 200.0)
     recording.terminal_reward = None
-    assert received(recording, terminated=True)[-1] == 2.0
+    assert received_returns(recording, terminated=True)[-1] == 2.0

@@ -22,20 +22,20 @@ from trajectory.steps import ends_step
 
 
 class PlanningEvaluation(pl.Callback):
-    """Plans whole episodes every `every_n_steps` training steps and keeps the best model by planned return.
+    """Plans whole episodes every `every_n_steps` training steps, and saves the best model.
 
-    The global RNGs and the module's train mode are left exactly as they were: the agent draws from generators of its
-    own, environments from theirs.
+    It changes neither the global random generators nor the module's training mode: agent and environments have their
+    own generators.
 
     Args:
-        every_n_steps: training steps between evaluations, the last step always being one; None never evaluates.
-        seeds: one episode per seed, the same ones every time.
-        max_steps: of an episode; None is the environment's own limit.
-        best_path: where the best checkpoint goes; None keeps none.
-        interruption: breaks an evaluation off; the training that continues from the checkpoint makes up for it.
-        metric: of an evaluation's summary, by which the best model is told, and for `prune`.
-        prune: is told of each step's metric, and says whether training is to stop there.
-        best_by: what the best model is told by: `planning`, that metric, or `val/loss`.
+        every_n_steps: training steps between evaluations. The last step always has one. None never evaluates.
+        seeds: one episode per seed, the same every time.
+        max_steps: of an episode; None is the environment's limit.
+        best_path: of the best checkpoint; None saves none.
+        interruption: stops an evaluation. The resumed training repeats it.
+        metric: of the summary of an evaluation, for choosing the best model and for `prune`.
+        prune: takes a step and its metric, and returns whether training should stop.
+        best_by: what chooses the best model: `planning` (the metric) or `val/loss`.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class PlanningEvaluation(pl.Callback):
         self.best = max((entry[self.metric] for entry in self.history), default=None)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make up for an evaluation that was broken off."""
+        """Repeat an evaluation that was interrupted."""
         if trainer.global_step:
             self._evaluate_when_due(trainer, pl_module)
 
@@ -89,7 +89,7 @@ class PlanningEvaluation(pl.Callback):
             self._evaluate_when_due(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the model of the least validation loss, where that tells the best."""
+        """Save the model with the lowest validation loss, if that chooses the best."""
         if self.best_by != "val/loss" or trainer.sanity_checking or self.interruption.training_stopped:
             return
         loss = float(trainer.callback_metrics["val/loss"])
@@ -99,13 +99,13 @@ class PlanningEvaluation(pl.Callback):
                 trainer.save_checkpoint(self.best_path)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Evaluate the final model too; where nothing told a best one on the way, it is the best there is."""
+        """Evaluate the final model too. If no evaluation has chosen a best model, the final one is saved as best."""
         if self.interruption.training_stopped or self.pruned:
             return
         if self.every_n_steps is not None:
             self._evaluate_once(trainer, pl_module, final=True)
-        untold = self.every_n_steps is None if self.best_by == "planning" else self.best_loss is None
-        if untold and self.best_path is not None:
+        no_best = self.every_n_steps is None if self.best_by == "planning" else self.best_loss is None
+        if no_best and self.best_path is not None:
             trainer.save_checkpoint(self.best_path)
 
     def _evaluate_when_due(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -118,13 +118,13 @@ class PlanningEvaluation(pl.Callback):
                 self.evaluate(trainer, module, final=final)
 
     def evaluate(self, trainer: pl.Trainer, module: pl.LightningModule, *, final: bool = False) -> dict[str, Any]:
-        """Plan with the module as it is, log the outcome and save it if it is the best so far.
+        """Plan with the current module, log the results, and save the module if it is the best so far.
 
         Args:
-            final: no step comes after this one, which so is neither broken off nor pruned.
+            final: whether this is the last step, which is neither interrupted nor pruned.
 
         Raises:
-            RolloutInterrupted: it was interrupted; nothing is logged or saved.
+            RolloutInterrupted: it was interrupted. Nothing is logged or saved.
         """
         assert isinstance(module, TrajectoryModule)
         modes = [(part, part.training) for part in module.modules()]
@@ -133,7 +133,7 @@ class PlanningEvaluation(pl.Callback):
             self.planner, module.whole_gpt().eval(), module.discretizer, self.discount, critic=module.critic
         )
         final = final or trainer.global_step >= trainer.max_steps
-        # the last step's is not broken off: no step after it would make up for it
+        # the last evaluation is not interrupted, because no later step would repeat it
         stop = None if final else (lambda: self.interruption.requested)
         try:
             rollouts = run_on_all_ranks(agent, self.environment, self.seeds, max_steps=self.max_steps, stop=stop)
@@ -149,8 +149,8 @@ class PlanningEvaluation(pl.Callback):
             self.best = summary[self.metric]
             if self.best_path is not None and self.best_by == "planning":
                 trainer.save_checkpoint(self.best_path)
-        # the last step's is the result
-        asked = not final and self.prune is not None
-        self.pruned = all_gather_object(asked and self.prune(trainer.global_step, summary[self.metric]))[0]
+        # the last evaluation is the result, and is not pruned
+        may_prune = not final and self.prune is not None
+        self.pruned = all_gather_object(may_prune and self.prune(trainer.global_step, summary[self.metric]))[0]
         trainer.should_stop = trainer.should_stop or self.pruned
         return summary

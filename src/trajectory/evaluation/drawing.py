@@ -1,4 +1,4 @@
-"""Frames of MuJoCo states, drawn off screen: of recorded positions, or of those that decoded observations tell of."""
+"""Off-screen rendering of MuJoCo states, from recorded positions or from decoded observations."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ OPENGL_HINT = (
     "no offscreen OpenGL was found; on Debian or Ubuntu install libegl1 libegl-mesa0 libgl1-mesa-dri (or libosmesa6)"
 )
 
-opengl_errors: list[str] = []  # why there was no OpenGL: asked for it again, some libraries end the process
+opengl_errors: list[str] = []  # kept, because a second attempt to open a missing OpenGL crashes some libraries
 
 RenderFunction = Callable[[np.ndarray], np.ndarray]  # (nq,) positions -> (size, size, 3) uint8 frame
 
 
 class RenderingError(Exception):
-    """Nothing can be drawn; one line says why, and what to install where that would help."""
+    """Nothing can be rendered. The message says why in one line, and what to install if that helps."""
 
 
 @contextmanager
 def frame_renderer(env: Any, *, size: int = 480) -> Generator[RenderFunction]:
-    """A function that draws frames of an environment, until the context ends.
+    """A function that renders frames of an environment, valid during the block.
 
     Args:
         size: height and width of a frame in pixels.
 
     Raises:
-        RenderingError: MuJoCo does not simulate the environment, or there is no OpenGL; the function raises it too.
+        RenderingError: MuJoCo does not simulate the environment, or there is no OpenGL. The function raises it too.
     """
     model = _simulator(env).model
-    mujoco: Any = import_module("mujoco")  # its names come from C++, unknown to type checkers
-    # antialiasing, shadows and reflections cost most of a frame in software
+    mujoco: Any = import_module("mujoco")  # a C++ module, whose names type checkers do not know
+    # in software, antialiasing, shadows and reflections take most of the time
     model.vis.quality.offsamples = 0
     model.vis.global_.offwidth = model.vis.global_.offheight = size
     if opengl_errors:
@@ -54,7 +54,7 @@ def frame_renderer(env: Any, *, size: int = 480) -> Generator[RenderFunction]:
     names = [model.camera(index).name for index in range(model.ncam)]
     camera = "track" if "track" in names else -1
 
-    def draw(qpos: np.ndarray) -> np.ndarray:
+    def render(qpos: np.ndarray) -> np.ndarray:
         with _driver_errors():
             data.qpos[:] = qpos
             mujoco.mj_forward(model, data)
@@ -62,21 +62,21 @@ def frame_renderer(env: Any, *, size: int = 480) -> Generator[RenderFunction]:
             return renderer.render()
 
     try:
-        yield draw
+        yield render
     finally:
         renderer.close()
 
 
 def qpos_from_observations(env: Any, observations: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
-    """The MuJoCo positions that an environment's observations tell of.
+    """MuJoCo positions from the observations of an environment.
 
-    Gymnasium's locomotion tasks observe positions and then velocities, all but the root's horizontal position, which
+    Gymnasium's locomotion tasks observe positions, then velocities, without the horizontal position of the root. That
     is integrated here from its velocity.
 
     Args:
-        env: is reset, to find out what its observations hold.
+        env: is reset here, to find the content of its observations.
         observations: (H, observation_dim), of successive steps.
-        start: (nq,) positions at the first of them, for those that are not observed; None begins at the origin.
+        start: (nq,) positions at the first of them, for the coordinates that are not observed; None is the origin.
 
     Returns:
         (H, nq) positions.
@@ -88,16 +88,16 @@ def qpos_from_observations(env: Any, observations: np.ndarray, start: np.ndarray
     observation, _ = env.reset(seed=0)
     qpos, qvel = simulator.data.qpos, simulator.data.qvel
     for hidden in range(3):  # coordinates of the root that are not observed
-        told = np.concatenate([qpos[hidden:], qvel])
-        if len(observation) >= len(told) and np.allclose(observation[: len(told)], told):
+        expected = np.concatenate([qpos[hidden:], qvel])
+        if len(observation) >= len(expected) and np.allclose(observation[: len(expected)], expected):
             break
     else:
         raise RenderingError(f"the observations of {_name(env)} do not begin with MuJoCo's positions and velocities")
-    seen = len(qpos) - hidden
-    velocities = observations[:, seen : seen + hidden]
+    observed = len(qpos) - hidden
+    velocities = observations[:, observed : observed + hidden]
     moved = seconds_per_step(env) * (velocities[1:] + velocities[:-1]) / 2
     first = np.zeros((1, hidden)) if start is None else start[None, :hidden]
-    return np.concatenate([np.cumsum(np.concatenate([first, moved]), axis=0), observations[:, :seen]], axis=1)
+    return np.concatenate([np.cumsum(np.concatenate([first, moved]), axis=0), observations[:, :observed]], axis=1)
 
 
 def seconds_per_step(env: Any) -> float:
@@ -106,7 +106,7 @@ def seconds_per_step(env: Any) -> float:
 
 
 def _simulator(env: Any) -> Any:
-    """The environment below all wrappers, which has MuJoCo's model and data."""
+    """The unwrapped environment, with MuJoCo's model and data."""
     mujoco: Any = import_module("mujoco")
     simulator: Any = env.unwrapped
     if not isinstance(getattr(simulator, "model", None), mujoco.MjModel):
@@ -120,7 +120,7 @@ def _name(env: Any) -> str:
 
 @contextmanager
 def _driver_errors() -> Generator[None]:
-    """Drivers fail in many ways, none of which may cost the results."""
+    """Turn any failure of a graphics driver into a `RenderingError`: it must not cost the results."""
     try:
         yield
     except Exception as error:

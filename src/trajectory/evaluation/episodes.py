@@ -1,4 +1,4 @@
-"""How an episode went."""
+"""The results of episodes, and recordings of them for drawing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from trajectory.planning.trajectory import PlannedTrajectory
 
 @dataclass
 class Recording:
-    """What drawing an episode takes.
+    """The record of an episode for drawing it.
 
     Args:
         states: simulator positions before every step.
         rewards: of every step.
-        plans: what the agent foresaw, by the step before which it did.
-        discount: of the agent's plans; None for one that does not plan.
-        terminal_reward: that plans foresee where an episode terminates, whatever is received; None for that.
-        due: the step before which the agent is asked for its next plan.
+        plans: the agent's plans, by the step before which each was made.
+        discount: of the plans; None for an agent that does not plan.
+        terminal_reward: that the agent was trained to expect at a termination instead of the reward; None for none.
+        next_plan_step: the step before which the next plan is recorded.
     """
 
     states: list[np.ndarray] = field(default_factory=list)
@@ -29,31 +29,33 @@ class Recording:
     plans: dict[int, PlannedTrajectory] = field(default_factory=dict)
     discount: float | None = None
     terminal_reward: float | None = None
-    due: int = 0
+    next_plan_step: int = 0
 
     def before_step(self, env: Any, agent: Agent, observation: np.ndarray, reward: float, every: int | None) -> None:
-        """Write down the state of the first environment and, when it is due, the agent's plan, which leaves the agent
-        as it is.
+        """Record the state of the environment and, every `every` steps, a plan, which does not change the agent.
+
+        Args:
+            every: steps between plans; None makes a plan where the last one ends.
         """
         step = len(self.states)
         self.states.append(simulator_state(env))
-        if step == self.due and isinstance(agent, PlanningAgent):
+        if step == self.next_plan_step and isinstance(agent, PlanningAgent):
             self.discount, self.terminal_reward = agent.discount, agent.terminal_reward
             (self.plans[step],) = agent.plan(observation, reward, environment=0)
-            self.due += every or len(self.plans[step].rewards)
+            self.next_plan_step += every or len(self.plans[step].rewards)
 
 
 @dataclass
 class EpisodeResult:
-    """How one episode went.
+    """The result of an episode.
 
     Args:
         length: environment steps.
-        recording: for drawing, where asked for.
-        goal: (G,) what was asked for, or hidden, where the environment has goals.
-        path: (G,) of the start and after every step.
-        reached: whether the goal was; that ends the episode where the agent was told the goal.
-        shortest_path: the length of the shortest way from start to goal, where the environment knows it.
+        recording: for drawing, if requested.
+        goal: (G,), given to the agent or hidden from it; None in an environment without goals.
+        path: (G,) positions at the start and after every step.
+        reached: whether the goal was reached. This ends the episode if the agent was given the goal.
+        shortest_path: length of the shortest path from start to goal, if the environment can compute it.
     """
 
     seed: int
@@ -70,7 +72,7 @@ class EpisodeResult:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Episodes, the mean wall-clock time of one batched decision in milliseconds, and of all in seconds."""
+    """Episodes, the mean wall-clock time of a batched decision in milliseconds, and the total time in seconds."""
 
     episodes: list[EpisodeResult]
     decision_latency_ms: float
@@ -78,6 +80,6 @@ class Rollouts:
 
 
 def simulator_state(env: Any) -> np.ndarray:
-    """MuJoCo's positions (qpos), all that drawing a frame needs; empty for other simulators."""
+    """MuJoCo's positions (qpos), from which a frame is rendered; empty for other simulators."""
     data = getattr(env.unwrapped, "data", None)
     return np.zeros(0) if data is None else data.qpos.copy()

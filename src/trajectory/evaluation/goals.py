@@ -1,4 +1,4 @@
-"""How goals were reached: in numbers, as a table, and on a map."""
+"""How goals were reached: as numbers, as a table, and on a map."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from matplotlib.patches import Circle, Rectangle
 from trajectory.colors import BLUE, GREEN, ORANGE
 from trajectory.evaluation.episodes import EpisodeResult
 
-MAX_DETOUR_RATIO = 2.0  # times the shortest way, that still count as a direct one
-MAX_PATHS = 9  # on a picture
-MAZE_RADIUS = 0.45  # within which Gymnasium-Robotics counts a goal of PointMaze as reached
+MAX_DETOUR_RATIO = 2.0  # length of a direct path over that of the shortest one
+MAX_PATHS = 9  # in a picture
+MAZE_RADIUS = 0.45  # distance within which Gymnasium-Robotics counts a goal of PointMaze as reached
 PATH, START, GOAL, WALL = BLUE, ORANGE, GREEN, "#555555"
 
 
 def path_length(episode: EpisodeResult) -> float:
-    """How far an episode went, in the units of its goal."""
+    """The length of an episode's path, in the units of its goal."""
     return float(np.linalg.norm(np.diff(np.stack(episode.path), axis=0), axis=1).sum())
 
 
 def goal_result(episode: EpisodeResult) -> dict[str, Any]:
-    """What results tell of an episode that had a goal."""
+    """The fields of an episode's results that concern its goal."""
     assert episode.goal is not None
     return {
         "start": episode.path[0].tolist(),
@@ -43,40 +43,45 @@ def summarize_goals(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     A path of one step, or of at most `MAX_DETOUR_RATIO` times the shortest path, is no detour.
 
     Args:
-        episodes: as `goal_result` gives them.
+        episodes: as returned by `goal_result`.
     """
     reached = [episode["reached"] for episode in episodes]
-    known = all(episode["shortest_path"] is not None for episode in episodes)
+    has_shortest = all(episode["shortest_path"] is not None for episode in episodes)
     direct = [
-        e["reached"] and known and (e["length"] == 1 or e["path_length"] <= MAX_DETOUR_RATIO * e["shortest_path"])
+        e["reached"]
+        and has_shortest
+        and (e["length"] == 1 or e["path_length"] <= MAX_DETOUR_RATIO * e["shortest_path"])
         for e in episodes
     ]
-    return {"success_rate": float(np.mean(reached)), "direct_success_rate": float(np.mean(direct)) if known else None}
+    return {
+        "success_rate": float(np.mean(reached)),
+        "direct_success_rate": float(np.mean(direct)) if has_shortest else None,
+    }
 
 
 def goal_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A table: where each episode went, how, and the shares of all."""
+    """The rows of a table: every episode, then the success rates."""
     rows: list[tuple[str, ...]] = [("episode", "seed", "start", "goal", "steps", "path", "shortest", "times", "end")]
     for index, episode in enumerate(results["episodes"]):
         shortest, path = episode["shortest_path"], episode["path_length"]
-        times = ("-" if shortest is None else f"{shortest:.2f}", f"{path / shortest:.2f}" if shortest else "-")
-        places = [", ".join(f"{number:.2f}" for number in episode[key]) for key in ("start", "goal")]
+        lengths = ("-" if shortest is None else f"{shortest:.2f}", f"{path / shortest:.2f}" if shortest else "-")
+        positions = [", ".join(f"{number:.2f}" for number in episode[key]) for key in ("start", "goal")]
         end = "reached" if episode["reached"] else "terminated" if episode["terminated"] else "time limit"
         steps = str(episode["length"])
-        rows.append((str(index), str(episode["seed"]), *places, steps, f"{path:.2f}", *times, end))
+        rows.append((str(index), str(episode["seed"]), *positions, steps, f"{path:.2f}", *lengths, end))
     direct = results["direct_success_rate"]
     within = "" if direct is None else f", {direct:.1%} within {MAX_DETOUR_RATIO:g} times the shortest way"
     environment = results["environment"]
-    hidden = environment is not None and environment["goal"] is None  # so that what is rewarded is the task
+    hidden = environment is not None and environment["goal"] is None  # then the reward defines the task
     earned = f", mean return {results['return_mean']:.2f}" if hidden else ""
     return [*rows, ("", "", "", "", "", "", "", "", f"{results['success_rate']:.1%} reached{within}{earned}")]
 
 
 def draw_paths(episodes: Sequence[EpisodeResult], env: Any) -> bytes:
-    """A PNG: start, goal and path of the episodes with the furthest goals, over the map where there is one.
+    """A PNG: start, goal and path of the episodes with the furthest goals, on a map if there is one.
 
     Args:
-        env: that has `walls`, (n, 4) rectangles as of `FourRooms`, or a `maze` as of Gymnasium-Robotics.
+        env: has a map if it has `walls`, (n, 4) rectangles as in `FourRooms`, or a `maze` as in Gymnasium-Robotics.
     """
     with_goals = (episode for episode in episodes if episode.goal is not None)
     shown = sorted(with_goals, key=_distance, reverse=True)[:MAX_PATHS]
@@ -90,7 +95,7 @@ def draw_paths(episodes: Sequence[EpisodeResult], env: Any) -> bytes:
         for x0, y0, x1, y1 in walls:
             axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, color=WALL, linewidth=0))
         assert episode.goal is not None
-        path, goal = (_in_the_plane(places) for places in (np.stack(episode.path), episode.goal))
+        path, goal = (_in_plane(positions) for positions in (np.stack(episode.path), episode.goal))
         axes.plot(path[:, 0], path[:, 1], color=PATH, linewidth=1.2, marker=".", markersize=3, label="path")
         axes.plot(*path[0, :2], color=START, marker="s", markersize=7, linestyle="none", label="start")
         radius = getattr(env.unwrapped, "radius", MAZE_RADIUS if hasattr(env.unwrapped, "maze") else None)
@@ -114,19 +119,19 @@ def draw_paths(episodes: Sequence[EpisodeResult], env: Any) -> bytes:
 
 
 def _distance(episode: EpisodeResult) -> float:
-    """From start to goal, by the shortest way where it is known."""
+    """The distance from start to goal: that of the shortest path if it is known."""
     if episode.shortest_path is not None:
         return episode.shortest_path
     return float(np.linalg.norm(np.stack(episode.path)[0] - episode.goal))
 
 
-def _in_the_plane(places: np.ndarray) -> np.ndarray:
-    """The first two coordinates of (..., G) places, the second 0 on a line."""
-    return np.concatenate([places, np.zeros_like(places[..., :1])], axis=-1)[..., :2]
+def _in_plane(positions: np.ndarray) -> np.ndarray:
+    """The first two coordinates of (..., G) positions; the second is 0 if G is 1."""
+    return np.concatenate([positions, np.zeros_like(positions[..., :1])], axis=-1)[..., :2]
 
 
 def walls_of(world: Any) -> np.ndarray:
-    """(n, 4) rectangles, each x and y of its least corner, then of its greatest."""
+    """(n, 4) rectangles, each as x_min, y_min, x_max, y_max."""
     if hasattr(world, "walls"):
         return world.walls
     maze = getattr(world, "maze", None)

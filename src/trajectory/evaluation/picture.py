@@ -1,4 +1,4 @@
-"""A picture of an episode: frames of what was executed above frames of what was planned, and what came of promises."""
+"""A picture of an episode: executed frames above planned ones, rewards, and planned against received returns."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from trajectory.data.returns import return_to_go
 from trajectory.evaluation.drawing import RenderFunction
 from trajectory.evaluation.episodes import Recording
 
-EXECUTED, FORESEEN = BLUE, ORANGE
-COLUMNS = 6  # frames of a row
-MOMENTS = 2  # plans of which frames are drawn
-INCHES = 1.75  # of a frame
-PANEL = 2.6  # inches that the panels below are high
+EXECUTED, PLANNED = BLUE, ORANGE
+COLUMNS = 6  # frames in a row
+SHOWN_PLANS = 2  # plans whose frames are drawn
+FRAME_INCHES = 1.75
+PANEL_INCHES = 2.6  # height of the panels below the frames
 
 
 def draw_picture(
@@ -28,14 +28,16 @@ def draw_picture(
     """A PNG.
 
     Args:
-        terminated: whether the episode's end was one of the task.
-        shown: what draws frames, and the positions of each plan; None for the panels alone.
+        terminated: whether the task ended, rather than a time limit.
+        shown: renders frames, and (H, nq) positions of each plan by its step; None draws the panels alone.
     """
     rows = [] if shown is None else strips(recording, shown[1])
     columns = max((len(frames) for _, _, frames in rows), default=COLUMNS)
-    figure = Figure(figsize=(INCHES * COLUMNS + 0.4, PANEL + INCHES * len(rows)), layout="constrained")
+    figure = Figure(
+        figsize=(FRAME_INCHES * COLUMNS + 0.4, PANEL_INCHES + FRAME_INCHES * len(rows)), layout="constrained"
+    )
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(len(rows) + 1, 1, height_ratios=[INCHES] * len(rows) + [PANEL])
+    grid = figure.add_gridspec(len(rows) + 1, 1, height_ratios=[FRAME_INCHES] * len(rows) + [PANEL_INCHES])
     for row, (name, color, frames) in enumerate(rows):
         assert shown is not None
         cells = grid[row].subgridspec(1, columns, wspace=0.02)
@@ -54,33 +56,33 @@ def draw_picture(
     _draw_rewards(figure.add_subplot(panels[0]), recording)
     _draw_return(figure.add_subplot(panels[1]), recording)
     if planned:
-        _draw_promises(figure.add_subplot(panels[2]), recording, terminated=terminated)
+        _draw_planned_returns(figure.add_subplot(panels[2]), recording, terminated=terminated)
     png = BytesIO()
     figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
     return png.getvalue()
 
 
 def strips(
-    recording: Recording, foreseen: Mapping[int, np.ndarray]
+    recording: Recording, planned_states: Mapping[int, np.ndarray]
 ) -> list[tuple[str, str, list[tuple[str, np.ndarray]]]]:
-    """Rows of frames, each a name, a colour, and (text, positions) of its frames.
+    """Rows of frames: the name and colour of each row, and (text, positions) of its frames.
 
-    For each of some moments what was executed from then on, and what the plan made then foresaw for the same steps;
-    without plans the whole episode.
+    For some plans, a row of the executed steps from there on and a row of the planned ones; without plans, a row of the
+    whole episode.
     """
     last = len(recording.states) - 1
-    if not foreseen:
+    if not planned_states:
         steps = np.unique(np.linspace(0, last, COLUMNS).round().astype(int))
         return [("executed", EXECUTED, [(f"step {step}", recording.states[step]) for step in steps])]
-    whole = [step for step, states in foreseen.items() if step + len(states) - 1 <= last] or [min(foreseen)]
-    chosen = sorted({whole[(2 * index + 1) * len(whole) // (2 * MOMENTS)] for index in range(MOMENTS)})
+    whole = [step for step, states in planned_states.items() if step + len(states) - 1 <= last] or [min(planned_states)]
+    chosen = sorted({whole[(2 * index + 1) * len(whole) // (2 * SHOWN_PLANS)] for index in range(SHOWN_PLANS)})
     rows = []
     for made in chosen:
-        ahead = np.linspace(0, min(len(foreseen[made]) - 1, last - made), COLUMNS).round().astype(int)
+        ahead = np.linspace(0, min(len(planned_states[made]) - 1, last - made), COLUMNS).round().astype(int)
         ahead = np.unique(ahead)
         executed = [(f"step {made + step}", recording.states[made + step]) for step in ahead]
-        plan = [(f"foreseen for step {made + step}", foreseen[made][step]) for step in ahead]
-        rows += [("executed", EXECUTED, executed), (f"plan of step {made}", FORESEEN, plan)]
+        plan = [(f"planned for step {made + step}", planned_states[made][step]) for step in ahead]
+        rows += [("executed", EXECUTED, executed), (f"plan of step {made}", PLANNED, plan)]
     return rows
 
 
@@ -88,8 +90,8 @@ def _draw_rewards(axes: Any, recording: Recording) -> None:
     axes.plot(recording.rewards, color=EXECUTED, linewidth=1, label="executed")
     for number, (made, plan) in enumerate(recording.plans.items()):
         steps = np.arange(made, made + len(plan.rewards))
-        label = "foreseen" if number == 0 else None
-        axes.plot(steps, plan.rewards, color=FORESEEN, linewidth=1, marker=".", markersize=2, label=label)
+        label = "planned" if number == 0 else None
+        axes.plot(steps, plan.rewards, color=PLANNED, linewidth=1, marker=".", markersize=2, label=label)
     axes.set(xlabel="step", ylabel="reward of the step")
     axes.legend(frameon=False, fontsize=8)
 
@@ -99,26 +101,26 @@ def _draw_return(axes: Any, recording: Recording) -> None:
     axes.set(xlabel="step", ylabel="return so far")
 
 
-def _draw_promises(axes: Any, recording: Recording, *, terminated: bool) -> None:
-    """What every plan promised, in rewards and the return-to-go behind them, against what was then received."""
+def _draw_planned_returns(axes: Any, recording: Recording, *, terminated: bool) -> None:
+    """The return of every plan, rewards plus return-to-go, against the return received from its step on."""
     discount = recording.discount
     assert discount is not None
-    axes.plot(received(recording, terminated=terminated), color=EXECUTED, linewidth=1, label="received")
-    promised = []
+    axes.plot(received_returns(recording, terminated=terminated), color=EXECUTED, linewidth=1, label="received")
+    planned_returns = []
     for plan in recording.plans.values():
         weights = discount ** np.arange(len(plan.rewards) + 1)
         rest = 0.0 if plan.terminated else plan.values[-1]
-        promised.append(float(weights @ np.append(plan.rewards, rest)))
-    axes.plot(list(recording.plans), promised, ".", color=FORESEEN, markersize=4, label="promised by the plan")
+        planned_returns.append(float(weights @ np.append(plan.rewards, rest)))
+    axes.plot(list(recording.plans), planned_returns, ".", color=PLANNED, markersize=4, label="planned")
     axes.set(xlabel="step", ylabel=f"return to come, discount {discount:g}")
     axes.legend(frameon=False, fontsize=8)
 
 
-def received(recording: Recording, *, terminated: bool) -> np.ndarray:
-    """(T,) discounted return from every step on.
+def received_returns(recording: Recording, *, terminated: bool) -> np.ndarray:
+    """(T,) discounted return received from every step on.
 
-    What a termination costs, and what comes after a time limit, is what training supposes (`data/returns.py`): plans
-    know nothing else.
+    Terminations and time limits are treated as in training (`data/returns.py`), because plans were learnt from those
+    returns.
     """
     rewards, discount = np.array(recording.rewards), recording.discount
     assert discount is not None

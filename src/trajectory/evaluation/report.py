@@ -1,4 +1,4 @@
-"""The end of every run: plan the final episodes, write results.json and pictures, print the table."""
+"""The end of a run: plan the final episodes, write results.json and pictures, print the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluation found, as the `results.json` of a run and as a table."""
+"""The results of an evaluation, as `results.json` and as a table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def normalized_score(episode_return: float, reference: Mapping[str, float] | Non
 
 
 def summarize_rollouts(rollouts: Rollouts, reference: Mapping[str, float] | None) -> dict[str, Any]:
-    """Episodes, mean and standard deviation of their returns, mean score, decision latency; how goals were reached."""
+    """A summary: every episode, mean and standard deviation of returns, mean score, decision latency, success rates."""
     returns = [episode.episode_return for episode in rollouts.episodes]
     mean = float(np.mean(returns))
     goals = [{} if episode.goal is None else goal_result(episode) for episode in rollouts.episodes]
@@ -55,7 +55,8 @@ def summarize_rollouts(rollouts: Rollouts, reference: Mapping[str, float] | None
 
 
 def metrics_of(prefix: str, summary: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, float]:
-    """An evaluation as `PREFIX/NAME` on dashboards; lengths in steps, latency in milliseconds, scores where there are.
+    """The metrics of an evaluation as `PREFIX/NAME`: lengths in steps, latency in milliseconds, scores if there are
+    any.
 
     Args:
         dataset: the data trained on. Percent of its mean return is left out where that is not positive.
@@ -70,7 +71,7 @@ def metrics_of(prefix: str, summary: Mapping[str, Any], dataset: Mapping[str, An
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, commit and machine that a result was made with."""
+    """Versions, commit and machine of a result."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -81,7 +82,7 @@ def provenance() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of the source tree, `-dirty` where it has changes; None outside a checkout."""
+    """The commit of the source tree, with `-dirty` if it has changes; None outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -90,14 +91,14 @@ def git_commit() -> str | None:
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all."""
+    """Write JSON completely or not at all."""
     write_file(path, json.dumps(results, indent=2) + "\n")
 
 
 def format_table(results: Mapping[str, Any]) -> str:
-    """Return, also in percent of the data's mean, score and length per episode, their means, and the data's.
+    """A table of the episodes: return, percent of the data's mean, score and length; then the means, and the data's.
 
-    Where there were goals, how they were reached instead.
+    With goals, a table of how they were reached.
     """
     if "success_rate" in results:
         return _aligned(goal_rows(results), 1)
@@ -118,15 +119,17 @@ def format_table(results: Mapping[str, Any]) -> str:
     return _aligned(rows, 2)
 
 
-def _aligned(rows: list[tuple[str, ...]], means: int) -> str:
-    """Columns below a header, with rules around the rows before the last `means`."""
+def _aligned(rows: list[tuple[str, ...]], footer: int) -> str:
+    """Aligned columns with a header, and rules around the rows between it and the last `footer` rows."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     rule = "-" * max(map(len, lines))
-    return "\n".join([lines[0], rule, *lines[1:-means], rule, *lines[-means:]])
+    return "\n".join([lines[0], rule, *lines[1:-footer], rule, *lines[-footer:]])
 
 
 def _numbers(row: Mapping[str, Any], dataset: Mapping[str, Any]) -> tuple[str, str, str]:
     score, data_return = row["normalized_score"], dataset["return_mean"]
-    percent = f"{100 * row['return'] / data_return:.0f}%" if data_return > 0 else "-"  # of a loss says nothing
+    percent = (
+        f"{100 * row['return'] / data_return:.0f}%" if data_return > 0 else "-"
+    )  # meaningless for a negative return
     return f"{row['return']:.1f}", percent, "-" if score is None else f"{score:.1f}"

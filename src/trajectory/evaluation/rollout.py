@@ -1,4 +1,4 @@
-"""Whole episodes under an agent, in many environments planned for in one batch."""
+"""Whole episodes of an agent, in many environments whose decisions are made in one batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trajectory.ranks import rank, world_size
 
 
 class RolloutInterrupted(Exception):
-    """Episodes were asked to stop before their end."""
+    """The episodes were stopped before their end."""
 
 
 def run_episodes(
@@ -33,29 +33,29 @@ def run_episodes(
     progress: bool = True,
     stop: Callable[[], bool] | None = None,
 ) -> Rollouts:
-    """One episode per seed, side by side; finished ones leave the batch.
+    """Run one episode per seed, side by side. Finished episodes leave the batch.
 
     Args:
         seeds: of environments and agent.
-        goal: of all episodes, in an environment with goals; None leaves the goals to the environment's seeds.
-        max_steps: cuts episodes off before the environment's own limit, as a truncation.
-        record_first: keep of the first episode what drawing it takes.
-        plan_every_n_steps: how often its plans are recorded; None begins one where the last one ends.
-        stop: asked before every decision whether to break off.
+        max_steps: truncates episodes before the environment's own limit.
+        record_first: whether to record the first episode for drawing.
+        plan_every_n_steps: steps between its recorded plans; None makes a plan where the last one ends.
+        goal: of all episodes, in an environment with goals; None draws the goals from the seeds.
+        stop: called before every decision; returns whether to stop.
 
     Raises:
-        RolloutInterrupted: `stop` said so.
+        RolloutInterrupted: `stop` returned True.
     """
     began = time.perf_counter()
     envs = [make_environment(environment) for _ in seeds]
     results = [EpisodeResult(seed) for seed in seeds]
     recording = results[0].recording = Recording() if record_first else None
-    begun = [env.reset(seed=seed) for env, seed in zip(envs, seeds, strict=True)]
-    observations = [observation for observation, _ in begun]
-    for env, result, (_, info) in zip(envs, results, begun, strict=True):
-        # of a goal that the agent is not told it is only kept how near episodes come, where the environment says so
+    starts = [env.reset(seed=seed) for env, seed in zip(envs, seeds, strict=True)]
+    observations = [observation for observation, _ in starts]
+    for env, result, (_, info) in zip(envs, results, starts, strict=True):
+        # a goal that is hidden from the agent is recorded too, if the environment reports success
         if environment.goal is not None or {"desired_goal", "success"} <= info.keys():
-            _begin_with_goal(env, result, info, goal)
+            _set_episode_goal(env, result, info, goal)
     rewards = np.zeros(len(seeds), dtype=np.float32)
     limit = max_steps or min(env.spec.max_episode_steps or 1_000 for env in envs)
     low, high = envs[0].action_space.low, envs[0].action_space.high
@@ -87,8 +87,8 @@ def run_episodes(
                     result.path.append(info["achieved_goal"])
                     result.reached = result.reached or info["success"]
                 bar.update()
-                arrived = result.reached and environment.goal is not None
-                if result.terminated or result.truncated or arrived:
+                goal_ends_episode = result.reached and environment.goal is not None
+                if result.terminated or result.truncated or goal_ends_episode:
                     active.remove(i)
                     bar.update(limit - result.length)
     for env in envs:
@@ -96,8 +96,8 @@ def run_episodes(
     return Rollouts(results, 1_000 * float(np.mean(latencies)), time.perf_counter() - began)
 
 
-def _begin_with_goal(env: Any, result: EpisodeResult, info: dict[str, Any], goal: Sequence[float] | None) -> None:
-    """Write down, and set where it is given, what an episode is to reach."""
+def _set_episode_goal(env: Any, result: EpisodeResult, info: dict[str, Any], goal: Sequence[float] | None) -> None:
+    """Record the goal of an episode, and set it in the environment if it is given."""
     if goal is not None:
         set_goal(env, goal)
     result.goal = info["desired_goal"] if goal is None else np.asarray(goal, dtype=np.float32)
@@ -117,19 +117,19 @@ def run_on_all_ranks(
     goal: Sequence[float] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Rollouts:
-    """`run_episodes` with the seeds dealt out among the ranks; each gets all episodes in order, and rank 0's times.
+    """`run_episodes` with the seeds split among the ranks. Each rank gets all episodes in order, and rank 0's times.
 
-    Several ranks are not broken off by `stop`: one alone must not leave the others.
+    With several ranks `stop` is ignored, because all of them must stop together.
     """
     number, ranks = rank(), world_size()
-    began, own = time.perf_counter(), seeds[number::ranks]
+    began, own_seeds = time.perf_counter(), seeds[number::ranks]
     latency, episodes = 0.0, []
-    if own:  # there may be more ranks than seeds
+    if own_seeds:  # there may be more ranks than seeds
         first = record_first and number == 0
         rollouts = run_episodes(
             agent,
             environment,
-            own,
+            own_seeds,
             max_steps=max_steps,
             record_first=first,
             plan_every_n_steps=plan_every_n_steps,
@@ -138,6 +138,6 @@ def run_on_all_ranks(
             stop=stop if ranks == 1 else None,
         )
         latency, episodes = rollouts.decision_latency_ms, rollouts.episodes
-    shares = all_gather_object((episodes, latency))
-    merged = [shares[index % ranks][0][index // ranks] for index in range(len(seeds))]
-    return Rollouts(merged, shares[0][1], time.perf_counter() - began)
+    gathered = all_gather_object((episodes, latency))
+    merged = [gathered[index % ranks][0][index // ranks] for index in range(len(seeds))]
+    return Rollouts(merged, gathered[0][1], time.perf_counter() - began)

@@ -28,8 +28,8 @@ class EvaluationSettings:
     def __post_init__(self) -> None:
         metrics = ("return_mean", "normalized_score_mean", "success_rate")
         rule = f"one of {', '.join(metrics)}"
-        known = self.optimized_metric in (None, *metrics)
-        require(known, "evaluation.optimized_metric", f"null or {rule}", self.optimized_metric)
+        is_valid = self.optimized_metric in (None, *metrics)
+        require(is_valid, "evaluation.optimized_metric", f"null or {rule}", self.optimized_metric)
         require(self.best_by in BEST_BY, "evaluation.best_by", f"one of {', '.join(BEST_BY)}", self.best_by)
         for key in ("episodes", "periodic_episodes"):
             require(getattr(self, key) >= 1, f"evaluation.{key}", "at least 1", getattr(self, key))
@@ -40,10 +40,13 @@ class EvaluationSettings:
             require(value is None or value >= 1, f"evaluation.{key}", "null or at least 1", value)
 
     def metric(self, reference: object, goal: object) -> str:
-        """What an environment's runs are compared by: of its results.
+        """The metric of the results by which runs in an environment are compared.
+
+        Args:
+            reference, goal: of the environment's settings.
 
         Raises:
-            UserError: one that an environment without reference returns, or goals, does not have.
+            UserError: a score without reference returns, or a success rate without goals.
         """
         metric = self.optimized_metric or ("return_mean" if goal is None else "success_rate")
         require(bool(reference) or metric != "normalized_score_mean", "env.reference", f"given for {metric}", reference)
@@ -52,10 +55,10 @@ class EvaluationSettings:
 
     @property
     def seeds(self) -> range:
-        """One per final episode."""
+        """The seeds of the final episodes."""
         return range(self.seed, self.seed + self.episodes)
 
     @property
     def periodic_seeds(self) -> range:
-        """One per episode of the evaluations during training."""
+        """The seeds of the evaluations during training."""
         return range(self.periodic_seed, self.periodic_seed + self.periodic_episodes)

@@ -1,4 +1,4 @@
-"""An episode and, beside it, what was planned: an MP4 and a picture, drawn off screen from recorded states."""
+"""An episode next to its plans, as an MP4 and as a picture, rendered off screen from recorded states."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from trajectory.progress import progress_bar
 log = logging.getLogger(__name__)
 
 FPS = 30
-CAPTION = 32  # pixels of the lines above
+CAPTION_HEIGHT = 32  # pixels
 
-Foreseen = Mapping[int, np.ndarray]  # (H, nq) positions of the plan made before each of some steps
+PlannedStates = Mapping[int, np.ndarray]  # by step: (H, nq) positions of the plan that was made before it
 
 
 def draw_episode(
@@ -43,27 +43,27 @@ def draw_episode(
     size: int = 480,
     progress: bool = True,
 ) -> None:
-    """Leave `episode.mp4` and `rollout.png` under `folder`; where frames cannot be drawn, one line and numbers alone.
+    """Write `episode.mp4` and `rollout.png` to `folder`. Without rendering, log why and draw only the numbers.
 
     Args:
-        terminated: whether the episode's end was one of the task.
-        size: of a frame in pixels, either way.
+        terminated: whether the task ended, rather than a time limit.
+        size: height and width of a frame in pixels.
     """
     env, picture = make_environment(environment), None
     try:
         with frame_renderer(env, size=size) as draw:
-            foreseen = foreseen_states(env, recording)
-            picture = draw_picture(recording, terminated=terminated, shown=(draw, foreseen))
+            planned = planned_states(env, recording)
+            picture = draw_picture(recording, terminated=terminated, shown=(draw, planned))
             path, dt = folder / "episode.mp4", seconds_per_step(env)
-            write_video(path, draw, recording, foreseen, dt=dt, progress=progress)
+            write_video(path, draw, recording, planned, dt=dt, progress=progress)
     except RenderingError as reason:
         log.warning("no video: %s", reason)
     write_file(folder / "rollout.png", picture or draw_picture(recording, terminated=terminated))
     env.close()
 
 
-def foreseen_states(env: Any, recording: Recording) -> dict[int, np.ndarray]:
-    """The (H, nq) positions of every recorded plan; none, and a line that says why, where observations do not tell."""
+def planned_states(env: Any, recording: Recording) -> dict[int, np.ndarray]:
+    """(H, nq) positions of every recorded plan; none, with a logged reason, if observations lack positions."""
     try:
         return {
             step: qpos_from_observations(env, plan.observations, recording.states[step])
@@ -78,18 +78,18 @@ def write_video(
     path: Path,
     draw: RenderFunction,
     recording: Recording,
-    foreseen: Foreseen,
+    planned: PlannedStates,
     *,
     dt: float,
     fps: int = FPS,
     progress: bool = True,
 ) -> None:
-    """An MP4 of the executed episode and, on its right, what the plan last made foresees for the same moment.
+    """Write an MP4 of the episode and, to its right, of the latest plan at the same time.
 
     Args:
-        foreseen: beginning with step 0; the last state of a plan stays until the next one. Empty for the episode alone.
-        dt: seconds of a step; the video plays in real time.
-        fps: about as many frames a second, by leaving out steps; fewer where steps are longer.
+        planned: beginning with step 0. The last state of a plan stays until the next plan. Empty for the episode alone.
+        dt: seconds of a step. The video plays in real time.
+        fps: the approximate frame rate, reached by skipping steps; lower if steps are longer.
 
     Raises:
         RenderingError: why there is no video, and what to install.
@@ -97,28 +97,28 @@ def write_video(
     stride = max(1, round(1 / (fps * dt)))
     steps = range(0, len(recording.states), stride)
 
-    def pictures() -> Iterator[np.ndarray]:
+    def frames() -> Iterator[np.ndarray]:
         caption = None
         for step in progress_bar(steps, desc="video", unit="frame", disable=not progress, leave=False):
             sides = [draw(recording.states[step])]
             texts = [f"step {step}: return {sum(recording.rewards[:step]):.1f}"]
-            if foreseen:
-                made = max(moment for moment in foreseen if moment <= step)
-                ahead = min(step - made, len(foreseen[made]) - 1)
-                promised = sum(recording.rewards[:made]) + recording.plans[made].rewards[:ahead].sum()
-                sides.append(draw(foreseen[made][ahead]))
-                texts.append(f"foreseen at step {made}: return {promised:.1f}")
+            if planned:
+                made = max(moment for moment in planned if moment <= step)
+                ahead = min(step - made, len(planned[made]) - 1)
+                planned_return = sum(recording.rewards[:made]) + recording.plans[made].rewards[:ahead].sum()
+                sides.append(draw(planned[made][ahead]))
+                texts.append(f"planned at step {made}: return {planned_return:.1f}")
             caption = caption or Caption(len(sides), sides[0].shape[1])
             yield np.concatenate([caption.render(texts), np.concatenate(sides, axis=1)])
 
-    write_frames(path, pictures(), fps=1 / (stride * dt))
+    write_frames(path, frames(), fps=1 / (stride * dt))
 
 
-def write_frames(path: Path, pictures: Iterable[np.ndarray], *, fps: float) -> None:
-    """Write (height, width, 3) uint8 frames as an MP4, whole or not at all.
+def write_frames(path: Path, frames: Iterable[np.ndarray], *, fps: float) -> None:
+    """Write (height, width, 3) uint8 frames as an MP4, completely or not at all.
 
     Raises:
-        RenderingError: why there is no video, and what to install; also what drawing the frames raises.
+        RenderingError: why there is no video, and what to install; also what rendering the frames raises.
     """
     temporary = path.with_name(f".{path.name}")
     try:
@@ -126,8 +126,8 @@ def write_frames(path: Path, pictures: Iterable[np.ndarray], *, fps: float) -> N
 
         with imageio.get_writer(temporary, format="FFMPEG", fps=fps) as video:
             writer: Any = video
-            for picture in pictures:
-                writer.append_data(picture)
+            for frame in frames:
+                writer.append_data(frame)
         temporary.replace(path)
     except ImportError as error:
         raise RenderingError(f"{error}; install the package `imageio[ffmpeg]`") from error
@@ -138,10 +138,10 @@ def write_frames(path: Path, pictures: Iterable[np.ndarray], *, fps: float) -> N
 
 
 class Caption:
-    """A line of text above each of some frames, as pixels."""
+    """A line of text above each of several frames, as pixels."""
 
     def __init__(self, columns: int, width: int) -> None:
-        figure = Figure(figsize=(columns * width / 100, CAPTION / 100), dpi=100)
+        figure = Figure(figsize=(columns * width / 100, CAPTION_HEIGHT / 100), dpi=100)
         self.canvas = FigureCanvasAgg(figure)
         size = width / 36  # points: some forty letters fit
         self.texts = [
@@ -150,8 +150,8 @@ class Caption:
         ]
 
     def render(self, texts: list[str]) -> np.ndarray:
-        """(CAPTION, columns * width, 3) uint8."""
-        for place, text in zip(self.texts, texts, strict=True):
-            place.set_text(text)
+        """(CAPTION_HEIGHT, columns * width, 3) uint8."""
+        for artist, text in zip(self.texts, texts, strict=True):
+            artist.set_text(text)
         self.canvas.draw()
         return np.asarray(self.canvas.buffer_rgba())[:, :, :3]

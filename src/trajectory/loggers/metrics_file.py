@@ -1,4 +1,4 @@
-"""A run's curves: `metrics.csv`, written as they are logged and read by reports."""
+"""`metrics.csv`, the curves of a run."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any
 from trajectory.files import disk_error_as_user_error, write_file
 from trajectory.renamed import current_metric
 
-STEP = "trainer/global_step"  # Lightning's name of the axis that all curves share
+STEP = "trainer/global_step"  # Lightning's name of the x axis of all curves
 
 
 class MetricsFile:
-    """`metrics.csv`: a row per point, in the file before the training goes on."""
+    """Writes `metrics.csv`: a row per logged step, on the disk before training continues."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.columns: list[str] = []
-        self.last = {name: int(row["step"]) for row in read_metrics(path) for name in row}  # step of each metric
+        self.last = {name: int(row["step"]) for row in read_metrics(path) for name in row}  # last step of each metric
 
     def new(self, metrics: Mapping[str, Any], step: int) -> dict[str, Any]:
-        """Those of `metrics` that the run which this one continues has not logged."""
+        """The metrics that are not in the file yet: a resumed run repeats some steps."""
         return {name: value for name, value in metrics.items() if step > self.last.get(name, -1)}
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Append a row; with a new metric, and at first, write the file anew."""
+        """Append a row. A new metric rewrites the file with its column."""
         new = self.new(metrics, step)
         if not new:
             return
@@ -37,7 +37,7 @@ class MetricsFile:
             with disk_error_as_user_error(self.path), self.path.open("a", newline="") as file:
                 file.write(_csv(self.columns, [row], header=False))
                 file.flush()
-                os.fsync(file.fileno())  # before the checkpoint that counts on it
+                os.fsync(file.fileno())  # so that it precedes the next checkpoint on the disk
         else:
             rows = [*read_metrics(self.path), row]
             self.columns = sorted({name for row in rows for name in row})
@@ -45,7 +45,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows of a `metrics.csv` without their empty cells; without what a power cut has left of others."""
+    """The rows of a `metrics.csv` without empty cells, and without a row that a power failure has cut off."""
     if not path.is_file():
         return []
     whole = path.read_text().rpartition("\n")[0]
