@@ -25,7 +25,7 @@ FLOORS: list[set[str]] = [
     {"renamed", "steps", "targets"},
     {"settings"},  # and the file settings.py of every room
     {"distributed", "resume"},
-    {"environments"},
+    {"environments", "loggers"},
     {"behaviour"},
     {"data"},
     {"critic"},

@@ -17,9 +17,9 @@ import pytest
 from helpers.command_line import Refusal, compose_config
 from helpers.offline_run import names, points, records
 from trajectory.errors import UserError
+from trajectory.evaluation.log_results import close_analysis, close_loggers, log_picture
 from trajectory.evaluation.video import write_frames
 from trajectory.loggers.factory import make_loggers
-from trajectory.loggers.finish import close_analysis, close_loggers, log_picture
 from trajectory.loggers.metrics_file import MetricsFile, read_metrics
 from trajectory.loggers.settings import (
     CSVSettings,

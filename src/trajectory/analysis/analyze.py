@@ -15,11 +15,11 @@ from trajectory.analysis.prediction import predict
 from trajectory.config import without_missing
 from trajectory.environments.settings import trained_environment
 from trajectory.errors import require
+from trajectory.evaluation.log_results import close_analysis
 from trajectory.evaluation.results import provenance, write_results
 from trajectory.files import write_file
 from trajectory.hardware import select_device, set_threads
 from trajectory.loggers.factory import delete_logs, make_loggers
-from trajectory.loggers.finish import close_analysis
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.resume import check_not_training_folder
 from trajectory.settings import AnalysisSettings

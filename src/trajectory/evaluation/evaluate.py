@@ -13,11 +13,11 @@ from trajectory.config import without_missing
 from trajectory.data.goals import goal_tokens
 from trajectory.environments.make import check_goal, check_layout, make_environment
 from trajectory.environments.settings import trained_environment
+from trajectory.evaluation.log_results import close_loggers
 from trajectory.evaluation.report import RunRecord, evaluate_and_report
 from trajectory.files import write_file
 from trajectory.hardware import select_device, set_threads
 from trajectory.loggers.factory import delete_logs, make_loggers
-from trajectory.loggers.finish import close_loggers
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.planning.agent import make_agent
 from trajectory.planning.settings import as_dict, trained_planner

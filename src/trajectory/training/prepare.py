@@ -13,10 +13,10 @@ from trajectory.config import without_missing
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.goals import goal_tokens
 from trajectory.errors import require
+from trajectory.evaluation.log_results import log_picture
 from trajectory.files import write_file
 from trajectory.loggers.dashboard import RunLogger
 from trajectory.loggers.factory import make_loggers
-from trajectory.loggers.finish import log_picture
 from trajectory.model.checkpoint import read_checkpoint
 from trajectory.settings import TrainingSettings
 from trajectory.training.machine import Machine

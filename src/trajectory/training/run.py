@@ -13,9 +13,9 @@ from omegaconf import DictConfig
 from trajectory.baselines.training import baseline_agent
 from trajectory.config import without_missing
 from trajectory.distributed import all_gather_object, process_group
+from trajectory.evaluation.log_results import close_loggers
 from trajectory.evaluation.report import RunRecord, evaluate_and_report, report_pruned_trial
 from trajectory.interruption import Interruption
-from trajectory.loggers.finish import close_loggers
 from trajectory.planning.protocol import Agent
 from trajectory.ranks import rank
 from trajectory.resume import LAST_CHECKPOINT

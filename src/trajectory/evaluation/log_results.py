@@ -1,4 +1,4 @@
-"""What the loggers are given of a run: pictures on the way, and at its end its results."""
+"""Log pictures during a run, and its results at the end."""
 
 from __future__ import annotations
 
