@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from trajectory.baselines.settings import CloningSettings
+from trajectory.baselines.settings import BCSettings
 from trajectory.commands.errors import exit_on_user_error
 from trajectory.config import settings as make_settings
 from trajectory.config import without_missing
@@ -35,7 +35,7 @@ SECTIONS: dict[str, Any] = {
     "model.optimizer": OptimizerSettings,
     "tokenizer": TokenizerSettings,
     "logger.wandb": WandbSettings,
-    "baseline": CloningSettings,
+    "baseline": BCSettings,
     "critic": CriticSettings,
 }
 KINDS = ("observation", "action", "reward")

@@ -194,9 +194,9 @@ def test_names_that_a_file_puts_in_place_of_ours_are_not_imported(
 class Sum:
     """The objective of this project as one of the user's own."""
 
-    def __call__(self, rewards: torch.Tensor, value: torch.Tensor, log_probability: torch.Tensor) -> torch.Tensor:
-        assert rewards.shape == value.shape == log_probability.shape
-        assert (log_probability <= 0).all()
+    def __call__(self, rewards: torch.Tensor, value: torch.Tensor, log_prob: torch.Tensor) -> torch.Tensor:
+        assert rewards.shape == value.shape == log_prob.shape
+        assert (log_prob <= 0).all()
         return rewards + value
 
 

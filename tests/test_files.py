@@ -88,3 +88,19 @@ def test_the_checkpoint_before_is_offered(tmp_path: Path) -> None:
     write_checkpoint(CONTENT, previous)
     with pytest.raises(UserError, match=rf"the one before it is there: checkpoint={previous}$"):
         read_checkpoint(last)
+
+
+def test_a_checkpoint_with_old_names_is_read_with_those_of_today(tmp_path: Path) -> None:
+    optimizer, critic = {"average_decay": 0.9, "betas": [0.9, 0.95]}, {"target_rate": 0.01}
+    weights = {"gpt.head": torch.zeros(2), "average.head": torch.ones(2)}
+    content = {"state_dict": weights, "hyper_parameters": {"optimizer": optimizer, "critic": critic}}
+    write_checkpoint(content, tmp_path / "old.ckpt")
+    found = read_checkpoint(tmp_path / "old.ckpt")
+    assert {name: tensor.tolist() for name, tensor in found["state_dict"].items()} == {
+        "gpt.head": [0.0, 0.0],
+        "ema.head": [1.0, 1.0],
+    }
+    assert found["hyper_parameters"] == {
+        "optimizer": {"ema_decay": 0.9, "betas": [0.9, 0.95]},
+        "critic": {"tau": 0.01},
+    }

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons, some of one shape side by side, and what goes in front of them and follows them."""
+"""Networks that the critic and the baselines share: normalisation, action bounds, and ensembles of MLPs."""
 
 from __future__ import annotations
 
@@ -10,26 +10,31 @@ import torch
 from torch import Tensor, nn
 
 
-class Normal(nn.Module):
-    """Observations in units of the data's mean and standard deviation."""
+class Normalizer(nn.Module):
+    """Standardises inputs by the mean and the standard deviation of a dataset.
+
+    Args:
+        data: (T, dim).
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, observations: Tensor) -> None:
+    def __init__(self, data: Tensor) -> None:
         super().__init__()
-        self.register_buffer("mean", observations.mean(0))
-        self.register_buffer("std", observations.std(0) + 1e-6)
+        self.register_buffer("mean", data.mean(0))
+        self.register_buffer("std", data.std(0) + 1e-6)
 
-    def forward(self, observations: Tensor) -> Tensor:
-        return (observations - self.mean) / self.std
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim)."""
+        return (x - self.mean) / self.std
 
 
-class Bounds(nn.Module):
-    """Actions in units of their bounds, so that those lie at -1 and 1.
+class ActionBounds(nn.Module):
+    """Maps actions between the environment's units and [-1, 1].
 
     Args:
-        low, high: (action_dim,); where the environment has none, those of the data.
+        low, high: (action_dim,), which become -1 and 1.
     """
 
     center: Tensor
@@ -41,13 +46,18 @@ class Bounds(nn.Module):
         self.register_buffer("half_range", (high - low) / 2)
 
     @classmethod
-    def of(cls, bounds: np.ndarray | None, actions: Tensor) -> Bounds:
-        """Of an environment's (2, action_dim) least and greatest actions; the data's where those are not finite."""
-        found = torch.stack([actions.amin(0), actions.amax(0)])
+    def from_data(cls, bounds: np.ndarray | None, actions: Tensor) -> ActionBounds:
+        """The environment's bounds, or the data's where the environment has none.
+
+        Args:
+            bounds: (2, action_dim) lowest and highest actions of the environment, which may be infinite.
+            actions: (T, action_dim) of the data.
+        """
+        low_high = torch.stack([actions.amin(0), actions.amax(0)])
         if bounds is not None:
-            known = torch.from_numpy(bounds).to(found.dtype)
-            found = torch.where(known.isfinite(), known, found)
-        low, high = found
+            from_environment = torch.from_numpy(bounds).to(low_high.dtype)
+            low_high = torch.where(from_environment.isfinite(), from_environment, low_high)
+        low, high = low_high
         return cls(low, torch.maximum(high, low + 1e-6))
 
     def scale(self, actions: Tensor) -> Tensor:
@@ -59,39 +69,50 @@ class Bounds(nn.Module):
         return self.center + self.half_range * scaled
 
 
-class Perceptrons(nn.Module):
-    """K multilayer perceptrons of one shape, side by side; ReLU between layers, then a norm if asked for."""
+class EnsembleMLP(nn.Module):
+    """K multilayer perceptrons of one shape, computed by one batched product a layer, with ReLU between the layers.
+
+    Args:
+        members: K.
+        sizes: of the inputs, the hidden layers and the outputs.
+        norm: whether a layer norm without weights follows each ReLU.
+    """
 
     def __init__(self, members: int, sizes: Sequence[int], *, norm: bool = False) -> None:
         super().__init__()
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for inputs, outputs in pairwise(sizes):
-            bound = inputs**-0.5  # as of torch's own linear layers
+            bound = inputs**-0.5  # the initialisation of torch's linear layers
             self.weights.append(nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound)))
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs), or with a leading K for each its own -> (K, B, outputs)."""
-        return self.layers(x)[-1]
+        """(B, inputs) for all members, or (K, B, inputs) with a batch for each -> (K, B, outputs)."""
+        return self.activations(x)[-1]
 
-    def layers(self, x: Tensor) -> list[Tensor]:
-        """What goes into each layer, (K, B, ...), and at last the outputs."""
-        x = x.expand(len(self.weights[0]), *x.shape[-2:])
-        found = []
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """The input of every layer, (K, B, ...), and last the outputs, (K, B, outputs)."""
+        x = x.expand(len(self.weights[0]), *x.shape[-2:])  # (K, B, inputs)
+        inputs = []
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if layer > 0:
                 x = nn.functional.relu(x)
                 x = nn.functional.layer_norm(x, x.shape[-1:]) if self.norm else x
-            found.append(x)
+            inputs.append(x)
             x = torch.baddbmm(bias, x, weight)
-        return [*found, x]
+        return [*inputs, x]
 
-    def set_gradients(self, layers: list[Tensor], gradient: Tensor) -> None:
-        """Of all weights, from `layers` and a loss's gradient by (K, B, outputs); faster than autograd by a third."""
+    def set_gradients(self, activations: list[Tensor], gradient: Tensor) -> None:
+        """Backpropagate by hand and set `grad` of every weight and bias; a third faster than autograd.
+
+        Args:
+            activations: what `activations` returned.
+            gradient: (K, B, outputs) of the loss by the outputs.
+        """
         assert not self.norm
         for layer in reversed(range(len(self.weights))):
-            weight, bias, inputs = self.weights[layer], self.biases[layer], layers[layer]
+            weight, bias, inputs = self.weights[layer], self.biases[layer], activations[layer]
             weight.grad = inputs.transpose(1, 2) @ gradient
             bias.grad = gradient.sum(1, keepdim=True)
             if layer > 0:
@@ -99,6 +120,6 @@ class Perceptrons(nn.Module):
 
 
 @torch.no_grad()
-def follow(target: nn.Module, trained: nn.Module, rate: float) -> None:
-    """Move a target network's weights towards those that are trained (Polyak averaging)."""
-    torch._foreach_lerp_(list(target.parameters()), list(trained.parameters()), rate)
+def soft_update(target: nn.Module, source: nn.Module, tau: float) -> None:
+    """Move a target network's parameters towards the trained ones: target += tau * (source - target)."""
+    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), tau)

@@ -1,10 +1,11 @@
-"""Names that have changed since release 0.0: config keys (accepted for one release, with a hint) and result fields."""
+"""Names that have changed since release 0.0: keys and choices (accepted for one release, with a hint), result fields."""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -21,11 +22,17 @@ RENAMED_KEYS = {  # old -> new
     "logger.group": "logger.wandb.group",
     "logger.tags": "logger.wandb.tags",
     "logger.checkpoints": "logger.wandb.checkpoints",
+    "model.optimizer.average_decay": "model.optimizer.ema_decay",
+    "critic.target_rate": "critic.tau",
+    "baseline.target_rate": "baseline.tau",
+    "baseline.noise_limit": "baseline.noise_clip",
+    "baseline.actor_every": "baseline.policy_freq",
 }
 CHECKPOINT_COMMAND_KEYS = RENAMED_KEYS | {"trainer.accelerator": "runtime.accelerator"}  # evaluate, analyze
 RENAMED_VALUES = {  # by key: old -> new
     "trainer.strategy": {"single": "auto"},
     "evaluation.optimized_metric": {"reached_share": "success_rate"},
+    "baseline.name": {"cloning": "bc"},
 }
 RENAMED_FIELDS = {  # of results.json, metrics.csv and checkpoints, which are read without a hint: old -> new
     "reached_share": "success_rate",
@@ -33,6 +40,11 @@ RENAMED_FIELDS = {  # of results.json, metrics.csv and checkpoints, which are re
     "terminated_share": "termination_rate",
     "asked": "requested",
 }
+RENAMED_CHOICES = {  # files of a config group, by group: old -> new
+    "baseline": {"cloning": "bc", "cloning_best": "percent_bc"},
+    "experiment": {"cloning_tokens": "bc_tokens", "cloning_tokens_published": "bc_tokens_published"},
+}
+WORD_PATTERN = re.compile(r"[\w./-]+")  # of an override's value, which may be a list or a sweep
 OVERRIDE_PATTERN = re.compile(r"([+~]{0,2})([\w./]+)(=|$)(.*)", re.DOTALL)
 
 
@@ -42,20 +54,29 @@ def renamed_keys(command: str) -> dict[str, str]:
 
 
 def rename_overrides(overrides: Iterable[str], command: str) -> list[str]:
-    """A command line with today's keys. Each old key prints a hint to standard error."""
-    return [_renamed(override, renamed_keys(command)) for override in overrides]
+    """A command line with today's keys and choices; standard error names each old one."""
+    overrides = list(overrides)
+    renamed = current_overrides(overrides, command)
+    for old, new in zip(overrides, renamed, strict=True):
+        if old != new:
+            (old_key, _, _), (new_key, _, _) = old.partition("="), new.partition("=")
+            _hint(*((old, new) if old_key == new_key else (old_key.lstrip("+~"), new_key.lstrip("+~"))))
+    return renamed
 
 
-def _renamed(override: str, keys: dict[str, str]) -> str:
-    found = OVERRIDE_PATTERN.fullmatch(override)
-    if found is None:
+def current_overrides(overrides: Iterable[str], command: str = "train") -> list[str]:
+    """Overrides, old or new, with today's keys and choices."""
+    return [_current_override(override, renamed_keys(command)) for override in overrides]
+
+
+def _current_override(override: str, keys: dict[str, str]) -> str:
+    match = OVERRIDE_PATTERN.fullmatch(override)
+    if match is None:
         return override
-    prefix, key, equals, value = found.groups()
-    new_key, new_value = keys.get(key, key), RENAMED_VALUES.get(key, {}).get(value, value)
-    if (new_key, new_value) == (key, value):
-        return override
-    _hint(f"{key}{'' if new_key != key else f'={value}'}", f"{new_key}{'' if new_key != key else f'={new_value}'}")
-    return f"{prefix}{new_key}{equals}{new_value}"
+    prefix, key, equals, value = match.groups()
+    if key in RENAMED_CHOICES:
+        value = WORD_PATTERN.sub(lambda word: RENAMED_CHOICES[key].get(word[0], word[0]), value)
+    return f"{prefix}{keys.get(key, key)}{equals}{RENAMED_VALUES.get(key, {}).get(value, value)}"
 
 
 def rename_config(config: DictConfig, command: str, overrides: Iterable[str] = ()) -> None:
@@ -101,6 +122,13 @@ def current_metric(name: str) -> str:
     """Today's name of a curve such as `final/success_rate`."""
     group, slash, field = name.rpartition("/")
     return f"{group}{slash}{RENAMED_FIELDS.get(field, field)}"
+
+
+def existing_folder(parent: Path, name: str) -> str:
+    """The folder of a sweep's job below `parent`: `name`, or the one with old choices in its path where that exists."""
+    old_choices = {new: old for choices in RENAMED_CHOICES.values() for old, new in choices.items()}
+    old_name = "/".join(old_choices.get(part, part) for part in name.split("/"))
+    return old_name if not (parent / name).exists() and (parent / old_name).exists() else name
 
 
 def _hint(old: str, new: str) -> None:

@@ -29,7 +29,7 @@ from trajectory.evaluation.settings import EvaluationSettings
 from trajectory.files import check_checkpoint_file
 from trajectory.loggers.settings import LoggerSettings, logger_settings
 from trajectory.model.settings import GPTSettings, OptimizerSettings
-from trajectory.planning.settings import Planner, PlannerSettings, check_partial, planner_settings
+from trajectory.planning.settings import Planner, PlannerSettings, check_planner_overrides, planner_settings
 from trajectory.targets import TARGET, ExternalTarget, checked_settings, resolve_target
 from trajectory.training.settings import (
     CALLBACKS,
@@ -131,7 +131,7 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     critic = checked_settings(config.critic, "critic", CRITIC, CriticSettings) if "critic" in config else None
     if isinstance(planner, PlannerSettings):
         planner.check_window(model.window)
-        planner.check_critic(there=critic is not None, owner="critic=none")
+        planner.check_critic(has_critic=critic is not None, source_name="critic=none")
     with_goals = critic is not None and environment.goal is not None
     require(not with_goals, "critic", "none in an environment with goals", critic and critic.name)
     logger = logger_settings(config.logger)
@@ -235,7 +235,7 @@ def evaluation_settings(config: DictConfig) -> CheckpointSettings:
     runtime = settings(DeviceSettings, config.runtime, "runtime")
     logger = logger_settings(config.logger)
     planner = without_missing(config.planner)
-    check_partial(planner)
+    check_planner_overrides(planner)
     return CheckpointSettings(_checkpoint(config), planner, without_missing(config.env), evaluation, runtime, logger)
 
 

@@ -1,4 +1,4 @@
-"""The layout of tokens in a transition, with all index arithmetic over transitions."""
+"""The order of the tokens in a transition. All index arithmetic over transitions lives here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class TokenKind(StrEnum):
-    """The four kinds of token in a transition, in their order."""
+    """The four kinds of token, in their order in a transition."""
 
     OBSERVATION = "observation"
     ACTION = "action"
@@ -17,9 +17,12 @@ class TokenKind(StrEnum):
 
 @dataclass(frozen=True)
 class TransitionLayout:
-    """A transition is `observation_dim` + `action_dim` tokens, then the reward, then the value (return-to-go).
+    """One transition is D = `observation_dim` + `action_dim` + 2 tokens (paper, section 3.1).
 
-    Paper: section 3.1; section 3.2 adds the return-to-go token.
+        observation[0] ... observation[O - 1]  action[0] ... action[A - 1]  reward  value
+
+    The value token is the return-to-go (paper, section 3.2). A sequence of W transitions is flattened to W * D tokens,
+    and the token at position p has dimension p % D.
     """
 
     observation_dim: int
@@ -27,7 +30,7 @@ class TransitionLayout:
 
     @property
     def transition_dim(self) -> int:
-        """Tokens in one transition."""
+        """D, the tokens in one transition."""
         return self.observation_dim + self.action_dim + 2
 
     @property

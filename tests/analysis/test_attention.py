@@ -28,7 +28,7 @@ from trajectory.analysis.attention import (
 from trajectory.analysis.settings import AttentionSettings
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.model.gpt import GPT
-from trajectory.model.operations import split, visible
+from trajectory.model.operations import attention_mask, split_heads
 from trajectory.transition import TokenKind, TransitionLayout
 
 LAYOUT, WINDOW, EXCESS = TransitionLayout(5, 2), 8, 0.25
@@ -51,7 +51,7 @@ def test_weights_times_values_are_what_the_model_computes(make_gpt: Callable[...
     weights = attention_weights(gpt, tokens)
     heads = gpt.settings.n_head
     assert weights.shape == (3, gpt.settings.n_layer, heads, gpt.block_size, gpt.block_size)
-    seen = visible(gpt.block_size, gpt.layout.transition_dim, gpt.settings.reach, tokens.device)
+    seen = attention_mask(gpt.block_size, gpt.layout.transition_dim, gpt.settings.attention_span, tokens.device)
     assert (weights[..., ~seen] == 0).all()
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]), rtol=0, atol=1e-12)
     assert weights[..., seen].min() > 0
@@ -59,7 +59,7 @@ def test_weights_times_values_are_what_the_model_computes(make_gpt: Callable[...
     # a model of the same weights, where a hook puts in what the recorded weights gather
     def hook(layer: int) -> Callable[..., Tensor]:
         def replaced(module: Any, arguments: tuple[Tensor, Any], output: Tensor) -> Tensor:
-            values = split(module.qkv(arguments[0]), heads, None)[2]
+            values = split_heads(module.qkv(arguments[0]), heads, None)[2]
             return module.projection((weights[:, layer] @ values).transpose(1, 2).flatten(2))
 
         return replaced

@@ -12,19 +12,19 @@ import pytest
 import torch
 
 from helpers.command_line import ROOT, compose_config
-from trajectory.baselines.cloning import best_rows
+from trajectory.baselines.bc import top_return_rows
 from trajectory.baselines.mbop import next_rewards
 from trajectory.baselines.settings import baseline_settings
-from trajectory.baselines.training import TRAINED, train_baseline
+from trajectory.baselines.training import TRAINERS, train_baseline
 from trajectory.data.episodes import Episodes
 from trajectory.data.transitions import Transitions
 from trajectory.errors import UserError
-from trajectory.networks import Perceptrons
+from trajectory.networks import EnsembleMLP
 
 BASELINES = sorted(set((ROOT / "conf" / "baseline").glob("*.yaml")) - {ROOT / "conf" / "baseline" / "none.yaml"})
 
 QUICK: dict[str, dict[str, Any]] = {
-    "cloning": {"hidden": [32], "steps": 300, "batch_size": 64},
+    "bc": {"hidden": [32], "steps": 300, "batch_size": 64},
     "cql": {
         "hidden": [32, 32],
         "steps": 600,
@@ -77,7 +77,7 @@ def error(agent: Any) -> float:
 @pytest.mark.parametrize("name", ["cql", "iql", "mbop", "rebrac"])
 def test_what_earns_more_is_found_among_random_actions(name: str) -> None:
     data = aiming()
-    assert error(train("cloning", data)) > 0.2, "the mean action is no answer"
+    assert error(train("bc", data)) > 0.2, "the mean action is no answer"
     assert error(train(name, data)) < 0.1
 
 
@@ -162,7 +162,7 @@ def test_the_next_rewards_end_with_the_episode() -> None:
     assert next_rewards(data, 3).tolist() == [0 + 1 + 2, 1 + 2 + 3, 2 + 3, 3, 4 + 5 + 6, 5 + 6 + 7, 6 + 7, 7]
 
 
-@pytest.mark.parametrize("name", list(TRAINED))
+@pytest.mark.parametrize("name", list(TRAINERS))
 def test_the_same_seed_gives_the_same_policy_whatever_the_global_state(name: str) -> None:
     data, shown = aiming(20), np.ones((4, 2), dtype=np.float32)
     found = []
@@ -193,7 +193,7 @@ def test_transitions_end_where_episodes_do() -> None:
 
 def test_perceptrons_side_by_side_are_each_one_of_its_own() -> None:
     torch.manual_seed(0)
-    both, x = Perceptrons(2, (3, 5, 4), norm=True).double(), torch.randn(7, 3, dtype=torch.float64)
+    both, x = EnsembleMLP(2, (3, 5, 4), norm=True).double(), torch.randn(7, 3, dtype=torch.float64)
     for member in range(2):
         first, second = ((weight[member], bias[member]) for weight, bias in zip(both.weights, both.biases, strict=True))
         hidden = (x @ first[0] + first[1]).clamp(min=0)
@@ -203,11 +203,11 @@ def test_perceptrons_side_by_side_are_each_one_of_its_own() -> None:
 
 def test_gradients_of_perceptrons_are_autograds() -> None:
     torch.manual_seed(0)
-    networks, x = Perceptrons(2, (3, 5, 4, 1)).double(), torch.randn(7, 3, dtype=torch.float64)
+    networks, x = EnsembleMLP(2, (3, 5, 4, 1)).double(), torch.randn(7, 3, dtype=torch.float64)
     loss = (networks(x) ** 2).sum()
     expected = torch.autograd.grad(loss, list(networks.parameters()))
     with torch.no_grad():
-        layers = networks.layers(x)
+        layers = networks.activations(x)
         networks.set_gradients(layers, 2 * layers[-1])
     torch.testing.assert_close(layers[-1], networks(x))
     for parameter, gradient in zip(networks.parameters(), expected, strict=True):
@@ -218,19 +218,19 @@ def test_the_best_episodes_are_whole_and_those_of_the_highest_return() -> None:
     rewards = np.array([1, 1, 9, 9, 9, 5, 5, 0, 0, 0], dtype=np.float32)
     columns = np.zeros((10, 1), dtype=np.float32)
     data = Episodes(columns, columns, rewards, np.array([2, 5, 7, 10]), np.zeros(4, dtype=bool))
-    assert best_rows(data, 0.1).tolist() == [2, 3, 4]
-    assert best_rows(data, 0.4).tolist() == [2, 3, 4, 5, 6]
-    assert best_rows(data, 1.0).tolist() == list(range(10))
+    assert top_return_rows(data, 0.1).tolist() == [2, 3, 4]
+    assert top_return_rows(data, 0.4).tolist() == [2, 3, 4, 5, 6]
+    assert top_return_rows(data, 1.0).tolist() == list(range(10))
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "sac"}, "baseline.name must be one of behaviour, cloning, cql, dt, iql, mbop, rebrac, got 'sac'"),
+        ({"name": "sac"}, "baseline.name must be one of bc, behaviour, cql, dt, iql, mbop, rebrac, got 'sac'"),
         ({"name": "iql", "expectile": 1.5}, "baseline.expectile must be above 0 and at most 1, got 1.5"),
         ({"name": "rebrac", "noise": -1.0}, "baseline.noise must be at least 0, got -1.0"),
         ({"name": "dt", "n_head": 3}, "baseline.n_embd must be a multiple of n_head=3, got 64"),
-        ({"name": "cloning", "best_share": 0.0}, "baseline.best_share must be above 0 and at most 1, got 0.0"),
+        ({"name": "bc", "best_share": 0.0}, "baseline.best_share must be above 0 and at most 1, got 0.0"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(config: dict[str, Any], message: str) -> None:
@@ -248,6 +248,6 @@ def test_none_is_training_without_a_baseline() -> None:
 def test_every_baselines_file_gives_all_its_settings_as_they_are_by_default(path: Path) -> None:
     config = compose_config("train", f"baseline={path.stem}").baseline
     found = baseline_settings(config)
-    changed = {"cloning_best": {"best_share": 0.1}}.get(path.stem, {})
+    changed = {"percent_bc": {"best_share": 0.1}}.get(path.stem, {})
     assert json.loads(json.dumps(asdict(found))) == json.loads(json.dumps(asdict(type(found)(**changed))))
     assert set(config) == {"_target_", *(field.name for field in fields(found))}

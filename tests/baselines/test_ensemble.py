@@ -55,12 +55,12 @@ def test_an_ensemble_learns_the_mean_and_the_noise_of_a_toy_system() -> None:
 
 
 def test_the_loss_is_the_negative_log_likelihood_of_the_predicted_gaussian() -> None:
-    observations, actions, following = (torch.randn(20, width, dtype=torch.float64) for width in (3, 2, 3))
-    ensemble = Ensemble(observations, actions, following, EnsembleSettings(members=4, hidden=(8,))).double()
+    observations, actions, next_observations = (torch.randn(20, width, dtype=torch.float64) for width in (3, 2, 3))
+    ensemble = Ensemble(observations, actions, next_observations, EnsembleSettings(members=4, hidden=(8,))).double()
     with torch.no_grad():
         mean, std = ensemble(observations, actions)
-        exact = -torch.distributions.Normal(mean, std).log_prob(following) - ensemble.change_std.log()
-        torch.testing.assert_close(ensemble.loss(observations, actions, following), exact.mean((1, 2)))
+        exact = -torch.distributions.Normal(mean, std).log_prob(next_observations) - ensemble.change_std.log()
+        torch.testing.assert_close(ensemble.loss(observations, actions, next_observations), exact.mean((1, 2)))
 
 
 def test_transitions_of_different_episodes_are_not_paired() -> None:

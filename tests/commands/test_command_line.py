@@ -109,7 +109,7 @@ def swept(trained: Run, place: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def cloned(trained: Run, place: Path) -> Run:
-    return finished(run_main("train", *TINY, "baseline=cloning", "baseline.steps=50", folder=place), place)
+    return finished(run_main("train", *TINY, "baseline=bc", "baseline.steps=50", folder=place), place)
 
 
 @pytest.fixture(scope="module")
@@ -526,7 +526,7 @@ def test_checkpoint_must_be_given(refusal: Refusal) -> None:
 def test_a_folder_used_again_holds_the_curves_of_its_last_run_alone(tmp_path: Path) -> None:
     ends = []
     for seed in (0, 1):
-        command = (*TINY, "baseline=cloning", "baseline.steps=50", f"seed={seed}", "hydra.run.dir=run")
+        command = (*TINY, "baseline=bc", "baseline.steps=50", f"seed={seed}", "hydra.run.dir=run")
         process = run_main_here("train", *command, folder=tmp_path)
         assert process.returncode == 0, process.stderr
         run = Run(process, tmp_path / "run")
@@ -587,7 +587,7 @@ def test_folder_in_place_of_a_checkpoint(refusal: Refusal, tmp_path: Path) -> No
     [
         lambda content: content.pop("hyper_parameters"),
         lambda content: content.pop("state_dict"),
-        lambda content: content["state_dict"].pop("average.head"),
+        lambda content: content["state_dict"].pop("ema.head"),
         lambda content: content["hyper_parameters"]["model"].update(n_layer=2),
         lambda content: content["hyper_parameters"].pop("planner"),
         lambda content: content["hyper_parameters"]["model"].update(nosuch=1),

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from helpers.command_line import CONF, compose_config, section
-from trajectory.baselines.settings import CloningSettings, baseline_settings
+from trajectory.baselines.settings import BCSettings, baseline_settings
 from trajectory.behaviour.settings import RecipeSettings
 from trajectory.config import settings
 from trajectory.data.builtin import DEFAULT_SEED, DEFAULT_STEPS
@@ -35,7 +35,7 @@ SECTIONS = {
     "data": DataSettings,
     "runtime": RuntimeSettings,
     "trainer": TrainerSettings,
-    "baseline": CloningSettings,
+    "baseline": BCSettings,
     "model": GPTSettings,
     "model.optimizer": OptimizerSettings,
 }
@@ -91,7 +91,7 @@ def plain(instance: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def train_config() -> DictConfig:
-    return compose_config("train", "baseline=cloning")
+    return compose_config("train", "baseline=bc")
 
 
 @pytest.mark.parametrize(("main", "group", "option"), choices())

@@ -16,13 +16,13 @@ from helpers.command_line import TINY, TINY_CRITIC, Refusal, run_main_here
 from helpers.toy_world import fit, toy_data, toy_module
 from trajectory.critic.callback import CriticTraining
 from trajectory.critic.critic import Critic
-from trajectory.critic.learning import ImplicitQLearning, prepare
+from trajectory.critic.learning import ImplicitQLearning, prepare_data
 from trajectory.critic.settings import CriticSettings
 from trajectory.data.episodes import Episodes
 from trajectory.data.returns import return_to_go
 from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
-from trajectory.model.callbacks import LastCheckpoint
+from trajectory.model.callbacks.last_checkpoint import LastCheckpoint
 from trajectory.model.checkpoint import load_checkpoint, read_checkpoint
 from trajectory.model.settings import GPTSettings
 from trajectory.planning.settings import PlannerSettings
@@ -31,9 +31,7 @@ from trajectory.transition import TransitionLayout
 STATES, ACTIONS = 6, np.array([-1.0, 0.0, 1.0], dtype=np.float32)
 DISCOUNT = 0.9
 TOKENIZER = TokenizerSettings(discount=DISCOUNT, terminal_reward=None)
-SETTINGS = CriticSettings(
-    hidden=(32, 32), steps=2_000, batch_size=64, learning_rate=3e-3, target_rate=0.02, warm_start=0.2
-)
+SETTINGS = CriticSettings(hidden=(32, 32), steps=2_000, batch_size=64, learning_rate=3e-3, tau=0.02, warm_start=0.2)
 
 
 def random_world(seed: int, *, stochastic: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +99,7 @@ def learn(episodes: Episodes, settings: CriticSettings, seed: int = 0) -> tuple[
     torch.manual_seed(seed)
     critic = Critic(TransitionLayout(episodes.observations.shape[1], episodes.actions.shape[1]), settings)
     critic.requires_grad_(False)
-    learner = ImplicitQLearning(critic, *prepare(critic, episodes, TOKENIZER), settings, DISCOUNT, seed)
+    learner = ImplicitQLearning(critic, *prepare_data(critic, episodes, TOKENIZER), settings, DISCOUNT, seed)
     return critic, learner
 
 
@@ -122,7 +120,7 @@ def test_q_is_what_dynamic_programming_finds(expectile: float, limit: int, stoch
     assert not episodes.terminated.all()
     expected = fixed_point(episodes, steps, expectile)
     critic, learner = learn(episodes, replace(SETTINGS, expectile=expectile))
-    learner.learn_until(SETTINGS.steps)
+    learner.train_until(SETTINGS.steps)
     assert np.ptp(expected) > 2
     for table in table_of(critic):
         assert np.abs(table - expected).max() < 0.05 * np.ptp(expected)
@@ -136,7 +134,7 @@ def test_a_warm_start_begins_at_the_returns_of_the_data() -> None:
     critic, learner = learn(
         episodes, replace(SETTINGS, expectile=0.5, warm_start=1.0, steps=1_000_000, batch_size=1_024)
     )
-    learner.learn_until(1_500)
+    learner.train_until(1_500)
     ends = np.zeros(len(steps), dtype=bool)
     ends[episodes.ends - 1] = True
     kept = ~ends | (steps[:, 2] == STATES - 1)
@@ -152,21 +150,21 @@ def test_updates_depend_on_seed_and_number_alone() -> None:
     episodes, _ = walk(random_world(0, stochastic=True), episodes=50, limit=10)
     critic, learner = learn(episodes, SETTINGS)
     for updates in (7, 20, 33):
-        learner.learn_until(updates)
+        learner.train_until(updates)
     other, stopped = learn(episodes, SETTINGS)
-    stopped.learn_until(7)
+    stopped.train_until(7)
     state, weights = stopped.state_dict(), other.state_dict()
     torch.manual_seed(1)
     continued, again = learn(episodes, SETTINGS, seed=0)
     continued.load_state_dict(weights)
     again.load_state_dict(state)
     torch.rand(5)
-    again.learn_until(33)
+    again.train_until(33)
     assert again.updates == 33
     for name, weight in critic.state_dict().items():
         assert torch.equal(continued.state_dict()[name], weight), name
     elsewhere, learner = learn(episodes, SETTINGS, seed=1)
-    learner.learn_until(33)
+    learner.train_until(33)
     assert not torch.equal(table(elsewhere), table(critic))
 
 
@@ -180,7 +178,7 @@ def test_the_scale_of_rewards_changes_nothing_but_the_scale_of_values() -> None:
     found = []
     for data in (episodes, large):
         critic, learner = learn(data, SETTINGS)
-        learner.learn_until(200)
+        learner.train_until(200)
         found.append(table(critic))
     torch.testing.assert_close(found[1], 1_000 * found[0], rtol=1e-2, atol=1.0)
 
@@ -202,7 +200,7 @@ def test_data_whose_returns_are_all_the_same_are_refused() -> None:
         ({"hidden": (0,)}, "critic.hidden must be sizes of at least 1, got [0]"),
         ({"learning_rate": 0.0}, "critic.learning_rate must be above 0, got 0.0"),
         ({"warm_start": 1.5}, "critic.warm_start must be in [0, 1], got 1.5"),
-        ({"target_rate": 1.5}, "critic.target_rate must be above 0 and at most 1, got 1.5"),
+        ({"tau": 1.5}, "critic.tau must be above 0 and at most 1, got 1.5"),
         ({"name": "sac"}, "critic.name must be iql, got 'sac'"),
     ],
 )

@@ -12,8 +12,8 @@ import torch
 from gymnasium.spaces import Box
 
 from helpers.toy_world import fit, stored_data, toy_module
-from trajectory.baselines.cloning import train_cloning
-from trajectory.baselines.settings import CloningSettings
+from trajectory.baselines.bc import train_bc
+from trajectory.baselines.settings import BCSettings
 from trajectory.behaviour.record import RecordedEpisode
 from trajectory.critic.callback import CriticTraining
 from trajectory.critic.settings import CriticSettings
@@ -96,7 +96,7 @@ def module(data: TrajectoryDataModule) -> TrajectoryModule:
     optimizer = OptimizerSettings(learning_rate=5e-3, decay_fraction=1.0)
     # of the actions at the junction a third goes right: with an expectile of 0.7 the junction is worth less than SAFE
     settings = CriticSettings(
-        hidden=(32, 32), steps=2_000, batch_size=64, learning_rate=3e-3, expectile=0.9, target_rate=0.02, warm_start=0.2
+        hidden=(32, 32), steps=2_000, batch_size=64, learning_rate=3e-3, expectile=0.9, tau=0.02, warm_start=0.2
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -121,5 +121,5 @@ def test_only_dynamic_programming_finds_the_whole_reward(module: TrajectoryModul
     assert planned(module, value="critic") == pytest.approx(1.0)
     # from the start the junction has never led to anything
     assert planned(module) == pytest.approx(SAFE)
-    clone = train_cloning(data.source.load(), CloningSettings(hidden=(32,), steps=300), 0)
+    clone = train_bc(data.source.load(), BCSettings(hidden=(32,), steps=300), 0)
     assert mean_return(clone) < 0.75

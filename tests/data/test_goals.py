@@ -21,8 +21,8 @@ from helpers.shared import made_once
 from helpers.synthetic_data import STOP, numbered_windows
 from helpers.tiny_planner import DISCOUNT, LAYOUT, Model, make_model
 from helpers.toy_world import fit, stored_data, toy_module
-from trajectory.baselines.cloning import train_cloning
-from trajectory.baselines.settings import CloningSettings
+from trajectory.baselines.bc import train_bc
+from trajectory.baselines.settings import BCSettings
 from trajectory.behaviour.record import RecordedEpisode
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.discretizer import Discretizer
@@ -40,7 +40,7 @@ from trajectory.model.loss import token_losses
 from trajectory.model.module import TrajectoryModule
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.agent import TrajectoryAgent
-from trajectory.planning.beam_search import beam_search, draws_needed
+from trajectory.planning.beam_search import beam_search, uniforms_shape
 from trajectory.planning.protocol import Agent
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 
@@ -156,7 +156,7 @@ def test_a_plan_has_the_probability_that_training_gives_it(past: int, positions:
     context = torch.randint(5, (1, past * D + observed), generator=generator)
     prefix = torch.full((1, D), model.stop)
     prefix[0, 1] = 3
-    uniforms = torch.rand(1, *draws_needed(settings, D), generator=generator)
+    uniforms = torch.rand(1, *uniforms_shape(settings, D), generator=generator)
     plan = beam_search(model.gpt, model.discretizer, torch.cat([prefix, context], dim=1), uniforms, settings, DISCOUNT)
     planned = plan.tokens[0, 0].flatten()  # begins with the present observation
     window = torch.cat([prefix[0], context[0, : past * D], planned]).view(1, -1, D)
@@ -168,8 +168,8 @@ def test_a_plan_has_the_probability_that_training_gives_it(past: int, positions:
         for index in range(len(losses[0]))
         if index + 1 >= (1 + past) * D + observed and (index + 1) % D != LAYOUT.value_index
     ]
-    assert plan.log_probability is not None
-    assert plan.log_probability.item() == pytest.approx(-losses[0, drawn].mean().item(), abs=1e-9)
+    assert plan.log_prob is not None
+    assert plan.log_prob.item() == pytest.approx(-losses[0, drawn].mean().item(), abs=1e-9)
 
 
 def act(agent: TrajectoryAgent, goals: Any, environments: int = 1) -> np.ndarray:
@@ -396,9 +396,7 @@ def test_planning_is_more_direct_than_the_walk_without_a_goal(
 
 
 def test_a_clone_with_goals_heads_for_them(line_data: TrajectoryDataModule) -> None:
-    clone = train_cloning(
-        line_data.source.load(), CloningSettings(hidden=(32,), steps=500), 0, [0], HindsightSettings(5.0)
-    )
+    clone = train_bc(line_data.source.load(), BCSettings(hidden=(32,), steps=500), 0, [0], HindsightSettings(5.0))
     clone.reset(2, goals=np.array([[-1.0], [1.0]]))
     left, right = clone.act(np.zeros((2, 1)))
     assert left[0] < -0.1

@@ -18,7 +18,7 @@ from trajectory.model.decoder import Decoder
 from trajectory.model.gpt import GPT
 from trajectory.model.native.decoder import NativeGPT
 from trajectory.model.settings import GPTSettings
-from trajectory.planning.beam_search import draws_needed
+from trajectory.planning.beam_search import uniforms_shape
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 from trajectory.transition import TransitionLayout
 
@@ -96,7 +96,7 @@ def make_model(
         torch.manual_seed(seed)
         critic = Critic(layout, CriticSettings(members=3, hidden=(8, 8))).double().eval()
     for name in ("observation", "action", "value"):
-        critic.measure(name, torch.randn(5, *getattr(critic, f"{name}_mean").shape, generator=generator).double())
+        critic.set_units(name, torch.randn(5, *getattr(critic, f"{name}_mean").shape, generator=generator).double())
     return Model(gpt, Discretizer.fit(columns, bins, "quantile", layout), critic)
 
 
@@ -104,7 +104,7 @@ def make_context(model: Model, environments: int, past: int, seed: int = 0) -> T
     """Random histories of `past` transitions and a present observation per environment, behind random goals."""
     layout = model.gpt.layout
     generator = torch.Generator().manual_seed(seed)
-    past += model.gpt.settings.lead
+    past += model.gpt.settings.num_prefix_transitions
     counts = model.discretizer.counts.repeat(past + 1)[: past * layout.transition_dim + layout.observation_dim]
     context = (torch.rand(environments, len(counts), generator=generator) * counts).long()
     if model.gpt.settings.goal is not None:
@@ -114,7 +114,7 @@ def make_context(model: Model, environments: int, past: int, seed: int = 0) -> T
 
 
 def make_uniforms(model: Model, environments: int, settings: PlannerSettings, seed: int = 0) -> Tensor:
-    shape = draws_needed(settings, model.gpt.layout.transition_dim)
+    shape = uniforms_shape(settings, model.gpt.layout.transition_dim)
     return torch.rand(environments, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 

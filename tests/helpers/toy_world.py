@@ -21,7 +21,7 @@ from trajectory.data.source import locate
 from trajectory.data.store import STORE_VARIABLE, save_episodes
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.interruption import Interruption
-from trajectory.model.callbacks import CheckpointFiles
+from trajectory.model.checkpoint_io import CheckpointFiles
 from trajectory.model.module import TrajectoryModule
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
@@ -131,7 +131,7 @@ def toy_module(
         planner=asdict(planner),
         critic=None if critic is None else asdict(critic),
     )
-    module.adopt(data.discretizer)
+    module.load_discretizer(data.discretizer)
     return module
 
 

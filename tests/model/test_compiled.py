@@ -17,7 +17,7 @@ from trajectory.errors import UserError
 from trajectory.model.compiled import CompiledGPT
 from trajectory.model.decoder import decoder_for
 from trajectory.planning.beam_search import beam_search
-from trajectory.planning.capture import CapturedSearch
+from trajectory.planning.cuda_graph import CUDAGraphSearch
 
 
 @pytest.mark.slow  # compiling takes a minute
@@ -59,8 +59,8 @@ def test_half_precision_computes_in_it_and_gives_logits_in_the_models_own() -> N
     assert model.gpt.head.dtype == torch.float32
     tokens = torch.tensor([[1, 2, 0, 1, 3, 0]])
     cache.clear(1)
-    cache.open(5, 0)
-    logits = half.extend(tokens, 0, cache)
+    cache.open_segment(5, 0)
+    logits = half.decode_step(tokens, 0, cache)
     assert logits.dtype == torch.float32
     expected = model.gpt(tokens)[:, -1]
     assert 0 < (logits - expected).abs().max() < 0.2 * expected.abs().max()
@@ -78,7 +78,7 @@ def test_half_precision_is_refused_on_a_cpu_before_anything_is_trained(refusal: 
 def test_a_captured_plan_is_the_plan() -> None:
     model = make_model()
     gpt, discretizer = model.gpt.cuda(), model.discretizer.cuda()
-    captured = CapturedSearch(decoder_for(gpt), discretizer, SMALL, DISCOUNT)
+    captured = CUDAGraphSearch(decoder_for(gpt), discretizer, SMALL, DISCOUNT)
     for seed in range(3):
         context = make_context(model, 2, 1, seed).cuda()
         uniforms = make_uniforms(model, 2, SMALL, seed).cuda()

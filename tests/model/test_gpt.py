@@ -94,7 +94,7 @@ def slow_logits(gpt: GPT, tokens: list[int]) -> Tensor:
             heads = []
             for head in range(H):
                 part = slice(head * size, (head + 1) * size)
-                seen = [s for s in range(t + 1) if s % D != D - 1 and t // D - s // D < gpt.settings.reach]
+                seen = [s for s in range(t + 1) if s % D != D - 1 and t // D - s // D < gpt.settings.attention_span]
                 query, keys = turned(t, qkv[t][0][part]), [turned(s, qkv[s][1][part]) for s in seen]
                 scores = torch.stack([query @ key for key in keys]) / math.sqrt(size)
                 weight = scores.exp() / scores.exp().sum()
@@ -206,18 +206,18 @@ class Grown:
         rows, length = self.tokens.shape
         transition, dimension = divmod(length, self.gpt.layout.transition_dim)
         if dimension == 0 or self.moved:
-            self.cache.forget_before(transition - self.gpt.settings.reach + 1)
-            self.cache.open(self.gpt.layout.transition_dim, transition)
+            self.cache.drop_before(transition - self.gpt.settings.attention_span + 1)
+            self.cache.open_segment(self.gpt.layout.transition_dim, transition)
             self.moved = False
         new = torch.randint(self.gpt.stop_token + 1, (rows, count), generator=self.generator)
         self.tokens = torch.cat([self.tokens, new], dim=1)
-        assert_same(self.decoder.extend(new, length, self.cache), self.gpt(self.tokens)[:, -1])
+        assert_same(self.decoder.decode_step(new, length, self.cache), self.gpt(self.tokens)[:, -1])
 
     def move(self, rows: int) -> None:
         """To copies of random rows."""
         parents = torch.randint(len(self.tokens), (rows,), generator=self.generator)
         self.tokens = self.tokens[parents]
-        self.cache.select(parents)
+        self.cache.select_rows(parents)
         self.moved = True
 
 
@@ -260,9 +260,9 @@ def test_rotary_logits_know_distances_alone(make_gpt: Callable[..., GPT]) -> Non
     for first in (0, 500):
         later.cache.clear(2)
         for transition in range(2):
-            later.cache.open(5, first + transition)
+            later.cache.open_segment(5, first + transition)
             part = tokens[:, 5 * transition :][:, :5]
-            logits.append(gpt.extend(part, 5 * (first + transition), later.cache))
+            logits.append(gpt.decode_step(part, 5 * (first + transition), later.cache))
     assert_same(logits[0], logits[2])
     assert_same(logits[1], logits[3])
 
@@ -278,11 +278,11 @@ def test_cached_logits_of_the_published_architecture(decoder: Callable[[GPT], De
     cache = model.new_cache(2 * 10 * 15)
     cache.clear(2)
     for transition in range(10):
-        cache.open(15, transition)
+        cache.open_segment(15, transition)
         steps = range(16 * transition, min(16 * (transition + 1), gpt.block_size))
         for first in steps if transition > 4 else steps[:1]:
             last = first if transition > 4 else steps[-1]
-            assert_same(model.extend(tokens[:, first : last + 1], first, cache), full[:, last])
+            assert_same(model.decode_step(tokens[:, first : last + 1], first, cache), full[:, last])
 
 
 def test_smooth_initial_embeddings_against_a_loop() -> None:

@@ -37,7 +37,7 @@ def slow_losses(gpt: GPT, tokens: Tensor, mask: Tensor) -> list[tuple[int, float
         flat = [token for transition in window for token in transition]
         logits = gpt(torch.tensor([flat[:-1]]))[0]
         for position in range(1, len(flat)):
-            if counts[position // 5] and position > 5 * gpt.settings.lead:
+            if counts[position // 5] and position > 5 * gpt.settings.num_prefix_transitions:
                 likelihood = logits[position - 1].exp() / logits[position - 1].exp().sum()
                 losses.append((position % 5, -float(likelihood[flat[position]].log())))
     return losses

@@ -51,12 +51,12 @@ def logits(decoder: Decoder, rows: int) -> torch.Tensor:
     cache.clear(rows)
     found = []
     for transition in range(2):
-        cache.open(15, transition)
+        cache.open_segment(15, transition)
         part = slice(16 * transition, 16 * (transition + 1))
-        found.append(decoder.extend(tokens[:, part], 16 * transition, cache))
-    cache.open(15, 2)
+        found.append(decoder.decode_step(tokens[:, part], 16 * transition, cache))
+    cache.open_segment(15, 2)
     for position in range(32, 40):
-        found.append(decoder.extend(tokens[:, position : position + 1], position, cache))
+        found.append(decoder.decode_step(tokens[:, position : position + 1], position, cache))
     return torch.stack(found)
 
 
@@ -85,8 +85,8 @@ def test_threads_change_nothing(threads: int) -> None:
     for count in (1, threads):
         with torch_threads(count):
             native = NativeGPT(make())
-        assert native.threads.most == count
-        native.threads.gain = 1e9  # many are used, whatever trials say of the machine as it is
+        assert native.threads.max_threads == count
+        native.threads.log_speedup = 1e9  # many are used, whatever trials say of the machine as it is
         found.append(logits(native, 100))
         assert len(native.scratch) == count
     assert torch.equal(*found)
@@ -200,7 +200,7 @@ def test_where_it_cannot_be_had_torch_plans(
 
 @pytest.mark.parametrize("dtype", [[], ["-DDOUBLE"]])
 @pytest.mark.parametrize(
-    ("source", "architecture"), [("extend.c", ["-DEMBD=64", "-DHEADS=4"]), ("training.c", ["-DHEAD=16"])]
+    ("source", "architecture"), [("decode.c", ["-DEMBD=64", "-DHEADS=4"]), ("training.c", ["-DHEAD=16"])]
 )
 def test_the_source_has_no_warnings(source: str, architecture: list[str], dtype: list[str], tmp_path: Path) -> None:
     strict = ["-Wall", "-Wextra", "-Werror", "-Wno-psabi"]

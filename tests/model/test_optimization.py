@@ -12,7 +12,7 @@ import torch
 from helpers.toy_world import fit, toy_data, toy_module
 from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
-from trajectory.model.callbacks import LastCheckpoint
+from trajectory.model.callbacks.last_checkpoint import LastCheckpoint
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.model.gpt import GPT
 from trajectory.model.optimization import learning_rate_ratio, make_optimizer
@@ -20,7 +20,7 @@ from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
 
 PUBLISHED = OptimizerSettings()
-AVERAGED = OptimizerSettings(learning_rate=1e-2, average_decay=0.8)
+AVERAGED = OptimizerSettings(learning_rate=1e-2, ema_decay=0.8)
 MODEL = GPTSettings(n_layer=1, n_head=1, n_embd=8, window=3, bins=10)
 LAPTOP = OptimizerSettings(decay_fraction=1.0, final_ratio=0.05)
 
@@ -104,7 +104,9 @@ def test_averaged_weights_are_the_moving_average_of_all_steps_and_are_what_plans
     for name, expected in average.items():
         torch.testing.assert_close(weights_of(planned)[name], expected, rtol=1e-5, atol=1e-6)
         assert not torch.equal(weights_of(planned)[name], steps[-1][name])
-    assert all(torch.equal(a, b) for a, b in zip(module.whole_gpt().parameters(), planned.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(module.inference_model().parameters(), planned.parameters(), strict=True)
+    )
 
 
 def weights_of(gpt: GPT) -> dict[str, torch.Tensor]:

@@ -26,7 +26,7 @@ from trajectory import TrajectoryAgent
 from trajectory.errors import UserError
 from trajectory.model.module import TrajectoryModule
 from trajectory.model.settings import OptimizerSettings
-from trajectory.planning.beam_search import Plan, beam_search, draws_needed
+from trajectory.planning.beam_search import Plan, beam_search, uniforms_shape
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 
 WINDOW = 4
@@ -59,7 +59,7 @@ def test_an_action_is_the_first_of_a_plan_from_the_cropped_history(context: int,
     for step in range(steps):
         present = model.discretizer.encode(torch.from_numpy(observations[step]), LAYOUT.observation).tolist()
         recent = history[max(0, len(history) - context * LAYOUT.transition_dim) :]
-        uniforms = torch.rand(1, *draws_needed(planner, LAYOUT.transition_dim), generator=generator)
+        uniforms = torch.rand(1, *uniforms_shape(planner, LAYOUT.transition_dim), generator=generator)
         plan = beam_search(model.gpt, model.discretizer, torch.tensor([recent + present]), uniforms, planner, DISCOUNT)
         chosen = plan.tokens[0, 0, 0, LAYOUT.action]
         np.testing.assert_array_equal(actions[step], model.discretizer.decode(chosen, LAYOUT.action).numpy())
@@ -121,7 +121,9 @@ def test_actions_are_replanned_every_interval() -> None:
     actions = act_alone(make_agent(model, planner), observations, rewards, seed=2)
 
     present = model.discretizer.encode(torch.from_numpy(observations[:1]), LAYOUT.observation)
-    uniforms = torch.rand(1, *draws_needed(planner, LAYOUT.transition_dim), generator=torch.Generator().manual_seed(2))
+    uniforms = torch.rand(
+        1, *uniforms_shape(planner, LAYOUT.transition_dim), generator=torch.Generator().manual_seed(2)
+    )
     plan = beam_search(model.gpt, model.discretizer, present, uniforms, planner, DISCOUNT)
     planned = model.discretizer.decode(plan.tokens[0, 0, :, LAYOUT.action], LAYOUT.action).numpy()
     np.testing.assert_array_equal(actions[:3], planned)
@@ -154,7 +156,7 @@ def test_the_mean_of_all_beams_is_executed(objective: str, temperature: float, s
         agent.reset(seeds=[seed])
         executed = [agent.act(observation), *(action.numpy() for action in agent.planned[0])]
         present = model.discretizer.encode(torch.from_numpy(observation[None]), LAYOUT.observation)
-        shape = draws_needed(planner, LAYOUT.transition_dim)
+        shape = uniforms_shape(planner, LAYOUT.transition_dim)
         uniforms = torch.rand(1, *shape, generator=torch.Generator().manual_seed(seed))
         plan = beam_search(model.gpt, model.discretizer, present, uniforms, planner, DISCOUNT)
         objectives = plan.objective[0].double().numpy()
@@ -329,7 +331,7 @@ def write_checkpoint(path: Path, model: Model, planner: PlannerSettings) -> None
         planner=asdict(planner),
     )
     module.gpt.load_state_dict(model.gpt.state_dict())
-    module.adopt(model.discretizer)
+    module.load_discretizer(model.discretizer)
     content = {"hyper_parameters": dict(module.hparams), "state_dict": module.state_dict(), "global_step": 12}
     torch.save(content, path)
 
@@ -422,7 +424,7 @@ def test_the_log_probability_of_a_plan_is_the_models() -> None:
         if dimension != LAYOUT.value_index:
             chosen = logits[position - 1][allowed].log_softmax(0)
             found.append(chosen[allowed.index(int(tokens[position]))].item())
-    assert trajectory.log_probability == pytest.approx(float(np.mean(found)), abs=1e-6)
+    assert trajectory.log_prob == pytest.approx(float(np.mean(found)), abs=1e-6)
 
 
 def test_a_plan_that_foresees_the_end_stops_there() -> None:

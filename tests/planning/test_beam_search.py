@@ -12,8 +12,8 @@ from torch import Tensor
 
 from helpers.slow_sampling import slow_sample
 from helpers.tiny_planner import DISCOUNT, DRAWN, LAYOUT, SMALL, Model, make_context, make_model, make_uniforms
-from trajectory.networks import Perceptrons
-from trajectory.planning.beam_search import Plan, beam_search, draws_needed
+from trajectory.networks import EnsembleMLP
+from trajectory.planning.beam_search import Plan, beam_search, uniforms_shape
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 from trajectory.transition import TransitionLayout
 
@@ -26,10 +26,10 @@ class Sequence:
     gains: float = 0.0
     ended: bool = False
     objective: float = 0.0
-    log_probabilities: tuple[float, ...] = ()
+    log_probs: tuple[float, ...] = ()
 
 
-def perceptron(networks: Perceptrons, member: int, units: list[float]) -> float:
+def perceptron(networks: EnsembleMLP, member: int, units: list[float]) -> float:
     """The output of one of them, one layer and number at a time."""
     for layer, (weight, bias) in enumerate(zip(networks.weights, networks.biases, strict=True)):
         units = [max(0.0, unit) for unit in units] if layer else units
@@ -46,7 +46,9 @@ class SlowSearch:
         self.settings = settings
         self.layout = model.gpt.layout
         self.context = context
-        self.goal = model.gpt.settings.lead * self.layout.transition_dim  # tokens in front of every window
+        self.goal = (
+            model.gpt.settings.num_prefix_transitions * self.layout.transition_dim
+        )  # tokens in front of every window
         self.start = self.goal  # of the window, among the tokens
         self.slides = 0
         self.forward = cache(self._forward)  # many beams share their tokens
@@ -68,8 +70,8 @@ class SlowSearch:
         logits = self.logits(sequence, dimension)
         token = slow_sample(logits, uniform, sampling)
         if not sequence.ended:
-            log_probability = torch.tensor(logits, dtype=torch.float64).log_softmax(0)[token].item()
-            sequence.log_probabilities = (*sequence.log_probabilities, log_probability)
+            log_prob = torch.tensor(logits, dtype=torch.float64).log_softmax(0)[token].item()
+            sequence.log_probs = (*sequence.log_probs, log_prob)
         sequence.ended = sequence.ended or token == self.model.stop
         sequence.tokens.append(self.model.stop if sequence.ended else token)
 
@@ -128,7 +130,7 @@ class SlowSearch:
                 sequence.objective = sequence.gains + DISCOUNT ** (step + 1) * self.expectation(sequence, value)
                 if self.settings.value == "critic":
                     sequence.objective = with_critic
-                mean = sum(sequence.log_probabilities) / len(sequence.log_probabilities)
+                mean = sum(sequence.log_probs) / len(sequence.log_probs)
                 if self.settings.objective == "likelihood":
                     sequence.objective = mean
                 lacking = max(0.0, self.settings.likelihood_threshold - mean)
@@ -165,9 +167,9 @@ def check_against_slow_search(model: Model, context: Tensor, settings: PlannerSe
         expected = SlowSearch(model, tokens, settings).run(uniforms[environment].tolist())
         assert plan.tokens[environment].flatten(1).tolist() == [beam.tokens[planned:] for beam in expected]
         assert plan.objective[environment].tolist() == pytest.approx([beam.objective for beam in expected], abs=1e-9)
-        if plan.log_probability is not None:
-            means = [sum(beam.log_probabilities) / len(beam.log_probabilities) for beam in expected]
-            assert plan.log_probability[environment].tolist() == pytest.approx(means, abs=1e-9)
+        if plan.log_prob is not None:
+            means = [sum(beam.log_probs) / len(beam.log_probs) for beam in expected]
+            assert plan.log_prob[environment].tolist() == pytest.approx(means, abs=1e-9)
     return plan
 
 
@@ -220,8 +222,8 @@ def test_an_objective_with_likelihood(weight: float, threshold: float, stop_bias
     plan = check_against_slow_search(model, context, settings)
     without = plan_with(model, context, replace(settings, likelihood_weight=0.0))
     assert not torch.equal(plan.tokens, without.tokens)
-    assert plan.log_probability is not None
-    assert without.log_probability is None
+    assert plan.log_prob is not None
+    assert without.log_prob is None
 
 
 @pytest.mark.parametrize("stop_bias", [-20.0, 1.0])
@@ -232,8 +234,8 @@ def test_likelihood_alone_as_the_objective(positions: str, stop_bias: float) -> 
     model = make_model(positions=positions, stop_bias=stop_bias)
     context = make_context(model, environments=2, past=1)
     plan = check_against_slow_search(model, context, settings)
-    assert plan.log_probability is not None
-    assert torch.equal(plan.objective, plan.log_probability)
+    assert plan.log_prob is not None
+    assert torch.equal(plan.objective, plan.log_prob)
     uniforms = make_uniforms(model, 2, settings)
     for_rewards = beam_search(
         model.gpt,
@@ -242,10 +244,10 @@ def test_likelihood_alone_as_the_objective(positions: str, stop_bias: float) -> 
         uniforms,
         replace(settings, objective="return"),
         DISCOUNT,
-        likelihood=True,
+        with_log_prob=True,
     )
-    assert for_rewards.log_probability is not None
-    assert (plan.log_probability[:, 0] > for_rewards.log_probability[:, 0]).all()
+    assert for_rewards.log_prob is not None
+    assert (plan.log_prob[:, 0] > for_rewards.log_prob[:, 0]).all()
     model.discretizer.values[LAYOUT.reward_index :] *= -100
     assert torch.equal(plan_with(model, context, settings).tokens, plan.tokens)
 
@@ -389,7 +391,7 @@ def test_a_beam_that_holds_everything_is_exhaustive_enumeration(
         action=SamplingSettings(temperature=1e9),  # uniform: draw (k + 0.5) / N is action token k
     )
     sequences = torch.tensor(list(product(range(bins), repeat=digits)))
-    uniforms = torch.full((1, *draws_needed(settings, layout.transition_dim)), 0.5, dtype=torch.float64)
+    uniforms = torch.full((1, *uniforms_shape(settings, layout.transition_dim)), 0.5, dtype=torch.float64)
     uniforms[0, :, layout.action] = ((sequences + 0.5) / bins).T.reshape(horizon, layout.action_dim, -1)
     context = make_context(model, 1, past)
     plan = beam_search(model.gpt, model.discretizer, context, uniforms, settings, DISCOUNT)

@@ -25,7 +25,7 @@ from trajectory.model.cache import TreeCache
 from trajectory.model.decoder import Decoder
 from trajectory.planning import deadline
 from trajectory.planning.beam_search import beam_search
-from trajectory.planning.deadline import Pace
+from trajectory.planning.deadline import LatencyModel
 
 WIDE = replace(PLANNER, beam_width=64, horizon=6)
 
@@ -60,9 +60,9 @@ class SlowDecoder:
     def new_cache(self, slots: int) -> TreeCache:
         return self.decoder.new_cache(slots)
 
-    def extend(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor:
+    def decode_step(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor:
         self.clock.seconds += self.call + self.row * tokens.numel()
-        return self.decoder.extend(tokens, position, cache)
+        return self.decoder.decode_step(tokens, position, cache)
 
 
 def slow_agent(
@@ -126,7 +126,9 @@ def test_enough_time_changes_nothing(model: Model, clock: Clock) -> None:
 def test_what_is_left_of_a_shorter_plan_is_a_plan_of_that_horizon(model: Model) -> None:
     context = make_context(model, 2, past=1)
     uniforms = make_uniforms(model, 2, PLANNER)
-    cut = beam_search(model.gpt, model.discretizer, context, uniforms, PLANNER, DISCOUNT, go_on=lambda steps: steps < 2)
+    cut = beam_search(
+        model.gpt, model.discretizer, context, uniforms, PLANNER, DISCOUNT, should_continue=lambda steps: steps < 2
+    )
     short = replace(PLANNER, horizon=2)
     whole = beam_search(model.gpt, model.discretizer, context, uniforms[:, :2], short, DISCOUNT)
     assert torch.equal(cut.tokens, whole.tokens)
@@ -147,17 +149,17 @@ def test_what_is_left_of_a_shorter_plan_is_a_plan_of_that_horizon(model: Model) 
     ],
 )
 def test_beams_go_first_then_horizon(budget: float, environments: int, beams: int, horizon: int) -> None:
-    fitting = Pace(fixed=0.01, per_beam=0.01).fit(WIDE, environments, budget)
+    fitting = LatencyModel(fixed=0.01, per_beam=0.01).fit(WIDE, environments, budget)
     assert (fitting.beam_width, fitting.horizon) == (beams, horizon)
 
 
 def test_a_pace_that_was_too_quick_is_corrected(model: Model, clock: Clock) -> None:
     """The first plan is late, and the next ones are smaller."""
     agent = slow_agent(model, clock, 200.0)
-    assert agent.pace is not None
-    agent.pace = Pace(1e-6, 1e-6)
+    assert agent.latency_model is not None
+    agent.latency_model = LatencyModel(1e-6, 1e-6)
     sizes = []
     for step, observation in enumerate(random_observations(4, 1)[:, 0]):
         agent.act(observation, 0.0 if step else None)
-        sizes.append(agent.pace.fit(WIDE, 1, 0.18).beam_width)
+        sizes.append(agent.latency_model.fit(WIDE, 1, 0.18).beam_width)
     assert sizes[0] < WIDE.beam_width

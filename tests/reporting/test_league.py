@@ -108,9 +108,19 @@ def test_the_league_is_a_sweep_that_goes_on_and_a_report(tmp_path: Path) -> None
     assert "1 of the 2 jobs" in process.stdout, process.stderr
     assert (league / "hopper/random/none/0/results.json").is_file()
     assert (league / "hopper/medium/none/0/results.json").read_text() == kept
-    more = (*small, "baseline=cloning", "baseline.steps=2", "hydra.sweep.dir=outputs/league/more")
+    more = (*small, "baseline=bc", "baseline.steps=2", "hydra.sweep.dir=outputs/league/more")
     process = run_main_here("train", *more, folder=tmp_path)
     assert process.returncode == 0, process.stderr
+
+    # a league that began while this baseline had another name goes on in its folders
+    for data in ("medium", "random"):
+        (league / "more/hopper" / data / "bc").rename(league / "more/hopper" / data / "bc")
+    record = league / "more/multirun.yaml"
+    record.write_text(record.read_text().replace("baseline=bc", "baseline=bc"))
+    (league / "more/hopper/random/cloning/0/results.json").unlink()
+    process = run_main_here("train", *more, "resume=true", folder=tmp_path)
+    assert "1 of the 2 jobs" in process.stdout, process.stderr
+    assert not list(league.glob("more/**/bc"))
 
     # what is kept of a run for good: two small files
     for path in list(league.rglob("*")):
@@ -122,7 +132,7 @@ def test_the_league_is_a_sweep_that_goes_on_and_a_report(tmp_path: Path) -> None
     assert (tmp_path / "report" / "league.png").read_bytes()[:4] == b"\x89PNG"
     values = json.loads((tmp_path / "report" / "report.json").read_text())["league"]
     assert [one["dataset"] for one in values["datasets"]] == ["hopper/medium-steps1000", "hopper/random-steps1000"]
-    assert {one["method"] for one in values["means"]} == {"Trajectory Transformer + Q", "cloning"}
+    assert {one["method"] for one in values["means"]} == {"Trajectory Transformer + Q", "bc"}
 
 
 def test_methods_that_differ_everywhere_alike_are_one_column(tmp_path: Path) -> None:

@@ -64,9 +64,9 @@ def test_row_averages_the_seeds_of_one_method(tmp_path: Path) -> None:
     returns = [[1000.0, 2000.0, 3000.0], [1500.0, 2500.0, 500.0]]
     for seed, of_seed in enumerate(returns):
         write_training(tmp_path / f"t{seed}", of_seed, seed=seed)
-        write_training(tmp_path / f"c{seed}", [900.0, 800.0], seed=seed, baseline="cloning")
+        write_training(tmp_path / f"c{seed}", [900.0, 800.0], seed=seed, baseline="bc")
     (group,) = groups_of(tmp_path)
-    assert labels(group) == ["Trajectory Transformer, last", "cloning, last"]
+    assert labels(group) == ["Trajectory Transformer, last", "bc, last"]
     row = group.rows[0]
     scores = [[100 * (value + 20.272305) / (3234.3 + 20.272305) for value in of_seed] for of_seed in returns]
     np.testing.assert_allclose(np.array(row.values), np.array(scores))
@@ -152,8 +152,8 @@ def test_settings_that_change_no_result_share_a_row(tmp_path: Path, override: st
 
 
 def test_baseline_is_the_same_whatever_the_transformers_settings(tmp_path: Path) -> None:
-    write_training(tmp_path / "a", [1000.0], baseline="cloning")
-    write_training(tmp_path / "b", [1000.0], seed=1, overrides=(), baseline="cloning")
+    write_training(tmp_path / "a", [1000.0], baseline="bc")
+    write_training(tmp_path / "b", [1000.0], seed=1, overrides=(), baseline="bc")
     (group,) = groups_of(tmp_path)
     assert [row.episodes for row in group.rows] == ["2 × 1"]
 
@@ -204,6 +204,21 @@ def test_crashed_half_written_and_other_runs_are_named(tmp_path: Path) -> None:
     assert "metrics.csv" in reasons["curves"]
 
 
+def test_runs_with_old_names_count_with_those_of_today(tmp_path: Path) -> None:
+    for seed, folder in enumerate((tmp_path / "bc", tmp_path / "bc_old")):
+        write_training(folder, [900.0, 800.0], seed=seed, baseline="bc")
+    write_training(tmp_path / "iql", [900.0], baseline="iql")
+    write_training(tmp_path / "iql_old", [800.0], seed=1, baseline="iql")
+    for folder, old, new in (("bc_old", '"cloning"', '"bc"'), ("iql_old", '"target_rate"', '"tau"')):
+        for path in (tmp_path / folder / "config.yaml", tmp_path / folder / "results.json"):
+            text = path.read_text()
+            assert new in text
+            path.write_text(text.replace(new, old))
+    (group,) = groups_of(tmp_path)
+    assert labels(group) == ["bc, last", "iql, last"]
+    assert [row.episodes for row in group.rows] == ["2 × 2", "2 × 1"]
+
+
 def test_versions_of_a_dataset_share_a_row_only_by_force(tmp_path: Path, refusal: Refusal) -> None:
     write_training(tmp_path / "runs" / "a", [1000.0], data=dataset(content_hash="aaaa"))
     write_training(tmp_path / "runs" / "b", [2000.0], seed=1, data=dataset(content_hash="bbbb"))
@@ -214,7 +229,7 @@ def test_versions_of_a_dataset_share_a_row_only_by_force(tmp_path: Path, refusal
     assert labels(group) == ["Trajectory Transformer (2 versions of the data), last"]
     assert group.rows[0].episodes == "2 × 1"
     # methods on different versions are in different rows already
-    edit(tmp_path / "runs" / "b", planner=None, baseline={"name": "cloning"})
+    edit(tmp_path / "runs" / "b", planner=None, baseline={"name": "bc"})
     (group,) = groups_of(tmp_path / "runs")
     assert group.versions == ["aaaa", "bbbb"]
 
@@ -316,7 +331,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("written")
     for seed in (0, 1):
         write_training(place / "runs" / f"t{seed}", [2000.0, 2500.0 + seed], seed=seed)
-        write_training(place / "runs" / f"c{seed}", [1000.0, 1100.0 + seed], seed=seed, baseline="cloning")
+        write_training(place / "runs" / f"c{seed}", [1000.0, 1100.0 + seed], seed=seed, baseline="bc")
     write_training(place / "runs" / "crashed", [1.0], finished=False)
     data = dataset(f"me/hopper/{NASTY}")
     write_training(place / "runs" / "nasty", [1.0, 2.0], data=data)
@@ -346,7 +361,7 @@ def test_markdown_and_latex_have_runs_crashes_and_published_scores_apart(written
     assert "{Trajectory Transformer} & {last} & {2 $\\times$ 2} & {2250.2}" in latex
     assert "% left out:" in latex
     for text in (markdown, latex):
-        assert text.index("cloning") < text.index("other data than that of the runs above")
+        assert text.index("bc") < text.index("other data than that of the runs above")
         assert "trainings (seeds) are resampled, then the episodes" in text
     for picture in re.findall(r"\]\(([^)\\]+\.png)\)", markdown):
         assert (written / picture).is_file()
@@ -356,7 +371,7 @@ def test_json_has_the_numbers_of_the_tables(written: Path) -> None:
     values = json.loads((written / "report.json").read_text())
     (of_medium,) = [one for one in values["datasets"] if one["dataset"]["id"] == MEDIUM]
     first, clone = of_medium["rows"]
-    assert (first["method"], clone["method"]) == ("Trajectory Transformer", "cloning")
+    assert (first["method"], clone["method"]) == ("Trajectory Transformer", "bc")
     assert first["seeds"] == [0, 1]
     assert first["mean"] == pytest.approx(np.mean(first["values"]))
     assert first["mean_interval"][0] <= first["mean"] <= first["mean_interval"][1]

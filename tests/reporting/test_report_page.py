@@ -89,7 +89,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         training = write_training(runs / f"t{seed}", of_seed, seed=seed)
         write_clip(training)
         write_evaluation(runs / f"e{seed}", training / "best.ckpt", [value + 90 for value in of_seed], steps=9_000)
-        write_training(runs / f"c{seed}", [1100.0 + seed, 990.0], seed=seed, baseline="cloning")
+        write_training(runs / f"c{seed}", [1100.0 + seed, 990.0], seed=seed, baseline="bc")
     write_training(runs / "crashed", [1.0], finished=False)
     code = dataset("me/<script>document.title='broken'</script>/x\"onload=-v0")
     write_training(runs / "code", [5.0, 8.0], data=code)
@@ -254,7 +254,7 @@ def test_left_out_runs_stand_first(opened: Any) -> None:
 def test_report_of_real_runs_through_the_command_line(browser: Any, tmp_path: Path) -> None:
     quick = ("evaluation.video=false", "logger=csv")
     sweeps: list[Path] = []  # in their order, whatever their names say of the time
-    for method in ((), ("baseline=cloning", "baseline.steps=20")):
+    for method in ((), ("baseline=bc", "baseline.steps=20")):
         process = run_main_here("train", "-m", "env=hopper", "seed=0,1", *TINY, *quick, *method, folder=tmp_path)
         assert process.returncode == 0, process.stderr
         (made,) = set((tmp_path / "outputs" / "train" / "sweeps").iterdir()) - set(sweeps)
@@ -272,6 +272,6 @@ def test_report_of_real_runs_through_the_command_line(browser: Any, tmp_path: Pa
     assert rows == [
         ("Trajectory Transformer", "last", "2 × 2"),
         ("Trajectory Transformer", "best", "1 × 2"),
-        ("cloning", "last", "2 × 2"),
+        ("bc", "last", "2 × 2"),
     ]
     assert len(browser.find_elements(By.CSS_SELECTOR, "figure svg")) == 3

@@ -21,7 +21,8 @@ from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
 from trajectory.interruption import Interruption
-from trajectory.model.callbacks import LastCheckpoint, TrainingProgress, estimate
+from trajectory.model.callbacks.last_checkpoint import LastCheckpoint
+from trajectory.model.callbacks.progress import TrainingProgress, estimate
 from trajectory.model.checkpoint import read_checkpoint
 from trajectory.model.settings import GPTSettings
 from trajectory.model.throughput import Throughput
@@ -174,7 +175,7 @@ def test_max_time_ends_cleanly_and_evaluates(place: Path) -> None:
             "callbacks.mine._target_ must be that of a Callback, got 'pathlib.Path, which makes a PosixPath'",
         ),
         (
-            ["+callbacks.mine._target_=trajectory.model.callbacks.FiniteGradients"],
+            ["+callbacks.mine._target_=trajectory.model.callbacks.finite_gradients.FiniteGradients"],
             "callbacks.mine._target_ must be a class of your own, or at its own name, got 'trajectory.",
         ),
         (
@@ -187,11 +188,11 @@ def test_max_time_ends_cleanly_and_evaluates(place: Path) -> None:
             "data.validation_share must be above 0 with evaluation.best_by=val/loss, got",
         ),
         (
-            ["data.validation_share=0.1", "baseline=cloning"],
+            ["data.validation_share=0.1", "baseline=bc"],
             "data.validation_share must be 0 with a baseline, which learns from all episodes, got 0.1",
         ),
         (
-            [*STOPPING, "data.validation_share=0.2", "baseline=cloning"],
+            [*STOPPING, "data.validation_share=0.2", "baseline=bc"],
             "data.validation_share must be 0 with a baseline",
         ),
         (["+logger.mine._target_=pathlib.Path"], "logger.mine must be one of Lightning's loggers, got 'pathlib.Path'"),
@@ -432,6 +433,14 @@ def test_every_new_name_is_a_key_of_the_config(capsys: pytest.CaptureFixture) ->
         "planner=imitation",
         "-m",
     ]
+    assert rename_overrides(["baseline=none,cloning,cloning_best", "baseline=choice(cloning, dt)"], "train") == [
+        "baseline=none,bc,percent_bc",
+        "baseline=choice(bc, dt)",
+    ]
+    assert rename_overrides(["+experiment=[cloning_tokens,laptop]", "baseline.name=cloning"], "train") == [
+        "+experiment=[bc_tokens,laptop]",
+        "baseline.name=bc",
+    ]
     assert rename_overrides(["trainer.accelerator=cpu"], "evaluate") == ["runtime.accelerator=cpu"]
     assert rename_overrides(["trainer.accelerator=cpu"], "train") == ["trainer.accelerator=cpu"]
     assert set(RENAMED_KEYS) < set(CHECKPOINT_COMMAND_KEYS)
@@ -453,7 +462,7 @@ def test_a_run_of_an_earlier_release_can_be_gone_on_with(tmp_path: Path) -> None
     """Its `config.yaml` has the old keys, and none of those that came since."""
     made = (
         *(*LAPTOP, "dataset.steps=1000", "model.n_layer=1", "model.n_embd=8", "model.n_head=1"),
-        *("tokenizer.bins=10", "model.window=3", "planner.context=1", "model.optimizer.average_decay=null"),
+        *("tokenizer.bins=10", "model.window=3", "planner.context=1", "model.optimizer.ema_decay=null"),
         *("trainer.max_steps=3", "planner.beam_width=2", "planner.horizon=2", "evaluation.episodes=1"),
         *(
             "evaluation.max_steps=5",

@@ -33,7 +33,7 @@ from trajectory.transition import TransitionLayout
 QUICK = ("logger=csv", "evaluation.video=false", "evaluation.periodic_episodes=1", "evaluation.episodes=3")
 CPU = (
     *(*TINY_CRITIC, *QUICK, "trainer.accelerator=cpu"),
-    *("trainer.log_every_n_steps=1", "model.optimizer.average_decay=0.9"),
+    *("trainer.log_every_n_steps=1", "model.optimizer.ema_decay=0.9"),
 )
 TWO = ("trainer=ddp", "trainer.devices=2")
 FILES = {"config.yaml", "train.log", "data_card.png", "metrics.csv", "results.json", ".hydra"}
@@ -241,7 +241,7 @@ def test_the_death_of_one_process_ends_all_with_one_line(place: Path, alone: Pat
         (["trainer=ddp"], ["trainer.devices must be at least 2 with trainer=ddp", "got 1"]),
         (["trainer=ddp", "trainer.devices=3"], ["data.batch_size must be a multiple of the 3 processes", "got 32"]),
         ([*TWO, "trainer.num_nodes=2"], ["trainer.num_nodes must be 1 unless torchrun or srun", "got 2"]),
-        ([*TWO, "baseline=cloning"], ["baseline must be none with several processes"]),
+        ([*TWO, "baseline=bc"], ["baseline must be none with several processes"]),
         (["trainer=fsdp", *TWO[1:], "trainer.precision=16-mixed"], ["trainer.precision must be", "'16-mixed'"]),
         (["trainer.strategy=nosuch"], ["trainer.strategy must be one of", "'nosuch'"]),
     ],

@@ -26,7 +26,8 @@ from trajectory.evaluation.callback import PlanningEvaluation
 from trajectory.evaluation.episodes import EpisodeResult
 from trajectory.interruption import Interruption
 from trajectory.locks import run_dir_lock
-from trajectory.model.callbacks import FiniteGradients, LastCheckpoint
+from trajectory.model.callbacks.finite_gradients import FiniteGradients
+from trajectory.model.callbacks.last_checkpoint import LastCheckpoint
 from trajectory.model.checkpoint import read_checkpoint
 from trajectory.model.module import TrajectoryModule
 from trajectory.model.settings import GPTSettings, OptimizerSettings
@@ -38,7 +39,7 @@ CRITIC = CriticSettings(hidden=(8,), steps=40, batch_size=16)
 MODEL = GPTSettings(
     n_layer=1, n_head=1, n_embd=8, window=3, bins=10, embedding_dropout=0.2, residual_dropout=0.2, attention_dropout=0.2
 )
-OPTIMIZER = OptimizerSettings(average_decay=0.7)
+OPTIMIZER = OptimizerSettings(ema_decay=0.7)
 STEPS = 14  # nearly three epochs of five batches
 
 
@@ -359,7 +360,7 @@ def test_the_checkpoint_that_a_run_goes_on_from_is_kept_until_there_is_a_later_o
                 self.steps.append((read_checkpoint(last)["global_step"], read_checkpoint(previous)["global_step"]))
 
     watch = Watch()
-    train(data, LastCheckpoint(last, 1, continued=previous), watch, checkpoint=previous)
+    train(data, LastCheckpoint(last, 1, resumed_from=previous), watch, checkpoint=previous)
     assert watch.steps == [(step, step - 1) for step in range(3, STEPS)]
 
 

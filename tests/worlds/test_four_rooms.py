@@ -220,9 +220,9 @@ def test_evaluation_of_the_checkpoint_restates_nothing(trained: Path) -> None:
     assert [e["start"] for e in moved_to] == [e["start"] for e in episodes[0]]
 
 
-@pytest.mark.parametrize("baseline", ["cloning", "behaviour"])
+@pytest.mark.parametrize("baseline", ["bc", "behaviour"])
 def test_baselines_are_measured_on_the_same_pairs(trained: Path, baseline: str) -> None:
-    options = [f"baseline={baseline}", *(["baseline.steps=20"] if baseline == "cloning" else [])]
+    options = [f"baseline={baseline}", *(["baseline.steps=20"] if baseline == "bc" else [])]
     process = run_main("train", *TINY, *options, f"hydra.run.dir={baseline}", folder=trained.parent)
     assert process.returncode == 0, process.stderr
     pairs = [

@@ -14,6 +14,7 @@ from trajectory.errors import UserError, require
 from trajectory.files import write_file
 from trajectory.imports import optional_import
 from trajectory.locks import in_use
+from trajectory.renamed import with_current_keys
 from trajectory.sweeps.jobs import JobResult
 from trajectory.sweeps.search import PRUNED, TRIAL_VARIABLE, open_study, trial_reference
 
@@ -120,7 +121,7 @@ class SearchSweeper(TrajectorySweeper):
         reference = trial_reference(
             self.storage, self.name, known._trial_id, direction=self.direction, pruner=self.pruner
         )
-        job = self.job(trial.number, known.params)
+        job = self.job(trial.number, with_current_keys(known.params))
         subfolder = self.check(job)
         placed = self.place(job, subfolder)
         return Job(

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from trajectory.errors import UserError, first_line, require
 from trajectory.files import disk_error_as_user_error
+from trajectory.renamed import existing_folder, rename_overrides
 from trajectory.resume import finished_results
 from trajectory.sweeps.folders import RECORD, params_as_overrides, sweep_folder
 from trajectory.sweeps.jobs import CatchingTask, JobResult, export_python_path, summary
@@ -57,7 +58,7 @@ class TrajectorySweeper(Sweeper):
     """
 
     def __init__(self, params: Any = None, max_batch_size: int | None = None) -> None:
-        self.params = dict(params or {})
+        self.params = rename_overrides(params_as_overrides(params or {}), "train")
         self.max_batch_size = max_batch_size
         self.folder = Path()
 
@@ -69,7 +70,7 @@ class TrajectorySweeper(Sweeper):
 
     def requested(self, arguments: Iterable[str]) -> list[str]:
         """The overrides of the configs' `params`, and then those of the command line."""
-        return [*params_as_overrides(self.params), *arguments]
+        return [*self.params, *arguments]
 
     def overrides(self, arguments: Iterable[str]) -> list[Override]:
         """What was requested, the last word on every key."""
@@ -130,6 +131,7 @@ class TrajectorySweeper(Sweeper):
 
     def place(self, job: Job, subfolder: str) -> Job:
         """The job with its folder, however the launcher counts."""
+        subfolder = existing_folder(self.folder, subfolder)
         where = (f"hydra.sweep.dir={quoted(str(self.folder))}", f"hydra.sweep.subdir={quoted(subfolder)}")
         return replace(job, folder=self.folder / subfolder, hidden=(*job.hidden, *where))
 

@@ -30,7 +30,7 @@ from trajectory.errors import require
 from trajectory.files import write_file
 from trajectory.model.checkpoint import Checkpoint
 from trajectory.model.gpt import GPT
-from trajectory.model.operations import TorchOperations, split, visible
+from trajectory.model.operations import TorchOperations, attention_mask, split_heads
 from trajectory.progress import progress_bar
 from trajectory.transition import TokenKind, TransitionLayout
 
@@ -44,10 +44,10 @@ class RecordingOperations(TorchOperations):
         self.weights: list[Tensor] = []
 
     def attention(
-        self, qkv: Tensor, heads: int, rotations: Tensor | None, dimensions: int, reach: int, dropout: float
+        self, qkv: Tensor, heads: int, rotations: Tensor | None, dimensions: int, attention_span: int, dropout: float
     ) -> Tensor:
-        q, k, v = split(qkv, heads, rotations)
-        hidden = ~visible(qkv.shape[1], dimensions, reach, qkv.device)
+        q, k, v = split_heads(qkv, heads, rotations)
+        hidden = ~attention_mask(qkv.shape[1], dimensions, attention_span, qkv.device)
         scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(hidden, -math.inf)
         self.weights.append(scores.softmax(-1))
         return (self.weights[-1] @ v).transpose(1, 2).flatten(2)
@@ -71,7 +71,7 @@ class Patterns:
 
     def __init__(self, layout: TransitionLayout, tokens: int, reach: int) -> None:
         D, positions = layout.transition_dim, torch.arange(tokens)
-        self.visible = visible(tokens, D, reach, positions.device)
+        self.visible = attention_mask(tokens, D, reach, positions.device)
         self.kinds = np.array(layout.kinds())
         self.keys = positions % D
         # of the token that a query predicts
@@ -205,10 +205,15 @@ def analyze_attention(
     """
     gpt = checkpoint.gpt
     layout, window = gpt.layout, gpt.settings.window
-    require(gpt.settings.reach >= 2, "checkpoint", "of a model that sees at least 2 transitions", gpt.settings.reach)
+    require(
+        gpt.settings.attention_span >= 2,
+        "checkpoint",
+        "of a model that sees at least 2 transitions",
+        gpt.settings.attention_span,
+    )
     windows = draw_windows(data, window, settings.windows, settings.seed)
     T = window * layout.transition_dim - 1  # as in training, the last value token predicts nothing
-    patterns = Patterns(layout, T, gpt.settings.reach)
+    patterns = Patterns(layout, T, gpt.settings.attention_span)
     maps = torch.zeros(gpt.settings.n_layer, gpt.settings.n_head, T, T, dtype=torch.float64)
     shares: list[dict[str, Tensor]] = []
     batches = windows.split(settings.batch_size)

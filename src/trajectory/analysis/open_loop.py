@@ -98,7 +98,7 @@ class _Rollouts:
         # transitions that the window holds, and how many it begins with again once it is full; rotary ones slide on
         self.kept = memory or max(1, settings.window // 2)
         self.full = memory + 1 if memory else None if settings.rotary else settings.window
-        held = self.full or settings.reach
+        held = self.full or settings.attention_span
         self.cache = decoder.new_cache(len(self.tokens) * (dimensions - 1) * (held + 1))
         self.cache.clear(len(self.tokens))
         self.length = 0  # transitions in the window
@@ -110,12 +110,12 @@ class _Rollouts:
         if self.length == self.full:
             self.cache.clear(len(self.tokens))
             for index in range(self.kept):
-                self.cache.open(layout.transition_dim - 1, index)
+                self.cache.open_segment(layout.transition_dim - 1, index)
                 past, position = self.tokens[:, step - self.kept + index], index * layout.transition_dim
-                self.logits = self.decoder.extend(past, position, self.cache)
+                self.logits = self.decoder.decode_step(past, position, self.cache)
             self.length = self.kept
-        self.cache.forget_before(self.length - self.decoder.settings.reach + 1)
-        self.cache.open(layout.transition_dim - 1, self.length)
+        self.cache.drop_before(self.length - self.decoder.settings.attention_span + 1)
+        self.cache.open_segment(layout.transition_dim - 1, self.length)
         if step == 0:
             self.logits = first.expand(len(self.tokens), -1)
         for dimension in range(layout.observation_dim):
@@ -140,7 +140,7 @@ class _Rollouts:
         self.weights = self.weights + found
         self.tokens[:, step, dimension] = token
         position = self.length * self.decoder.layout.transition_dim + dimension
-        self.logits = self.decoder.extend(token[:, None], position, self.cache)
+        self.logits = self.decoder.decode_step(token[:, None], position, self.cache)
 
     def resample(self, rows: int) -> None:
         """Go on with so many of every start, in proportion to their weights (systematic resampling)."""
@@ -151,5 +151,5 @@ class _Rollouts:
         chosen = torch.searchsorted(weights.cumsum(-1), places).clamp(max=self.rows - 1)
         chosen = (torch.arange(len(weights), device=chosen.device)[:, None] * self.rows + chosen).flatten()
         self.tokens, self.logits = self.tokens[chosen], self.logits[chosen]
-        self.cache.select(chosen)
+        self.cache.select_rows(chosen)
         self.weights, self.rows = torch.zeros_like(self.weights[chosen]), rows

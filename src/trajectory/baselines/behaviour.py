@@ -1,4 +1,4 @@
-"""The data's own behaviour, where a controller recorded it: what it happens to reach without being asked to."""
+"""The behaviour policy itself as a baseline, for datasets that a controller recorded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trajectory.errors import require
 
 
 class BehaviourAgent:
-    """A controller for every environment, behind the same calls as `TrajectoryAgent`."""
+    """Runs the controller that recorded the data; it ignores goals. Same calls as `TrajectoryAgent`."""
 
     def __init__(self, controller: type[Controller], env: Any) -> None:
         self.controller = controller
@@ -23,7 +23,7 @@ class BehaviourAgent:
     def reset(
         self, environments: int = 1, seeds: Sequence[int] | None = None, goals: np.ndarray | Sequence | None = None
     ) -> None:
-        """Begin episodes, whatever their goals."""
+        """Begin an episode in each environment."""
         seeds = range(environments) if seeds is None else seeds
         self.controllers = [self.controller(self.env, np.random.default_rng(seed)) for seed in seeds]
 
@@ -34,17 +34,21 @@ class BehaviourAgent:
         environments: Sequence[int] | None = None,
     ) -> np.ndarray:
         """(E, observation_dim) -> (E, action_dim)."""
-        running = range(len(self.controllers)) if environments is None else environments
-        return np.stack([self.controllers[i].act(each) for i, each in zip(running, observation, strict=True)])
+        environments = range(len(self.controllers)) if environments is None else environments
+        return np.stack([self.controllers[i].act(row) for i, row in zip(environments, observation, strict=True)])
 
 
-def behaviour_agent(environment: EnvironmentSettings, quality: Any) -> BehaviourAgent:
-    """The controller that recorded a quality.
+def make_behaviour_agent(environment: EnvironmentSettings, quality: Any) -> BehaviourAgent:
+    """The agent of the controller that recorded a dataset.
+
+    Args:
+        quality: `dataset.quality`.
 
     Raises:
-        UserError: there is none.
+        UserError: no controller recorded that quality in this environment.
     """
-    known = CONTROLLERS.get(environment.name, {})
-    rule = f"one that a controller recorded with baseline=behaviour: {', '.join(known) or 'none of this environment'}"
-    require(quality in known, "dataset.quality", rule, quality)
-    return BehaviourAgent(known[quality], make_raw_environment(environment))
+    controllers = CONTROLLERS.get(environment.name, {})
+    recorded = ", ".join(controllers) or "none of this environment"
+    rule = f"one that a controller recorded with baseline=behaviour: {recorded}"
+    require(quality in controllers, "dataset.quality", rule, quality)
+    return BehaviourAgent(controllers[quality], make_raw_environment(environment))

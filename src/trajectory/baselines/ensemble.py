@@ -1,7 +1,7 @@
-"""A single-step model: an ensemble of Gaussian networks, as in PETS (Chua, Calandra, McAllister and Levine, 2018).
+"""A single-step dynamics model: an ensemble of Gaussian MLPs, as in PETS (Chua, Calandra, McAllister, Levine 2018).
 
-Every member predicts mean and variance of the change from an observation to the next, from that observation and its
-action alone, and is trained on a bootstrap sample of its own: all rows drawn with replacement.
+Every member predicts the mean and variance of the change from an observation to the next, given that observation and
+the action. Each is trained on its own bootstrap sample: as many rows, drawn with replacement.
 
 Names: K members, B rows, O = observation_dim, A = action_dim.
 """
@@ -25,17 +25,18 @@ from trajectory.errors import require
 from trajectory.files import write_file
 from trajectory.progress import progress_bar
 
-BOUNDS = (-10.0, 0.5)  # of log-variances in units of the changes' variance, at first; each member learns its own
-BOUNDS_WEIGHT = 0.01  # of their distance in the loss, as published
-LEAST_GAIN = 0.01  # nats per dimension that a member must gain for patience to begin anew
-BLOCK = 1 << 13  # held-out rows at a time
+INITIAL_LOG_VARIANCE_BOUNDS = (-10.0, 0.5)  # of standardised changes; each member learns its own
+BOUNDS_WEIGHT = 0.01  # of the distance between the bounds in the loss, as published
+MIN_IMPROVEMENT = 0.01  # nats per dimension by which a member's held-out loss must fall to reset the patience
+EVALUATION_BATCH_SIZE = 1 << 13
 
 
 class Ensemble(nn.Module):
-    """The members side by side, one batched product a layer.
+    """All members, computed by one batched product a layer.
 
     Args:
-        observations, actions, following: (T, O), (T, A) and (T, O) float32, which inputs and changes are normalised by.
+        observations, actions, next_observations: (T, O), (T, A) and (T, O) float32 of the data, by which inputs and
+            changes are standardised.
     """
 
     input_mean: Tensor
@@ -43,9 +44,11 @@ class Ensemble(nn.Module):
     change_mean: Tensor
     change_std: Tensor
 
-    def __init__(self, observations: Tensor, actions: Tensor, following: Tensor, settings: EnsembleSettings) -> None:
+    def __init__(
+        self, observations: Tensor, actions: Tensor, next_observations: Tensor, settings: EnsembleSettings
+    ) -> None:
         super().__init__()
-        inputs, changes = torch.cat([observations, actions], dim=1), following - observations
+        inputs, changes = torch.cat([observations, actions], dim=1), next_observations - observations
         outputs, K = changes.shape[1], settings.members
         sizes = [inputs.shape[1], *settings.hidden, 2 * outputs]
         weights = [torch.empty(K, rows, columns) for rows, columns in pairwise(sizes)]
@@ -53,29 +56,32 @@ class Ensemble(nn.Module):
             nn.init.trunc_normal_(weight, std=0.5 / math.sqrt(weight.shape[1]))
         self.weights = nn.ParameterList(weights)
         self.biases = nn.ParameterList([torch.zeros(K, 1, columns) for columns in sizes[1:]])
-        self.bounds = nn.Parameter(torch.tensor(BOUNDS)[:, None].repeat(K, 1, outputs))  # (K, 2, O)
+        self.bounds = nn.Parameter(
+            torch.tensor(INITIAL_LOG_VARIANCE_BOUNDS)[:, None].repeat(K, 1, outputs)
+        )  # (K, 2, O)
         for name, values in (("input", inputs), ("change", changes)):
             self.register_buffer(f"{name}_mean", values.mean(0))
             self.register_buffer(f"{name}_std", values.std(0) + 1e-6)
 
     def forward(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, O) and (B, A), or with a leading K for each member its own -> (K, B, O) mean and standard deviation.
+        """Mean and standard deviation of the next observation, (K, B, O) each.
 
-        Of the next observation, in its own units.
+        Args:
+            observations, actions: (B, O) and (B, A) for all members, or (K, B, O) and (K, B, A).
         """
         mean, log_variance = self._changes(observations, actions)
         change = self.change_mean + self.change_std * mean
         return observations + change, self.change_std * (log_variance / 2).exp()
 
-    def loss(self, observations: Tensor, actions: Tensor, following: Tensor) -> Tensor:
-        """(K,) negative log-likelihood of normalised changes, nats per dimension; rows as `forward` takes them."""
+    def loss(self, observations: Tensor, actions: Tensor, next_observations: Tensor) -> Tensor:
+        """(K,) negative log-likelihood of standardised changes in nats per dimension; inputs as for `forward`."""
         mean, log_variance = self._changes(observations, actions)
-        change = (following - observations - self.change_mean) / self.change_std
+        change = (next_observations - observations - self.change_mean) / self.change_std
         losses = ((change - mean) ** 2 * (-log_variance).exp() + log_variance + math.log(2 * math.pi)) / 2
         return losses.mean((1, 2))
 
     def _changes(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """(K, B, O) mean and log-variance of normalised changes."""
+        """(K, B, O) mean and log-variance of the standardised change; inputs as for `forward`."""
         x = (torch.cat([observations, actions], dim=-1) - self.input_mean) / self.input_std
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = (F.silu(x) if index else x) @ weight + bias
@@ -91,7 +97,12 @@ class Ensemble(nn.Module):
 
 @dataclass(frozen=True)
 class TrainedEnsemble:
-    """An ensemble, the epochs that it was trained for, and each member's best held-out loss in nats per dimension."""
+    """A trained ensemble.
+
+    Args:
+        epochs: trained in all.
+        held_out: best held-out loss of each member, in nats per dimension.
+    """
 
     ensemble: Ensemble
     epochs: int
@@ -99,10 +110,10 @@ class TrainedEnsemble:
 
 
 def train_ensemble(episodes: Episodes, settings: EnsembleSettings, seed: int) -> TrainedEnsemble:
-    """Fit an ensemble to all pairs of successive transitions; the same seed gives the same ensemble.
+    """Train an ensemble on all pairs of successive transitions; the same seed gives the same ensemble.
 
-    A share of the pairs is held out. Every member keeps the weights that were best on it, and training ends when no
-    member has become better there for `patience` epochs.
+    A fraction of the pairs is held out. Every member keeps the weights with its lowest held-out loss. Training ends
+    when no member has improved for `patience` epochs.
 
     Raises:
         UserError: fewer than two pairs, or losses that are never finite.
@@ -112,22 +123,24 @@ def train_ensemble(episodes: Episodes, settings: EnsembleSettings, seed: int) ->
     require(rows >= 2, "dataset", "of at least two pairs of successive transitions, to train an ensemble on", rows)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(rows, generator=generator)
-    share = min(max(1, round(settings.held_out * rows)), rows - 1)
-    held_out, kept = order[:share], order[share:]
-    samples = kept[torch.randint(len(kept), (settings.members, len(kept)), generator=generator)]  # the bootstrap
+    num_held_out = min(max(1, round(settings.held_out * rows)), rows - 1)
+    held_out, training = order[:num_held_out], order[num_held_out:]
+    # (K, rows) bootstrap samples
+    samples = training[torch.randint(len(training), (settings.members, len(training)), generator=generator)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        ensemble = Ensemble(columns[0][kept], columns[1][kept], columns[2][kept], settings)
+        ensemble = Ensemble(columns[0][training], columns[1][training], columns[2][training], settings)
     weights = list(ensemble.parameters())
-    rest = {"params": [*ensemble.biases, ensemble.bounds], "weight_decay": 0.0}
+    without_decay = {"params": [*ensemble.biases, ensemble.bounds], "weight_decay": 0.0}
     optimizer = torch.optim.Adam(
-        [{"params": [*ensemble.weights]}, rest],
+        [{"params": [*ensemble.weights]}, without_decay],
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    best, kept_weights = torch.full((settings.members,), torch.inf), [weight.detach().clone() for weight in weights]
-    mark, waited, epochs = best, 0, 0
+    best_loss = torch.full((settings.members,), torch.inf)
+    best_weights = [weight.detach().clone() for weight in weights]
+    reference_loss, epochs_waited, epochs = best_loss, 0, 0
     with progress_bar(range(settings.epochs), desc="ensemble", unit="epoch", leave=False) as bar:
         for _ in bar:
             epochs += 1
@@ -140,23 +153,25 @@ def train_ensemble(episodes: Episodes, settings: EnsembleSettings, seed: int) ->
                 optimizer.step()
             losses = _evaluate(ensemble, [column[held_out] for column in columns])
             with torch.no_grad():
-                for kept_weight, weight in zip(kept_weights, weights, strict=True):
-                    kept_weight[losses < best] = weight[losses < best]
-            best = torch.minimum(best, losses.nan_to_num(nan=torch.inf))
-            gained = bool((best < mark - LEAST_GAIN).any())
-            mark, waited = (best, 0) if gained else (mark, waited + 1)
-            bar.set_postfix_str(f"held-out loss {best.mean():.3f}")
-            if waited == settings.patience:
+                for best_weight, weight in zip(best_weights, weights, strict=True):
+                    best_weight[losses < best_loss] = weight[losses < best_loss]
+            best_loss = torch.minimum(best_loss, losses.nan_to_num(nan=torch.inf))
+            has_improved = bool((best_loss < reference_loss - MIN_IMPROVEMENT).any())
+            reference_loss, epochs_waited = (best_loss, 0) if has_improved else (reference_loss, epochs_waited + 1)
+            bar.set_postfix_str(f"held-out loss {best_loss.mean():.3f}")
+            if epochs_waited == settings.patience:
                 break
-    require(bool(best.isfinite().all()), "analysis.ensemble.learning_rate", "one that trains", settings.learning_rate)
+    require(
+        bool(best_loss.isfinite().all()), "analysis.ensemble.learning_rate", "one that trains", settings.learning_rate
+    )
     with torch.no_grad():
-        for kept_weight, weight in zip(kept_weights, weights, strict=True):
-            weight.copy_(kept_weight)
-    return TrainedEnsemble(ensemble.eval(), epochs, best.tolist())
+        for best_weight, weight in zip(best_weights, weights, strict=True):
+            weight.copy_(best_weight)
+    return TrainedEnsemble(ensemble.eval(), epochs, best_loss.tolist())
 
 
 def _pairs(episodes: Episodes) -> list[Tensor]:
-    """Observation, action and next observation of every transition that has one, as (T', ...) tensors."""
+    """Observation, action and next observation of every transition that has a successor, (T', ...) each."""
     rows = np.delete(np.arange(len(episodes.rewards)), episodes.ends - 1)
     columns = (episodes.observations[rows], episodes.actions[rows], episodes.observations[rows + 1])
     return [torch.from_numpy(column) for column in columns]
@@ -164,7 +179,7 @@ def _pairs(episodes: Episodes) -> list[Tensor]:
 
 @torch.no_grad()
 def _evaluate(ensemble: Ensemble, columns: list[Tensor]) -> Tensor:
-    """(K,) mean loss of all rows."""
-    parts = zip(*(column.split(BLOCK) for column in columns), strict=True)
-    total = sum(ensemble.loss(*part) * len(part[0]) for part in parts)
+    """(K,) mean loss over all rows."""
+    batches = zip(*(column.split(EVALUATION_BATCH_SIZE) for column in columns), strict=True)
+    total = sum(ensemble.loss(*batch) * len(batch[0]) for batch in batches)
     return torch.as_tensor(total) / len(columns[0])

@@ -1,4 +1,4 @@
-"""Policies, from observations to actions, and one behind the agent's calls."""
+"""Policies from observations to actions, and the agent that runs one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from trajectory.files import write_file
-from trajectory.networks import Bounds, Normal, Perceptrons
+from trajectory.networks import ActionBounds, EnsembleMLP, Normalizer
 
 
 class PolicyAgent:
-    """A trained policy, from observations to actions, behind the same calls as `TrajectoryAgent`.
+    """Runs a trained policy, with the same calls as `TrajectoryAgent`.
 
-    Where it was trained for goals, they follow the observation.
+    Args:
+        policy: (E, observation_dim), or (E, observation_dim + goal_dim) if trained with goals -> (E, action_dim).
     """
 
     def __init__(self, policy: nn.Module) -> None:
@@ -27,7 +28,7 @@ class PolicyAgent:
     def reset(
         self, environments: int = 1, seeds: Sequence[int] | None = None, goals: np.ndarray | Sequence | None = None
     ) -> None:
-        """Nothing but the goals is remembered between steps."""
+        """Begin episodes; the policy keeps no state but the goals."""
         self.goals = None if goals is None else torch.from_numpy(np.atleast_2d(np.asarray(goals, dtype=np.float32)))
 
     @torch.inference_mode()
@@ -50,26 +51,27 @@ class PolicyAgent:
 
 
 class BoundedPolicy(nn.Module):
-    """A deterministic policy within the bounds of actions.
+    """A deterministic MLP policy whose actions a tanh keeps within their bounds.
 
     Args:
         sizes: of the observation, the hidden layers and the outputs.
     """
 
-    def __init__(self, normal: Normal, bounds: Bounds, sizes: tuple[int, ...]) -> None:
+    def __init__(self, normalizer: Normalizer, bounds: ActionBounds, sizes: tuple[int, ...]) -> None:
         super().__init__()
-        self.normal = normal
+        self.normal = normalizer
         self.bounds = bounds
-        self.layers = Perceptrons(1, sizes)
+        self.layers = EnsembleMLP(1, sizes)
 
     def forward(self, observations: Tensor) -> Tensor:
+        """(..., observation_dim) -> (..., action_dim) in the environment's units."""
         return self.bounds(self.scaled(observations))
 
     def scaled(self, observations: Tensor) -> Tensor:
-        """(..., action_dim) in units of the bounds."""
+        """(..., observation_dim) -> (..., action_dim) in [-1, 1]."""
         return self.outputs(observations).tanh()
 
     def outputs(self, observations: Tensor) -> Tensor:
-        """(..., outputs) of the last layer."""
-        rows = self.normal(observations).view(-1, len(self.normal.mean))
+        """(..., observation_dim) -> (..., outputs) of the last layer."""
+        rows = self.normal(observations).view(-1, len(self.normal.mean))  # (B, observation_dim)
         return self.layers(rows)[0].view(*observations.shape[:-1], -1)

@@ -1,4 +1,4 @@
-"""What can be set about each baseline."""
+"""The settings of each baseline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trajectory.targets import TARGET, resolve_target
 
 @dataclass  # not frozen: OmegaConf could not merge a config into it where it is nested
 class EnsembleSettings:
-    """How the ensemble is built and trained; `conf/analysis/prediction.yaml` explains the keys."""
+    """Shape and training of the dynamics ensemble; `conf/analysis/prediction.yaml` explains the keys."""
 
     members: int = 5
     hidden: tuple[int, ...] = (200, 200, 200)
@@ -36,16 +36,16 @@ class EnsembleSettings:
 
 @dataclass(frozen=True)
 class BehaviourSettings:
-    """It has nothing to set."""
+    """The behaviour policy itself, which has no settings."""
 
     name: str = "behaviour"
 
 
 @dataclass(frozen=True)
-class CloningSettings:
-    """An MLP trained with Adam on the mean squared error of actions; `conf/baseline/cloning.yaml` explains the keys."""
+class BCSettings:
+    """An MLP trained with Adam on the mean squared error of actions; `conf/baseline/bc.yaml` explains the keys."""
 
-    name: str = "cloning"
+    name: str = "bc"
     hidden: tuple[int, ...] = (256, 256)
     steps: int = 20_000
     batch_size: int = 256
@@ -53,7 +53,7 @@ class CloningSettings:
     best_share: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.name == "cloning", "baseline.name", "cloning", self.name)
+        require(self.name == "bc", "baseline.name", "bc", self.name)
         for key in ("steps", "batch_size"):
             require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
         require(0 < self.best_share <= 1, "baseline.best_share", "above 0 and at most 1", self.best_share)
@@ -61,7 +61,7 @@ class CloningSettings:
 
 @dataclass(frozen=True)
 class DecisionTransformerSettings:
-    """As published, but for width and steps; `conf/baseline/dt.yaml` explains the keys."""
+    """As published, except for width and steps; `conf/baseline/dt.yaml` explains the keys."""
 
     name: str = "dt"
     n_layer: int = 3
@@ -87,7 +87,7 @@ class DecisionTransformerSettings:
 
 @dataclass(frozen=True)
 class IQLSettings:
-    """As published for locomotion, but for the steps (1,000,000); `conf/baseline/iql.yaml` explains the keys."""
+    """As published for locomotion, except for 1,000,000 steps; `conf/baseline/iql.yaml` explains the keys."""
 
     name: str = "iql"
     hidden: tuple[int, ...] = (256, 256)
@@ -97,19 +97,19 @@ class IQLSettings:
     discount: float = 0.99
     expectile: float = 0.7
     temperature: float = 3.0
-    target_rate: float = 5e-3
+    tau: float = 5e-3
 
     def __post_init__(self) -> None:
         require(self.name == "iql", "baseline.name", "iql", self.name)
         for key in ("steps", "batch_size"):
             require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
-        for key in ("expectile", "discount", "target_rate"):
+        for key in ("expectile", "discount", "tau"):
             require(0 < getattr(self, key) <= 1, f"baseline.{key}", "above 0 and at most 1", getattr(self, key))
 
 
 @dataclass(frozen=True)
 class CQLSettings:
-    """As published for locomotion, but for steps, width and draws; `conf/baseline/cql.yaml` explains the keys."""
+    """As published for locomotion, with other steps, width and samples; `conf/baseline/cql.yaml` explains the keys."""
 
     name: str = "cql"
     hidden: tuple[int, ...] = (128, 128)
@@ -120,20 +120,20 @@ class CQLSettings:
     discount: float = 0.99
     conservatism: float = 5.0
     sampled_actions: int = 4
-    target_rate: float = 5e-3
+    tau: float = 5e-3
 
     def __post_init__(self) -> None:
         require(self.name == "cql", "baseline.name", "cql", self.name)
         for key in ("steps", "batch_size", "sampled_actions"):
             require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
         require(self.conservatism >= 0, "baseline.conservatism", "at least 0", self.conservatism)
-        for key in ("discount", "target_rate"):
+        for key in ("discount", "tau"):
             require(0 < getattr(self, key) <= 1, f"baseline.{key}", "above 0 and at most 1", getattr(self, key))
 
 
 @dataclass(frozen=True)
 class ReBRACSettings:
-    """As published for Hopper medium, but for steps and batch; `conf/baseline/rebrac.yaml` explains the keys."""
+    """As published for Hopper medium, with other steps and batch; `conf/baseline/rebrac.yaml` explains the keys."""
 
     name: str = "rebrac"
     hidden: tuple[int, ...] = (256, 256, 256)
@@ -144,17 +144,17 @@ class ReBRACSettings:
     actor_penalty: float = 0.01
     critic_penalty: float = 0.001
     noise: float = 0.2
-    noise_limit: float = 0.5
-    actor_every: int = 2
-    target_rate: float = 5e-3
+    noise_clip: float = 0.5
+    policy_freq: int = 2
+    tau: float = 5e-3
 
     def __post_init__(self) -> None:
         require(self.name == "rebrac", "baseline.name", "rebrac", self.name)
-        for key in ("steps", "batch_size", "actor_every"):
+        for key in ("steps", "batch_size", "policy_freq"):
             require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
-        for key in ("actor_penalty", "critic_penalty", "noise", "noise_limit"):
+        for key in ("actor_penalty", "critic_penalty", "noise", "noise_clip"):
             require(getattr(self, key) >= 0, f"baseline.{key}", "at least 0", getattr(self, key))
-        for key in ("discount", "target_rate"):
+        for key in ("discount", "tau"):
             require(0 < getattr(self, key) <= 1, f"baseline.{key}", "above 0 and at most 1", getattr(self, key))
 
 
@@ -180,26 +180,26 @@ class MBOPSettings:
         for key in ("steps", "batch_size", "horizon"):
             require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
         members, trajectories = self.ensemble.members, self.trajectories
-        whole = trajectories >= members and trajectories % members == 0
-        require(whole, "baseline.trajectories", f"a multiple of the {members} members", trajectories)
+        is_multiple = trajectories >= members and trajectories % members == 0
+        require(is_multiple, "baseline.trajectories", f"a multiple of the {members} members", trajectories)
         require(self.noise >= 0, "baseline.noise", "at least 0", self.noise)
         require(0 <= self.mixture < 1, "baseline.mixture", "at least 0 and below 1", self.mixture)
         require(0 < self.temperature < float("inf"), "baseline.temperature", "above 0 and finite", self.temperature)
 
 
-HOME = "trajectory.baselines"
-TARGETS: dict[str, type] = {  # what trains each
-    f"{HOME}.behaviour.behaviour_agent": BehaviourSettings,
-    f"{HOME}.cloning.train_cloning": CloningSettings,
-    f"{HOME}.cql.train_cql": CQLSettings,
-    f"{HOME}.decision_transformer.train_decision_transformer": DecisionTransformerSettings,
-    f"{HOME}.iql.train_iql": IQLSettings,
-    f"{HOME}.mbop.train_mbop": MBOPSettings,
-    f"{HOME}.rebrac.train_rebrac": ReBRACSettings,
+PACKAGE = "trajectory.baselines"
+TARGETS: dict[str, type] = {  # the settings by `_target_`
+    f"{PACKAGE}.bc.train_bc": BCSettings,
+    f"{PACKAGE}.behaviour.make_behaviour_agent": BehaviourSettings,
+    f"{PACKAGE}.cql.train_cql": CQLSettings,
+    f"{PACKAGE}.decision_transformer.train_decision_transformer": DecisionTransformerSettings,
+    f"{PACKAGE}.iql.train_iql": IQLSettings,
+    f"{PACKAGE}.mbop.train_mbop": MBOPSettings,
+    f"{PACKAGE}.rebrac.train_rebrac": ReBRACSettings,
 }
-KINDS: dict[str, type] = {
+SETTINGS_BY_NAME: dict[str, type] = {
+    "bc": BCSettings,
     "behaviour": BehaviourSettings,
-    "cloning": CloningSettings,
     "cql": CQLSettings,
     "dt": DecisionTransformerSettings,
     "iql": IQLSettings,
@@ -209,7 +209,7 @@ KINDS: dict[str, type] = {
 
 
 def baseline_settings(config: Mapping[str, Any]) -> Any:
-    """The settings dataclass of the baseline that a config names, or a `ExternalTarget` one of the user's own.
+    """The settings of the baseline that a config names, or a `ExternalTarget` for one of the user's own.
 
     Raises:
         UserError: an unknown name, or a value that its settings refuse.
@@ -217,5 +217,5 @@ def baseline_settings(config: Mapping[str, Any]) -> Any:
     if TARGET in config:
         return resolve_target(config, "baseline", TARGETS)
     name: Any = config.get("name")
-    require(name in KINDS, "baseline.name", f"one of {', '.join(KINDS)}", name)
-    return settings(KINDS[name], dict(config), "baseline")
+    require(name in SETTINGS_BY_NAME, "baseline.name", f"one of {', '.join(SETTINGS_BY_NAME)}", name)
+    return settings(SETTINGS_BY_NAME[name], dict(config), "baseline")

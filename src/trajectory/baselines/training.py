@@ -1,4 +1,4 @@
-"""The baselines by name, and how they are trained."""
+"""Training of the baselines by name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from trajectory.baselines.behaviour import BehaviourAgent, behaviour_agent
-from trajectory.baselines.cloning import train_cloning
+from trajectory.baselines.bc import train_bc
+from trajectory.baselines.behaviour import BehaviourAgent, make_behaviour_agent
 from trajectory.baselines.cql import train_cql
 from trajectory.baselines.decision_transformer import train_decision_transformer
 from trajectory.baselines.iql import train_iql
@@ -27,10 +27,10 @@ from trajectory.targets import TARGET, ExternalTarget
 
 
 class TrainedAgent(Protocol):
-    """An agent, as rollouts need it, that can be kept: what a baseline's training gives.
+    """What the training of a baseline returns: an agent, as rollouts need it, that can be saved.
 
-    A training of the user's own, which `baseline._target_` names, is called with `(episodes, seed, action_bounds=)`
-    and its own keys of `baseline`.
+    `baseline._target_` may name a training function of the user's own. It is called with
+    `(episodes, seed, action_bounds=)` and the other keys of `baseline`.
     """
 
     def reset(
@@ -47,15 +47,15 @@ class TrainedAgent(Protocol):
     def save(self, path: Path) -> None: ...
 
 
-TRAINED: dict[str, Callable[..., TrainedAgent]] = {
-    "cloning": train_cloning,
+TRAINERS: dict[str, Callable[..., TrainedAgent]] = {
+    "bc": train_bc,
     "cql": train_cql,
     "dt": train_decision_transformer,
     "iql": train_iql,
     "mbop": train_mbop,
     "rebrac": train_rebrac,
 }
-BOUNDED = ("cql", "iql", "mbop", "rebrac")  # choose actions within the environment's bounds
+WITH_ACTION_BOUNDS = ("cql", "iql", "mbop", "rebrac")  # trained with the environment's action bounds
 
 
 def train_baseline(
@@ -70,50 +70,54 @@ def train_baseline(
     """Train the baseline of these settings on a dataset.
 
     Args:
-        action_bounds: (2, action_dim) least and greatest actions of the environment, within which it acts where it
-            chooses actions other than the data's.
-        goal, hindsight: as of `train_cloning`, which alone knows goals.
+        action_bounds: (2, action_dim) lowest and highest actions of the environment.
+        goal, hindsight: as for `train_bc`.
 
     Raises:
-        UserError: goals for another one.
+        UserError: goals for a baseline other than BC, or a `_target_` that returns no agent.
     """
     if isinstance(baseline, ExternalTarget):
-        require(goal is None, "baseline", "cloning or behaviour in an environment with goals", baseline.target)
+        require(goal is None, "baseline", "bc or behaviour in an environment with goals", baseline.target)
         agent = baseline.instantiate(episodes, seed, action_bounds=action_bounds)
-        right = all(callable(getattr(agent, name, None)) for name in ("reset", "act", "save"))
-        require(right, f"baseline.{TARGET}", "that of a training, which gives an agent", baseline.target)
+        is_agent = all(callable(getattr(agent, name, None)) for name in ("reset", "act", "save"))
+        require(is_agent, f"baseline.{TARGET}", "that of a training, which gives an agent", baseline.target)
         return agent
-    train = TRAINED[baseline.name]
+    train = TRAINERS[baseline.name]
     if goal is not None:
-        rule = "cloning or behaviour in an environment with goals"
-        require(baseline.name == "cloning", "baseline", rule, baseline.name)
+        rule = "bc or behaviour in an environment with goals"
+        require(baseline.name == "bc", "baseline", rule, baseline.name)
         return train(episodes, baseline, seed, goal, hindsight)
-    if baseline.name in BOUNDED:
+    if baseline.name in WITH_ACTION_BOUNDS:
         return train(episodes, baseline, seed, action_bounds)
     return train(episodes, baseline, seed)
 
 
-def baseline_agent(
+def make_baseline_agent(
     settings: TrainingSettings, source: Source, folder: Path
 ) -> tuple[TrainedAgent | BehaviourAgent, dict[str, Any]]:
-    """The baseline of a run, trained on its dataset and kept as `policy.safetensors`, and what the results say of it.
+    """Train the baseline of a run on its dataset and save it as `policy.safetensors`.
+
+    Returns:
+        The agent, and the keys of `results.json` that describe it.
 
     Raises:
         UserError: what `train_baseline` refuses, or a quality that no controller recorded.
     """
-    chosen = settings.baseline
-    own = {"name": chosen.target, **chosen.arguments} if isinstance(chosen, ExternalTarget) else asdict(chosen)
-    facts = {"planner": None, "baseline": own}
-    if isinstance(settings.baseline, BehaviourSettings):
-        return behaviour_agent(settings.environment, settings.dataset.get("quality")), facts | {"checkpoint": None}
+    baseline = settings.baseline
+    values = (
+        {"name": baseline.target, **baseline.arguments} if isinstance(baseline, ExternalTarget) else asdict(baseline)
+    )
+    metadata = {"planner": None, "baseline": values, "checkpoint": None}
+    if isinstance(baseline, BehaviourSettings):
+        return make_behaviour_agent(settings.environment, settings.dataset.get("quality")), metadata
     path = folder / "policy.safetensors"
     policy = train_baseline(
         source.load(),
-        settings.baseline,
+        baseline,
         settings.seed,
         action_bounds=action_bounds(settings.environment),
         goal=settings.environment.goal,
         hindsight=settings.hindsight,
     )
     policy.save(path)
-    return policy, facts | {"checkpoint": str(path)}
+    return policy, metadata | {"checkpoint": str(path)}

@@ -26,7 +26,7 @@ from trajectory.model.cache import TreeCache
 from trajectory.model.decoder import Decoder, decoder_for
 from trajectory.model.gpt import GPT
 from trajectory.model.settings import GPTSettings
-from trajectory.planning.beam_search import beam_search, draws_needed
+from trajectory.planning.beam_search import beam_search, uniforms_shape
 from trajectory.planning.settings import PlannerSettings
 
 UNCHANGED = ("environment", "context", "environments", "positions", "threads")
@@ -59,7 +59,7 @@ def measure(case: DecisionCase, settings: PlanningBenchmarkSettings) -> dict[str
     planner = PlannerSettings(beam_width=case.beam_width, horizon=case.horizon, context=case.context)
     tokens = case.context * layout.transition_dim + layout.observation_dim
     context = torch.randint(100, (case.environments, tokens))
-    uniforms = torch.rand(case.environments, *draws_needed(planner, layout.transition_dim))
+    uniforms = torch.rand(case.environments, *uniforms_shape(planner, layout.transition_dim))
 
     def plan(decoder: Decoder) -> Tensor:
         return beam_search(decoder, discretizer, context, uniforms, planner, discount=0.99).tokens
@@ -107,8 +107,8 @@ class _Counting:
         self.cache_bytes = cache.nbytes
         return cache
 
-    def extend(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor:
-        logits = self.decoder.extend(tokens, position, cache)
+    def decode_step(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor:
+        logits = self.decoder.decode_step(tokens, position, cache)
         C, layers = self.settings.n_embd, self.settings.n_layer
         rows, new = tokens.shape
         weights, head = 12 * C * C * layers, (self.settings.bins + 1) * C
@@ -127,13 +127,13 @@ class _TokenCache(TreeCache):
     def clear(self, rows: int) -> None:
         self.tokens = torch.empty(rows, 0, dtype=torch.int64, device=self.keys.device)
 
-    def open(self, capacity: int, transition: int) -> None:
+    def open_segment(self, capacity: int, transition: int) -> None:
         pass
 
-    def forget_before(self, transition: int) -> None:
+    def drop_before(self, transition: int) -> None:
         pass
 
-    def select(self, rows: Tensor) -> None:
+    def select_rows(self, rows: Tensor) -> None:
         self.tokens = self.tokens[rows]
 
 
@@ -149,7 +149,7 @@ class _Reference:
     def new_cache(self, slots: int) -> TreeCache:
         return _TokenCache(self.gpt.head)
 
-    def extend(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor:
+    def decode_step(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor:
         assert isinstance(cache, _TokenCache)
         cache.tokens = torch.cat([cache.tokens, tokens], dim=1)
         return self.gpt(cache.tokens)[:, -1]

@@ -1,4 +1,4 @@
-"""The Lightning callback that trains the critic beside the Transformer."""
+"""The Lightning callback that trains the critic alongside the Transformer."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 import pytorch_lightning as pl
 
 from trajectory.critic.critic import Critic
-from trajectory.critic.learning import ImplicitQLearning, prepare
+from trajectory.critic.learning import ImplicitQLearning, prepare_data
 from trajectory.critic.settings import CriticSettings
 from trajectory.data.episodes import Episodes
 from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
 from trajectory.steps import ends_step
 
-MARGIN = 10.0  # of values beyond what can be, before they are taken to diverge
+DIVERGENCE_FACTOR = 10.0  # |Q| above this many times the largest possible return counts as divergence
 
 
 class CriticTraining(pl.Callback):
-    """Spreads the critic's updates evenly over the training's steps, and logs its losses and Qs.
+    """Spreads the critic's updates evenly over the training's steps, and logs its losses and Q values.
 
-    Every rank makes the same updates, so that all have the same critic. What it goes on with is in the checkpoint.
+    All ranks make the same updates and so hold the same critic. The checkpoint holds what a resumed training needs.
 
     Args:
-        critic: the module's.
+        critic: of the `TrajectoryModule`.
         episodes: the dataset.
-        tokenizer: gives their rewards and discount.
-        every_n_steps: training steps between what is logged.
+        tokenizer: how rewards are shaped and discounted.
+        every_n_steps: how often the metrics are logged, in training steps.
     """
 
     def __init__(
@@ -39,26 +39,26 @@ class CriticTraining(pl.Callback):
         every_n_steps: int,
     ) -> None:
         self.critic = critic
-        self.data, self.returns = prepare(critic, episodes, tokenizer)
+        self.data, self.returns = prepare_data(critic, episodes, tokenizer)
         self.settings = settings
         self.discount = tokenizer.discount
         self.seed = seed
         self.every_n_steps = every_n_steps
-        self.limit = MARGIN * float(self.data.rewards.abs().max()) / (1 - self.discount)
-        self.earlier: dict[str, Any] | None = None  # of the run that this one continues
+        self.max_abs_q = DIVERGENCE_FACTOR * float(self.data.rewards.abs().max()) / (1 - self.discount)
+        self.resumed_state: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return self.learner.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.earlier = state_dict
+        self.resumed_state = state_dict
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = self.data.to(pl_module.device)
         returns = self.returns.to(pl_module.device)
         self.learner = ImplicitQLearning(self.critic, data, returns, self.settings, self.discount, self.seed)
-        if self.earlier is not None:
-            self.learner.load_state_dict(self.earlier)
+        if self.resumed_state is not None:
+            self.learner.load_state_dict(self.resumed_state)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -66,8 +66,8 @@ class CriticTraining(pl.Callback):
         if not ends_step(trainer, batch_idx):
             return
         updates = self.settings.steps * trainer.global_step // trainer.max_steps
-        trying: Any = trainer.fast_dev_run  # ty: ignore[missing-attribute]
-        self.learner.learn_until(min(updates, 1) if trying else updates)
+        is_dev_run: Any = trainer.fast_dev_run  # ty: ignore[missing-attribute]
+        self.learner.train_until(min(updates, 1) if is_dev_run else updates)
         if trainer.global_step % self.every_n_steps == 0:
             for name, value in self._check(trainer).items():
                 pl_module.log(f"critic/{name}", value, logger=False)
@@ -78,12 +78,17 @@ class CriticTraining(pl.Callback):
         self._check(trainer)
 
     def _check(self, trainer: pl.Trainer) -> dict[str, float]:
-        """The metrics of the last update; a `UserError` if it diverged, before that is saved."""
+        """The metrics of the last update.
+
+        Raises:
+            UserError: the critic diverged, so that no checkpoint is to hold it.
+        """
         metrics = self.learner.metrics()
         greatest = metrics.get("greatest_q", 0.0)
-        if not greatest <= self.limit:
+        if not greatest <= self.max_abs_q:
             raise UserError(
-                f"critic/greatest_q must be at most {self.limit:.4g}, {MARGIN:g} times what rewards and discount "
-                f"allow, got {greatest:.4g} at step {trainer.global_step}; a lower critic.learning_rate may help"
+                f"critic/greatest_q must be at most {self.max_abs_q:.4g}, {DIVERGENCE_FACTOR:g} times what rewards and "
+                f"discount allow, got {greatest:.4g} at step {trainer.global_step}; a lower critic.learning_rate may "
+                "help"
             )
         return metrics

@@ -17,24 +17,29 @@ from trajectory.data.returns import return_to_go, shape_rewards
 from trajectory.data.settings import TokenizerSettings
 from trajectory.data.transitions import Transitions
 from trajectory.errors import require
-from trajectory.networks import follow
+from trajectory.networks import soft_update
 
 
-def prepare(critic: Critic, episodes: Episodes, tokenizer: TokenizerSettings) -> tuple[Transitions, Tensor]:
-    """The transitions of a dataset, with the rewards that the tokeniser gives them, and the (T, 1) discounted returns
-    that begin with them; the critic's units are set to both.
+def prepare_data(critic: Critic, episodes: Episodes, tokenizer: TokenizerSettings) -> tuple[Transitions, Tensor]:
+    """Set the critic's units to a dataset's, and prepare the dataset for `ImplicitQLearning`.
+
+    Returns:
+        The transitions that have a successor or terminate, with the tokeniser's rewards; and for each the discounted
+        return from its reward on, (T, 1).
 
     Raises:
-        UserError: all returns are the same, so that there is nothing to choose by.
+        UserError: all returns are the same, so that no action is better than another.
     """
     rewards = shape_rewards(episodes, tokenizer.terminal_reward)
-    later = return_to_go(rewards, episodes.ends, episodes.terminated, tokenizer.discount)
-    returns = rewards + tokenizer.discount * later
-    varied = float(np.ptp(returns)) > 0
-    require(varied, "critic", "none on data whose rewards and returns are all the same", f"returns of {returns[0]:g}")
-    critic.measure("observation", torch.from_numpy(episodes.observations))
-    critic.measure("action", torch.from_numpy(episodes.actions))
-    critic.measure("value", torch.from_numpy(returns))
+    next_returns = return_to_go(rewards, episodes.ends, episodes.terminated, tokenizer.discount)
+    returns = rewards + tokenizer.discount * next_returns
+    is_varied = float(np.ptp(returns)) > 0
+    require(
+        is_varied, "critic", "none on data whose rewards and returns are all the same", f"returns of {returns[0]:g}"
+    )
+    critic.set_units("observation", torch.from_numpy(episodes.observations))
+    critic.set_units("action", torch.from_numpy(episodes.actions))
+    critic.set_units("value", torch.from_numpy(returns))
     critic.advantage_std.copy_((1 - tokenizer.discount) * critic.value_std)
     return Transitions.of(episodes, rewards), Transitions.of(episodes, returns).rewards
 
@@ -42,22 +47,24 @@ def prepare(critic: Critic, episodes: Episodes, tokenizer: TokenizerSettings) ->
 class ImplicitQLearning:
     """Fits a critic to a dataset's transitions.
 
-    The advantage A(s, a) is fitted to the TD error r + discount * V(s') - V(s). V is the given expectile of Q over the
-    data's actions (equation 5). Its condition, that w(a) * (Q(s, a) - V(s)) has mean 0 with w the expectile where
-    A(s, a) > 0 and one less it elsewhere, needs Q in expectation alone, so V is fitted to r + discount * V(s') with
-    the weights w. The sign is that of the least of the K advantages. A termination ends the sum; behind a time limit it
-    goes on, since those last transitions, whose successor is not known, are left out.
+    The advantage A(s, a) is fitted to the TD error r + discount * V(s') - V(s).
 
-    V begins at the data's own returns: its target passes from them to r + discount * V(s') during the first
-    `warm_start` of the updates. That saves the many updates that values take to travel along an episode.
+    V is an expectile of Q over the data's actions (equation 5): w(a) * (Q(s, a) - V(s)) has mean 0, where the weight
+    w(a) is `expectile` for A(s, a) > 0 and 1 - `expectile` otherwise. Only the mean of Q enters this condition, so V
+    is fitted to the samples r + discount * V(s') with these weights. The smallest of the K advantages gives the sign.
 
-    Which transitions an update takes depends on the seed and its number alone, so that a training that is continued
-    goes on with the same.
+    Returns end at a termination. They continue behind a time limit, so the last transition before one is left out: its
+    next observation is not in the data.
+
+    V begins at the data's own returns. During the first `warm_start` of the updates its target moves from them to
+    r + discount * V(s'). This saves the many updates that values need to travel along an episode.
+
+    The batch of an update depends on the seed and the update's number alone, so a resumed training sees the same ones.
 
     Args:
-        critic: what is planned with, whose units are set; its networks are the targets of those trained here.
-        data, returns: of `prepare`.
-        discount: of the rewards.
+        critic: its units are set by `prepare_data`; its networks become the target networks of those trained here.
+        data, returns: of `prepare_data`.
+        discount: of the tokeniser.
     """
 
     def __init__(
@@ -70,71 +77,76 @@ class ImplicitQLearning:
         seed: int,
     ) -> None:
         self.critic, self.settings, self.discount, self.seed = critic, settings, discount, seed
-        self.rows = len(data)
-        # in the critic's units: q' = (q - mean) / std, so r' = (r - mean + discount * not_done * mean) / std
+        self.num_transitions = len(data)
+        # standardised values q' = (q - mean) / std need rewards r' = (r - mean + discount * not_done * mean) / std
         mean, std = critic.value_mean, critic.value_std
         self.inputs = critic.inputs(data.observations, data.actions)
         self.next_observations = (data.next_observations - critic.observation_mean) / critic.observation_std
         self.rewards = (data.rewards - mean + discount * data.not_done * mean) / std
         self.discounts = discount * data.not_done
         self.returns = (returns - mean) / std
-        self.unit = critic.advantage_std / std  # of advantages, in those of values
+        self.advantage_scale = critic.advantage_std / std  # standardised advantages -> standardised values
         self.v, self.advantage = deepcopy(critic.v), deepcopy(critic.advantage)
         parameters = [*self.v.parameters(), *self.advantage.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
         self.updates = 0
-        self.last: dict[str, Tensor] = {}
+        self.last_metrics: dict[str, Tensor] = {}
 
-    def learn_until(self, updates: int) -> None:
-        """Go on until that many updates are made, from the beginning on."""
+    def train_until(self, updates: int) -> None:
+        """Train until `updates` updates have been made in all."""
         for number in range(self.updates, updates):
-            done = number / self.settings.steps
+            progress = number / self.settings.steps
             for group in self.optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
-            trust = min(1.0, done / self.settings.warm_start) if self.settings.warm_start > 0 else 1.0
-            # a generator that counts, so that any update's draws are found without those before it
+                group["lr"] = self.settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+            td_weight = min(1.0, progress / self.settings.warm_start) if self.settings.warm_start > 0 else 1.0
+            # a counter-based generator: the draws of any update are known without those of the updates before it
             generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, number]))
-            rows = torch.from_numpy(generator.integers(self.rows, size=self.settings.batch_size))
-            self.update(rows.to(self.inputs.device), trust)
+            rows = torch.from_numpy(generator.integers(self.num_transitions, size=self.settings.batch_size))
+            self.update(rows.to(self.inputs.device), td_weight)
         self.updates = max(self.updates, updates)
 
     @torch.no_grad()
-    def update(self, rows: Tensor, trust: float) -> None:
-        """One step on (B,) rows of the data, V's target between their returns and, at a trust of 1, their TD target."""
+    def update(self, rows: Tensor, td_weight: float) -> None:
+        """One optimiser step on (B,) rows of the data.
+
+        Args:
+            td_weight: 0 fits V to the data's returns, 1 to the TD targets, in between to their weighted mean.
+        """
         inputs, settings, critic = self.inputs[rows], self.settings, self.critic
-        here = inputs[:, : self.next_observations.shape[1]]
-        v_values, next_v_values = critic.v(torch.cat([here, self.next_observations[rows]]))[0].chunk(2)
+        observations = inputs[:, : self.next_observations.shape[1]]
+        both = torch.cat([observations, self.next_observations[rows]])  # (2 B, observation_dim)
+        v_values, next_v_values = critic.v(both)[0].chunk(2)  # (B, 1) each
         td_target = self.rewards[rows] + self.discounts[rows] * next_v_values
         td_error = td_target - v_values
-        advantage_layers = self.advantage.layers(inputs)
-        advantage_error = advantage_layers[-1] - td_error / self.unit
-        self.advantage.set_gradients(advantage_layers, 2 / len(rows) * advantage_error)
-        advantage = advantage_layers[-1].amin(0)
+        advantage_activations = self.advantage.activations(inputs)
+        advantage_error = advantage_activations[-1] - td_error / self.advantage_scale  # (K, B, 1)
+        self.advantage.set_gradients(advantage_activations, 2 / len(rows) * advantage_error)
+        advantage = advantage_activations[-1].amin(0)  # (B, 1)
         weight = torch.where(advantage > 0, settings.expectile, 1 - settings.expectile)
-        v_layers = self.v.layers(here)
-        v_error = v_layers[-1] - torch.lerp(self.returns[rows], td_target, trust)
-        self.v.set_gradients(v_layers, 2 / len(rows) * weight * v_error)
+        v_activations = self.v.activations(observations)
+        v_error = v_activations[-1] - torch.lerp(self.returns[rows], td_target, td_weight)  # (1, B, 1)
+        self.v.set_gradients(v_activations, 2 / len(rows) * weight * v_error)
         self.optimizer.step()
-        follow(critic.v, self.v, settings.target_rate)
-        follow(critic.advantage, self.advantage, settings.target_rate)
-        self.last = {
+        soft_update(critic.v, self.v, settings.tau)
+        soft_update(critic.advantage, self.advantage, settings.tau)
+        self.last_metrics = {
             "advantage_loss": (advantage_error**2).mean(),
             "v_loss": (weight * v_error**2).mean(),
-            "q_value": v_values + self.unit * advantage,
+            "q_value": v_values + self.advantage_scale * advantage,
         }
 
     def metrics(self) -> dict[str, float]:
-        """Of the last update: `advantage_loss` and `v_loss` in the networks' units squared, `q_value`, the mean of the
-        data's actions, and the `greatest_q` in size, in those of rewards.
+        """Of the last batch: `advantage_loss` and `v_loss`, standardised; `q_value`, the mean Q, and `greatest_q`, the
+        largest |Q|, in the units of rewards.
         """
-        if not self.last:
+        if not self.last_metrics:
             return {}
-        q_value = self.critic.value_mean + self.critic.value_std * self.last["q_value"]
-        losses = {name: float(self.last[name]) for name in ("advantage_loss", "v_loss")}
+        q_value = self.critic.value_mean + self.critic.value_std * self.last_metrics["q_value"]
+        losses = {name: float(self.last_metrics[name]) for name in ("advantage_loss", "v_loss")}
         return {**losses, "q_value": float(q_value.mean()), "greatest_q": float(q_value.abs().max())}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a training goes on with, beside the critic's own weights."""
+        """All that a resumed training needs besides the critic's own weights."""
         return {
             "updates": self.updates,
             "v": self.v.state_dict(),

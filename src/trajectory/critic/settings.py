@@ -1,4 +1,4 @@
-"""What can be set about the critic."""
+"""The settings of the critic."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trajectory.errors import require
 
 @dataclass(frozen=True)
 class CriticSettings:
-    """Q and V learned by implicit Q-learning; `conf/critic/iql.yaml` explains the keys."""
+    """Implicit Q-learning of V and Q; `conf/critic/iql.yaml` explains the keys."""
 
     name: str = "iql"
     members: int = 2
@@ -18,7 +18,7 @@ class CriticSettings:
     batch_size: int = 256
     learning_rate: float = 1e-3
     expectile: float = 0.7
-    target_rate: float = 1e-2
+    tau: float = 1e-2
     warm_start: float = 0.5
 
     def __post_init__(self) -> None:
@@ -29,4 +29,4 @@ class CriticSettings:
         require(self.learning_rate > 0, "critic.learning_rate", "above 0", self.learning_rate)
         require(0 < self.expectile < 1, "critic.expectile", "in (0, 1)", self.expectile)
         require(0 <= self.warm_start <= 1, "critic.warm_start", "in [0, 1]", self.warm_start)
-        require(0 < self.target_rate <= 1, "critic.target_rate", "above 0 and at most 1", self.target_rate)
+        require(0 < self.tau <= 1, "critic.tau", "above 0 and at most 1", self.tau)

@@ -130,7 +130,7 @@ class PlanningEvaluation(pl.Callback):
         modes = [(part, part.training) for part in module.modules()]
         module.eval()
         agent = make_agent(
-            self.planner, module.whole_gpt().eval(), module.discretizer, self.discount, critic=module.critic
+            self.planner, module.inference_model().eval(), module.discretizer, self.discount, critic=module.critic
         )
         final = final or trainer.global_step >= trainer.max_steps
         # the last evaluation is not interrupted, because no later step would repeat it

@@ -20,7 +20,7 @@ from trajectory.hardware import select_device, set_threads
 from trajectory.loggers.factory import delete_logs, make_loggers
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.planning.agent import make_agent
-from trajectory.planning.settings import as_dict, trained_planner
+from trajectory.planning.settings import planner_as_dict, trained_planner
 from trajectory.resume import check_not_training_folder
 from trajectory.settings import CheckpointSettings
 
@@ -55,7 +55,7 @@ def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> 
     set_threads(settings.runtime.threads)
     check_not_training_folder(folder)
     delete_logs(folder)
-    resolved = {**without_missing(config), "planner": as_dict(planner), "env": asdict(environment)}
+    resolved = {**without_missing(config), "planner": planner_as_dict(planner), "env": asdict(environment)}
     write_file(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
 
     def log(results: dict[str, Any]) -> None:
@@ -66,7 +66,7 @@ def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> 
 
     metadata = {
         "dataset": trained["dataset"],
-        "planner": as_dict(planner),
+        "planner": planner_as_dict(planner),
         "checkpoint": str(settings.checkpoint.absolute()),
         "steps": checkpoint.step,
         "wall_clock_s": {"record": 0.0, "train": 0.0},

@@ -1,4 +1,4 @@
-"""Checkpoint files without Lightning: the model, its tokeniser, all it was trained with and how far."""
+"""Checkpoint files, read without Lightning: the model, its tokeniser and critic, and what they were trained with."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from trajectory.model.settings import GPTSettings
 from trajectory.renamed import with_current_fields
 from trajectory.transition import TransitionLayout
 
-PREVIOUS = "previous.ckpt"  # the one before the last, in the same folder
+PREVIOUS = "previous.ckpt"  # the checkpoint before `last.ckpt`, in the same folder
 
 
 def _comment(data: bytes) -> bytes:
     return b"sha256 " + hashlib.sha256(data).hexdigest().encode()
 
 
-# how the last record of a zip file begins: 22 bytes, the last two the length of the comment after it
-END = b"PK\x05\x06"
+# the signature of a zip file's last record: 22 bytes, of which the last two are the length of the comment behind it
+END_RECORD = b"PK\x05\x06"
 COMMENT_LENGTH = len(_comment(b"")).to_bytes(2, "little")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model that plans by itself.
+    """All that planning needs of a training.
 
     Args:
         hyperparameters: plain nested dictionaries: `layout`, `model`, `optimizer`, `tokenizer`, `environment`,
             `dataset`, `planner`, `critic`.
-        critic: None where it was trained without.
+        critic: None if the model was trained without one.
     """
 
     gpt: GPT
@@ -52,14 +52,14 @@ class Checkpoint:
 
 
 def build(hyperparameters: dict[str, Any]) -> tuple[GPT, Discretizer]:
-    """An untrained model and an empty tokeniser of the shapes that the hyperparameters give."""
+    """An untrained model and an empty tokeniser, in the shapes that the hyperparameters give."""
     layout = TransitionLayout(**hyperparameters["layout"])
     settings = GPTSettings(**hyperparameters["model"])
     return GPT(settings, layout), Discretizer(layout.transition_dim, settings.bins)
 
 
 def build_critic(hyperparameters: dict[str, Any]) -> Critic | None:
-    """An untrained critic of the shapes that the hyperparameters give; None where they have none."""
+    """An untrained critic in the shapes that the hyperparameters give; None if they have none."""
     settings = hyperparameters.get("critic")
     if settings is None:
         return None
@@ -67,10 +67,10 @@ def build_critic(hyperparameters: dict[str, Any]) -> Critic | None:
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Save plain containers and tensors at once or not at all; as the comment of torch's zip file, its SHA-256.
+    """Save plain containers and tensors, atomically; the comment of torch's zip file is its SHA-256.
 
     Raises:
-        UserError: the disk is full or the folder lost; what was at `path` before is still there.
+        UserError: the disk is full or the folder is gone; what was at `path` before is still there.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -79,27 +79,39 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
 
 
 def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """What `write_checkpoint` wrote; nothing in the file is executed (`weights_only`).
+    """What `write_checkpoint` wrote. Nothing in the file is executed (`weights_only`).
 
     Raises:
-        UserError: no file at `path`, or one that is truncated, changed or not a checkpoint; the one before it is named
-            where there is one.
+        UserError: no file at `path`, or one that is truncated, changed or not a checkpoint. The message names the
+            previous checkpoint, if there is one.
     """
     path = Path(path)
     check_checkpoint_file(path)
     data = path.read_bytes()
-    end = data.rfind(END) + 22
+    end = data.rfind(END_RECORD) + 22
     if end > 22 and data[end - 2 :] != b"\0\0" and data[end:] != _comment(data[:end]):
         raise _damaged(path, "its SHA-256 is not the one that was written with it")
     try:
-        with warnings.catch_warnings(action="ignore"):  # about kinds of pickles that no checkpoint has
+        with warnings.catch_warnings(action="ignore"):  # about pickles, which no checkpoint has
             content = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
-    except UnpicklingError as error:  # torch's own words tell how to execute it all the same
+    except UnpicklingError as error:  # torch's message would tell how to execute it nevertheless
         raise _damaged(path, "it asks for more than tensors, numbers and containers; nothing in it was run") from error
-    except Exception as error:  # zip, pickle and torch raise whatever the damage leads them to
+    except Exception as error:  # zip, pickle and torch raise errors of many kinds
         raise _damaged(path, first_line(error)[:120]) from error
     if not isinstance(content, dict):
         raise _damaged(path, f"it holds a {type(content).__name__}")
+    return _with_current_names(content)
+
+
+def _with_current_names(content: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's content with today's names for the averaged weights and for two settings."""
+    weights, hyperparameters = _dict(content.get("state_dict")), _dict(content.get("hyper_parameters"))
+    for name in [name for name in weights if name.startswith("average.")]:
+        weights[f"ema.{name.removeprefix('average.')}"] = weights.pop(name)
+    for section, old, new in (("optimizer", "average_decay", "ema_decay"), ("critic", "target_rate", "tau")):
+        settings = _dict(hyperparameters.get(section))
+        if old in settings:
+            settings[new] = settings.pop(old)
     return content
 
 
@@ -116,11 +128,11 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
             hyperparameters[key]
         hyperparameters["dataset"] = with_current_fields(hyperparameters["dataset"])
         gpt, discretizer = build(hyperparameters)
-        gpt.load_state_dict(_below("average.", weights) or _below("gpt.", weights))
-        discretizer.load_state_dict(_below("discretizer.", weights))
+        gpt.load_state_dict(_with_prefix("ema.", weights) or _with_prefix("gpt.", weights))
+        discretizer.load_state_dict(_with_prefix("discretizer.", weights))
         critic = build_critic(hyperparameters)
         if critic is not None:
-            critic.load_state_dict(_below("critic.", weights))
+            critic.load_state_dict(_with_prefix("critic.", weights))
             critic.to(device).eval()
     except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(Path(path), first_line(error)[:120]) from error
@@ -130,12 +142,16 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
 
 def _damaged(path: Path, reason: str) -> UserError:
     previous = path.with_name(PREVIOUS)
-    offer = f"; the one before it is there: checkpoint={previous}" if path != previous and previous.is_file() else ""
+    hint = f"; the one before it is there: checkpoint={previous}" if path != previous and previous.is_file() else ""
     return UserError(
         f"checkpoint must be a complete checkpoint of this project, got {str(path)!r}: truncated, changed or of "
-        f"another kind ({reason}){offer}"
+        f"another kind ({reason}){hint}"
     )
 
 
-def _below(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _with_prefix(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

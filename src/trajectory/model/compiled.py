@@ -1,4 +1,4 @@
-"""`GPT.extend` compiled by torch for GPUs: few kernels a layer, and shapes that do not change from token to token."""
+"""`GPT.decode_step` compiled by torch for GPUs: few kernels per layer, with shapes that stay the same at every step."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from trajectory.model.cache import TreeCache
 from trajectory.model.gpt import GPT
 
-COMPILATIONS = 64  # three for each number of environments planned for at once
+MAX_COMPILATIONS = 64  # each number of environments needs three
 
 
 class CompiledGPT:
-    """A GPT whose single steps are compiled, once for each number of rows.
+    """A GPT whose decoding of single tokens is compiled, once for each number of rows.
 
-    Every row reads as many slots as it may ever see, and a mask leaves out those it does not. Calls with more than a
-    token at a time, which encode a history, are few and left as they are.
+    Read slots are padded to the attention span and masked, so that shapes do not change. Calls with several tokens,
+    which encode a history, are few and run without compilation.
 
     Args:
-        dtype: that it computes in; None is the GPT's own. Logits are of the GPT's own in any case.
+        dtype: to compute in; None is the GPT's own. Logits always have the GPT's own.
     """
 
     own_threads = False
@@ -31,18 +31,20 @@ class CompiledGPT:
         self.settings, self.layout, self.stop_token = gpt.settings, gpt.layout, gpt.stop_token
         self.dtype = gpt.head.dtype
         self.gpt = gpt if dtype in (None, self.dtype) else copy.deepcopy(gpt).to(dtype)
-        self.compiled = torch.compile(self.gpt.extend_at, fullgraph=True, dynamic=False)
+        self.compiled = torch.compile(self.gpt.forward_cached, fullgraph=True, dynamic=False)
 
     def new_cache(self, slots: int) -> TreeCache:
         """As `GPT.new_cache`."""
         return self.gpt.new_cache(slots)
 
-    def extend(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor:
-        """As `GPT.extend`."""
-        tokens, positions, written, seen, mask, *rest = self.gpt.places(tokens, position, cache)
+    def decode_step(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor:
+        """As `GPT.decode_step`."""
+        tokens, positions, write_slots, read_slots, mask, *rest = self.gpt.prepare_decode_inputs(
+            tokens, position, cache
+        )
         if tokens.shape[1] > 1:
-            return self.gpt.extend_at(tokens, positions, written, seen, mask, *rest).to(self.dtype)
-        missing = self.settings.reach * (self.layout.transition_dim - 1) - seen.shape[1]
-        seen, mask = F.pad(seen, (0, missing)), F.pad(mask, (0, missing))
-        with torch._dynamo.config.patch(recompile_limit=COMPILATIONS):
-            return self.compiled(tokens, positions, written, seen, mask, *rest).to(self.dtype)
+            return self.gpt.forward_cached(tokens, positions, write_slots, read_slots, mask, *rest).to(self.dtype)
+        padding = self.settings.attention_span * (self.layout.transition_dim - 1) - read_slots.shape[1]
+        read_slots, mask = F.pad(read_slots, (0, padding)), F.pad(mask, (0, padding))
+        with torch._dynamo.config.patch(recompile_limit=MAX_COMPILATIONS):
+            return self.compiled(tokens, positions, write_slots, read_slots, mask, *rest).to(self.dtype)

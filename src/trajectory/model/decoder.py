@@ -1,4 +1,4 @@
-"""What a planner needs of a model, and the fastest there is on a device."""
+"""What a planner needs of a model, and the fastest implementation for a device."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ log = logging.getLogger(__name__)
 
 
 class Decoder(Protocol):
-    """A GPT, or something that does the same."""
+    """A `GPT`, or a faster implementation of its decoding; `GPT` documents the methods."""
 
     settings: GPTSettings
     layout: TransitionLayout
     stop_token: int
-    own_threads: bool  # whether it shares its work among threads of its own, not torch's
+    own_threads: bool  # whether it runs on threads of its own instead of torch's
 
     def new_cache(self, slots: int) -> TreeCache: ...
 
-    def extend(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor: ...
+    def decode_step(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor: ...
 
 
 def decoder_for(gpt: GPT, precision: str = "float32") -> Decoder:
-    """The fastest decoder of a GPT there is on its device.
+    """The fastest decoder of a GPT on its device.
 
-    On CPUs compiled C with a copy of the weights, where it can be had, else the GPT itself; on GPUs torch's compiler.
+    On CPUs that is C with a copy of the weights, or the GPT itself without a C compiler; on GPUs torch.compile.
 
     Args:
         precision: `float32`, or `bfloat16` on GPUs.
     """
     if gpt.head.device.type != "cpu":
-        from trajectory.model.compiled import CompiledGPT  # and torch's compiler, two seconds that CPUs do without
+        from trajectory.model.compiled import CompiledGPT  # imports torch's compiler, which takes two seconds
 
         return CompiledGPT(gpt, torch.bfloat16 if precision == "bfloat16" else None)
     try:

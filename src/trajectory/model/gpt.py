@@ -2,21 +2,23 @@
 
 Names: B sequences, T tokens, C = n_embd channels, H = n_head heads, D = transition_dim, N bins.
 
-Two things set it apart from a language model. Every dimension of the transition has embeddings and an output head of
-its own. And value tokens (return-to-go) are predicted but never looked at: no token attends to them, so that dynamics
-and policy cannot peek at the future. The published code masks them from attention alone: at the value token's own
-position the residual stream still carries its embedding into the prediction of the next observation's first
-dimension. Here that embedding is replaced by a constant one; `value_residual=True` restores the published behaviour.
+Two things differ from a language model. Every dimension of the transition has its own embeddings and its own output
+head. And value tokens (return-to-go) are predicted, but no token attends to them, so that dynamics and policy cannot
+see the future. The published code masks them in attention only: at the value token's own position its embedding still
+flows through the residual stream into the prediction of the next observation's first dimension. Here that embedding
+is replaced by a constant; `value_residual=True` restores the published leak.
 
-Positions are the published ones, learned from the window's start, or rotary ones: every transition turns its queries
-and keys by an angle of its own (Su et al. 2021), so that attention knows how many transitions lie between two tokens,
-not where the window began; what a dimension is, learned embeddings tell. Attention then reaches a fixed number of
-transitions back and a sequence can go on for ever.
+Positions are absolute (learned, as published) or rotary (Su et al. 2021). Rotary positions rotate the queries and keys
+of a transition by angles proportional to its number, so attention depends on how many transitions lie between two
+tokens and not on where the window began. Learned embeddings identify the dimension within a transition. Attention
+spans a fixed number of transitions, and a sequence can be of any length.
 
-A model may have a goal (paper, section 3.3): one more transition in front, of whose tokens those of the goal's
-dimensions are the goal's bins and all others the stop token. It is transition 0, with position embeddings of its own,
-so that nothing takes it for an observation; the window follows as transitions 1 to W. Nothing is behind the reach of
-attention then, and a window slides as one with absolute positions does, the goal in front again.
+A model may have a goal (paper, section 3.3): one more transition in front of the window, with the goal's bins in the
+goal's dimensions and the stop token in all others. It is transition 0 and has its own position embeddings. The window
+follows as transitions 1 to W. The goal must stay within the attention span, so a full window is cropped and encoded
+again, with the goal in front, as with absolute positions.
+
+`GPT.forward` is the training pass over windows. `GPT.decode_step` encodes new tokens against a cache, for planning.
 """
 
 from __future__ import annotations
@@ -32,19 +34,18 @@ from torch.utils.checkpoint import checkpoint
 
 from trajectory.model.cache import TreeCache
 from trajectory.model.native.operations import native_operations
-from trajectory.model.operations import Operations, TorchOperations, split
+from trajectory.model.operations import Operations, TorchOperations, split_heads
 from trajectory.model.settings import INIT_STD, GPTSettings
 from trajectory.transition import TransitionLayout
 
 TORCH = TorchOperations()
-ROTARY_BASE = 100.0  # the slowest angle turns a hundredth of a radian a transition: sequences are dozens of them
+ROTARY_BASE = 100.0  # slowest rotation: about 1/100 radian a transition, since sequences have dozens of transitions
 
-
-Attend = Callable[[Tensor], Tensor]  # (B, T, 3 C) queries, keys and values -> (B, T, C) what each query gathers
+Attend = Callable[[Tensor], Tensor]  # (B, T, 3 C) queries, keys and values -> (B, T, C) the attention's output
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention."""
+    """The two projections of multi-head self-attention; `attend` computes what is between them."""
 
     def __init__(self, settings: GPTSettings) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP."""
+    """Pre-norm attention and MLP, each with a residual connection."""
 
     def __init__(self, settings: GPTSettings) -> None:
         super().__init__()
@@ -77,7 +78,12 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Predicts every token of a window of transitions from those before it."""
+    """Predicts every token of a sequence of transitions from the tokens before it.
+
+    Args:
+        settings: the architecture.
+        layout: the order of tokens in a transition.
+    """
 
     own_threads = False
     offsets: Tensor
@@ -88,13 +94,13 @@ class GPT(nn.Module):
         self.settings = settings
         self.layout = layout
         D, N, C = layout.transition_dim, settings.bins, settings.n_embd
-        # the last value token of a window has nothing left to predict, so it is never an input
-        self.block_size = (settings.lead + settings.window) * D - 1
+        # input tokens of a window; its last value token has nothing to predict, so it is never an input
+        self.block_size = (settings.num_prefix_transitions + settings.window) * D - 1
         self.stop_token = N
-        self.token_embedding = nn.Embedding(N * D + 1, C)
-        # rotary positions tell the transition, so that only the dimension within it is left to learn
-        places = (settings.lead + 1) * D if settings.rotary else self.block_size
-        self.position_embedding = nn.Parameter(torch.zeros(places, C))
+        self.token_embedding = nn.Embedding(N * D + 1, C)  # N bins of every dimension, and the stop token
+        # with rotary positions the embedding identifies just the dimension, and the goal's tokens
+        num_positions = (settings.num_prefix_transitions + 1) * D if settings.rotary else self.block_size
+        self.position_embedding = nn.Parameter(torch.zeros(num_positions, C))
         self.blocks: Any = nn.ModuleList(Block(settings) for _ in range(settings.n_layer))
         self.final_norm = nn.LayerNorm(C)
         # head d predicts the token after dimension d
@@ -119,131 +125,140 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def _smooth_embeddings(self, width: float) -> None:
-        """Blend the initial embeddings of each dimension's bins over their neighbours, keeping their scale."""
+        """Smooth the initial embeddings over neighbouring bins with a Gaussian kernel, keeping their scale."""
         bins = torch.arange(self.settings.bins)
-        blend = torch.exp(-((bins[:, None] - bins) ** 2) / (2 * width**2))
-        blend /= blend.norm(dim=1, keepdim=True)
-        tokens = self.token_embedding.weight[:-1].view(self.layout.transition_dim, self.settings.bins, -1)
-        tokens.copy_(blend @ tokens)
+        kernel = torch.exp(-((bins[:, None] - bins) ** 2) / (2 * width**2))  # (N, N)
+        kernel /= kernel.norm(dim=1, keepdim=True)
+        tokens = self.token_embedding.weight[:-1].view(self.layout.transition_dim, self.settings.bins, -1)  # (D, N, C)
+        tokens.copy_(kernel @ tokens)
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """(..., T) tokens at (T,) positions of the window -> (..., T, C)."""
+        """(..., T) tokens at (T,) positions of the sequence -> (..., T, C)."""
         dimensions = positions % self.layout.transition_dim
         rows = tokens + self.offsets[dimensions]
         rows = rows.masked_fill(tokens == self.stop_token, self.token_embedding.num_embeddings - 1)
         if not self.settings.value_residual:
             is_value = dimensions == self.layout.value_index
             rows = torch.where(is_value, self.offsets[self.layout.value_index], rows)
-        lead = self.settings.lead * self.layout.transition_dim
-        again = lead + (positions - lead) % (len(self.position_embedding) - lead)
-        return self.token_embedding(rows) + self.position_embedding[torch.where(positions < lead, positions, again)]
+        # the goal's positions come once; those behind it repeat with every transition if positions are rotary
+        prefix = self.settings.num_prefix_transitions * self.layout.transition_dim
+        position_index = prefix + (positions - prefix) % (len(self.position_embedding) - prefix)
+        position_index = torch.where(positions < prefix, positions, position_index)
+        return self.token_embedding(rows) + self.position_embedding[position_index]
 
     def forward(self, tokens: Tensor, operations: Operations | None = None) -> Tensor:
-        """(B, T) int64 tokens of a window -> (B, T, N + 1) logits of the token after each.
+        """The training pass: (B, T) int64 tokens -> (B, T, N + 1) logits of the token after each.
 
-        Tokens begin with the goal where there is one; T is at most `block_size` with absolute positions. What is
-        fastest computes it, unless `operations` are given.
+        Args:
+            tokens: of windows, each with the goal in front if the model has goals; T is at most `block_size` with
+                absolute positions.
+            operations: None chooses the fastest.
         """
         B, T = tokens.shape
         D, C, settings = self.layout.transition_dim, self.settings.n_embd, self.settings
         assert settings.rotary or self.block_size >= T, (T, self.block_size)
         operations = operations or self._operations()
-        embedding, attention = settings.embedding_dropout, settings.attention_dropout
+        embedding_dropout, attention_dropout = settings.embedding_dropout, settings.attention_dropout
         if not self.training:
-            embedding = attention = 0.0
+            embedding_dropout = attention_dropout = 0.0
         positions = torch.arange(T, device=tokens.device)
         rotations = self.rotations(positions // D)
 
         def attend(qkv: Tensor) -> Tensor:
-            return operations.attention(qkv, settings.n_head, rotations, D, settings.reach, attention)
+            return operations.attention(qkv, settings.n_head, rotations, D, settings.attention_span, attention_dropout)
 
-        x = operations.dropout(self.embed(tokens, positions), embedding)
-        again = settings.activation_checkpointing and self.training
+        x = operations.dropout(self.embed(tokens, positions), embedding_dropout)  # (B, T, C)
+        use_checkpointing = settings.activation_checkpointing and self.training
         for block in self.blocks:
             arguments = (x, attend, operations)
-            x = checkpoint(block, *arguments, use_reentrant=False) if again else block(*arguments)
+            x = checkpoint(block, *arguments, use_reentrant=False) if use_checkpointing else block(*arguments)
         x = self.final_norm(x)
+        # every dimension has its own head: pad to W whole transitions, and multiply dimension by dimension
         x = F.pad(x, (0, 0, 0, -T % D)).view(-1, D, C).transpose(0, 1)  # (D, B * W, C)
         logits = torch.bmm(x, self.head.transpose(1, 2)).transpose(0, 1)  # (B * W, D, N + 1)
-        return logits.reshape(B, -1, self.settings.bins + 1)[:, :T]
+        return logits.reshape(B, -1, settings.bins + 1)[:, :T]
 
     def new_cache(self, slots: int) -> TreeCache:
-        """A cache for `extend` with room for that many tokens."""
+        """A cache for `decode_step` with room for `slots` tokens."""
         return TreeCache(self.settings.n_layer, self.settings.n_embd, slots, like=self.head)
 
-    def extend(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor:
-        """Encode (R, T) tokens of one transition behind those that each row has in the cache, and add them to it.
+    def decode_step(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor:
+        """Encode new tokens of every row against the cache, and append them to it.
 
         Args:
-            position: of the first token in its sequence.
+            tokens: (R, T), all of one transition, each row's behind those that it has in the cache.
+            position: of the first of them in its sequence.
 
         Returns:
             (R, N + 1) logits of the token after the last.
         """
-        return self.extend_at(*self.places(tokens, position, cache))
+        return self.forward_cached(*self.prepare_decode_inputs(tokens, position, cache))
 
-    def places(self, tokens: Tensor, position: int, cache: TreeCache) -> tuple[Tensor, ...]:
-        """What `extend_at` needs for `extend`, the new tokens counted in the cache."""
+    def prepare_decode_inputs(self, tokens: Tensor, position: int, cache: TreeCache) -> tuple[Tensor, ...]:
+        """The arguments of `forward_cached`; takes slots for the new tokens from the cache."""
         T = tokens.shape[1]
         dimension = self.layout.dimension(position + T - 1)
-        kept = T - (dimension == self.layout.value_index)  # the value token, the last of a transition, is not kept
-        written, seen = cache.append(kept)
-        mask = torch.ones(T, seen.shape[1], dtype=torch.bool, device=tokens.device)
-        mask[:, seen.shape[1] - kept :].tril_()
+        num_stored = T - (dimension == self.layout.value_index)  # the value token, a transition's last, is not stored
+        write_slots, read_slots = cache.append_slots(num_stored)
+        mask = torch.ones(T, read_slots.shape[1], dtype=torch.bool, device=tokens.device)
+        mask[:, read_slots.shape[1] - num_stored :].tril_()  # causal among the new tokens
         positions = torch.arange(position, position + T, device=tokens.device)
-        return tokens, positions, written, seen, mask, self.head[dimension], cache.keys, cache.values
+        return tokens, positions, write_slots, read_slots, mask, self.head[dimension], cache.keys, cache.values
 
-    def extend_at(
+    def forward_cached(
         self,
         tokens: Tensor,
         positions: Tensor,
-        written: Tensor,
-        seen: Tensor,
+        write_slots: Tensor,
+        read_slots: Tensor,
         mask: Tensor,
         head: Tensor,
         keys: Tensor,
         values: Tensor,
     ) -> Tensor:
-        """Encode (R, T) tokens against a cache, whose indices are given.
+        """The decoding pass on tensors alone, which torch can compile.
 
         Args:
+            tokens: (R, T).
             positions: (T,).
-            written: (R, T') slots of those tokens that are kept, the first T'.
-            seen: (R, n) slots of tokens that are attended to where the (T, n) mask says so.
+            write_slots: (R, T') cache slots for the first T' tokens; value tokens are not stored.
+            read_slots: (R, n) cache slots that are attended to.
+            mask: (T, n) bool, which of those each token attends to.
             head: (N + 1, C) of the last token's dimension.
-            keys, values: (L, slots, C), written to.
+            keys, values: (L, slots, C) of the cache, written in place.
 
         Returns:
             (R, N + 1) logits of the token after the last.
         """
-        (R, kept), C, H = written.shape, self.settings.n_embd, self.settings.n_head
+        (R, num_stored), C, H = write_slots.shape, self.settings.n_embd, self.settings.n_head
         x, rotations = self.embed(tokens, positions), self.rotations(positions // self.layout.transition_dim)
         for layer, block in enumerate(self.blocks):
 
             def attend(qkv: Tensor, layer: int = layer) -> Tensor:
-                q, k, v = split(qkv, H, rotations)
-                pairs = []
+                q, k, v = split_heads(qkv, H, rotations)  # (R, H, T, C / H) each
+                keys_values = []
                 for pool, new in ((keys[layer], k), (values[layer], v)):
-                    pool[written] = new[:, :, :kept].transpose(1, 2).reshape(R, kept, C)
-                    pairs.append(pool[seen].view(R, -1, H, C // H).transpose(1, 2))
-                return F.scaled_dot_product_attention(q, *pairs, attn_mask=mask).transpose(1, 2).flatten(2)
+                    pool[write_slots] = new[:, :, :num_stored].transpose(1, 2).reshape(R, num_stored, C)
+                    keys_values.append(pool[read_slots].view(R, -1, H, C // H).transpose(1, 2))  # (R, H, n, C / H)
+                y = F.scaled_dot_product_attention(q, *keys_values, attn_mask=mask)  # (R, H, T, C / H)
+                return y.transpose(1, 2).flatten(2)  # (R, T, C)
 
             x = block(x, attend, TORCH)
-        return self.final_norm(x[:, -1]) @ head.T
+        return self.final_norm(x[:, -1]) @ head.T  # (R, C) @ (C, N + 1)
 
     def rotations(self, transitions: Tensor) -> Tensor | None:
-        """(T,) transitions -> (2, T, C / 2H) cosines and sines; None with absolute positions."""
+        """(T,) transition numbers -> (2, T, C / 2H) cosines and sines; None with absolute positions."""
         if not self.settings.rotary:
             return None
-        angles = transitions[:, None] * self.frequencies
+        angles = transitions[:, None] * self.frequencies  # (T, C / 2H)
         return torch.stack([angles.cos(), angles.sin()]).to(self.head.dtype)
 
     def _operations(self) -> Operations:
-        """C where it trains on a CPU; torch elsewhere, where there is no C compiler, and for torch's own compiler."""
+        """C when training on a CPU; torch otherwise, also without a C compiler and inside torch.compile."""
         if torch.compiler.is_compiling():
             return TORCH
-        dtype, head = self.head.dtype, self.settings.n_embd // self.settings.n_head
-        precise = dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
-        if not self.training or self.head.device.type != "cpu" or not precise:
+        dtype, head_dim = self.head.dtype, self.settings.n_embd // self.settings.n_head
+        is_full_precision = dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+        if not self.training or self.head.device.type != "cpu" or not is_full_precision:
             return TORCH
-        return native_operations(head, dtype) or TORCH
+        return native_operations(head_dim, dtype) or TORCH

@@ -1,4 +1,4 @@
-"""The LightningModule: a GPT, its tokeniser and their optimiser."""
+"""The LightningModule: a GPT, its tokeniser and its optimiser."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class TrajectoryModule(pl.LightningModule):
     """Trains a trajectory GPT on windows of tokens.
 
     Args:
-        layout, model, optimizer, tokenizer, environment, dataset, planner, critic: plain nested dictionaries. All of
-            them go into the checkpoint, so that evaluation restates nothing. `critic` is None without one.
+        layout, model, optimizer, tokenizer, environment, dataset, planner, critic: plain nested dictionaries, all saved
+            in the checkpoint, so that it can be evaluated without its config. `critic` is None without one.
     """
 
     loss_weights: Tensor
@@ -48,8 +48,8 @@ class TrajectoryModule(pl.LightningModule):
         self.save_hyperparameters()
         self.settings = OptimizerSettings(**optimizer)
         self.gpt, self.discretizer = build({"layout": layout, "model": model})
-        self.average = None if self.settings.average_decay is None else deepcopy(self.gpt).requires_grad_(False)
-        with torch.random.fork_rng(devices=[]):  # the Transformer's training is the same with it and without
+        self.ema = None if self.settings.ema_decay is None else deepcopy(self.gpt).requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):  # so that a critic leaves the Transformer's training as it is
             self.critic = build_critic({"layout": layout, "critic": critic})
         if self.critic is not None:
             self.critic.requires_grad_(False)  # it is trained by `CriticTraining`
@@ -64,79 +64,78 @@ class TrajectoryModule(pl.LightningModule):
         kinds = torch.tensor([[kind is other for other in self.gpt.layout.kinds()] for kind in TokenKind])
         self.register_buffer("kinds", kinds, persistent=False)
 
-    def adopt(self, discretizer: Discretizer) -> None:
-        """Take over the bins fitted to the training data."""
+    def load_discretizer(self, discretizer: Discretizer) -> None:
+        """Load the bins fitted to the training data."""
         self.discretizer.load_state_dict(discretizer.state_dict())
 
     def configure_model(self) -> None:
-        """Share the weights out over the ranks where the trainer's strategy wants it, block by block."""
+        """Shard the weights over the ranks with `trainer=fsdp`, block by block."""
         if self._device_mesh is None or isinstance(self.gpt.head, DTensor):
             return
         mesh = self._device_mesh["data_parallel"]
-        for gpt in filter(None, (self.gpt, self.average)):
+        for gpt in filter(None, (self.gpt, self.ema)):
             for block in gpt.blocks:
                 fully_shard(block, mesh=mesh)
             fully_shard(gpt, mesh=mesh)
 
-    def whole_gpt(self) -> GPT:
-        """The GPT to plan with, of averaged weights where they are kept.
+    def inference_model(self) -> GPT:
+        """The GPT to plan with: the EMA of the weights if there is one, else the trained weights.
 
-        It is a copy where weights are shared out over the ranks, which all must ask for it together.
+        With `trainer=fsdp` it is a copy of the sharded weights, and all ranks must call this together.
         """
-        trained = self.average or self.gpt
-        if not isinstance(trained.head, DTensor):
-            return trained
+        source = self.ema or self.gpt
+        if not isinstance(source.head, DTensor):
+            return source
         gpt, _ = build(dict(self.hparams))
-        state: dict[str, Any] = trained.state_dict()
-        gpt.load_state_dict({name: part.full_tensor() for name, part in state.items()})
+        state: dict[str, Any] = source.state_dict()
+        gpt.load_state_dict({name: shard.full_tensor() for name, shard in state.items()})
         return gpt.to(self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        tokens, mask = batch
+        tokens, mask = batch  # (B, W, D) and (B, W)
         losses, token_mask = token_losses(self.gpt, tokens, mask)
         loss = weighted_loss(losses, token_mask, self.loss_weights)
-        trainer: Any = self.trainer  # whose type does not tell of it
+        trainer: Any = self.trainer  # its type lacks `log_every_n_steps`
         if (self.global_step + 1) % trainer.log_every_n_steps == 0:
             self._log_losses(loss, losses, token_mask)
         return loss
 
     def _log_losses(self, loss: Tensor, losses: Tensor, token_mask: Tensor) -> None:
-        """`TrainingMetrics` brings them to the loggers."""
+        """`TrainingMetrics` passes them on to the loggers."""
         self.log("train/loss", mean_over_ranks(loss.detach()), logger=False)
         for kind, mean in losses_by_kind(losses.detach(), token_mask, self.kinds).items():
             self.log(f"train/loss_{kind}", mean, logger=False)
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], logger=False)
 
     def on_validation_epoch_start(self) -> None:
-        self.validation_sums = torch.zeros(
-            2, 1 + len(TokenKind), device=self.device
-        )  # of losses and tokens; all, by kind
+        # sums of losses and numbers of tokens: of all tokens, and of each kind
+        self.validation_sums = torch.zeros(2, 1 + len(TokenKind), device=self.device)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        """Of the weights that plan, as the loss of the training, without dropout."""
-        losses, mask = token_losses(self.average or self.gpt, *batch)
+        """The training loss, without dropout, of the weights that plan."""
+        losses, mask = token_losses(self.ema or self.gpt, *batch)
         D, positions = len(self.loss_weights), losses.shape[1] + 1
         by_dimension = torch.stack([(losses * mask).sum(0), mask.sum(0).to(losses.dtype)])  # (2, W * D - 1)
         kinds = self.kinds.repeat(1, positions // D)[:, 1:].to(losses.dtype)  # (4, W * D - 1)
         weights = self.loss_weights.repeat(positions // D)[1:]
-        whole = torch.stack([by_dimension[0] @ weights, by_dimension[1].sum()])
-        self.validation_sums += torch.cat([whole[:, None], by_dimension @ kinds.T], dim=1).float()
+        total = torch.stack([by_dimension[0] @ weights, by_dimension[1].sum()])  # (2,)
+        self.validation_sums += torch.cat([total[:, None], by_dimension @ kinds.T], dim=1).float()  # (2, 1 + 4)
 
     def on_validation_epoch_end(self) -> None:
-        """`val/loss` and `val/loss_KIND`, in nats per token; `TrainingMetrics` brings them to the loggers."""
+        """`val/loss` and `val/loss_KIND`, in nats per token; `TrainingMetrics` passes them on to the loggers."""
         sums, tokens = sum_over_ranks(self.validation_sums)
         names = ["val/loss", *(f"val/loss_{kind}" for kind in TokenKind)]
         for name, mean in zip(names, (sums / tokens).unbind(), strict=True):
             self.log(name, mean, logger=False)
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
-        """Step, then move the average of the weights, at first with a shorter memory."""
+        """Step, then update the EMA of the weights, whose decay is smaller in the first steps."""
         super().optimizer_step(*arguments, **named)
-        decay = self.settings.average_decay
-        if self.average is not None and decay is not None:
+        decay = self.settings.ema_decay
+        if self.ema is not None and decay is not None:
             decay = min(decay, (1 + self.global_step) / (10 + self.global_step))
             weights = [weight.detach() for weight in self.gpt.parameters()]
-            torch._foreach_lerp_(list(self.average.parameters()), weights, 1 - decay)
+            torch._foreach_lerp_(list(self.ema.parameters()), weights, 1 - decay)
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.gpt, self.settings, fused=self.trainer.precision != "16-mixed")
@@ -148,7 +147,7 @@ class TrajectoryModule(pl.LightningModule):
 
 
 def strategy_for(name: str, processes: int) -> Any:
-    """Lightning's strategy for `trainer.strategy`; with fsdp rank 0 writes whole checkpoints, as with the others."""
+    """Lightning's strategy for `trainer.strategy`; with fsdp, too, rank 0 writes one whole checkpoint."""
     if name == "ddp":
         return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     if name == "fsdp":

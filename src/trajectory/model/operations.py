@@ -1,4 +1,4 @@
-"""What a GPT computes between its matrix products, by torch or, where it trains on CPUs, by C."""
+"""The operations of a GPT between its matrix products: by torch, or by C (`native`) when training on a CPU."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from torch import Tensor
 
 
 class Operations(Protocol):
-    """GELU, dropout and attention of windows.
+    """GELU, dropout and attention.
 
-    Names: B windows of T tokens of transitions of D tokens, C channels, H heads.
+    Names: B windows, T tokens, D tokens per transition, C channels, H heads.
     """
 
     def gelu(self, x: Tensor) -> Tensor: ...
 
-    def dropout(self, x: Tensor, p: float, passed: Tensor | None = None) -> Tensor:
-        """`x` with dropout, added to what is `passed` by it."""
+    def dropout(self, x: Tensor, p: float, residual: Tensor | None = None) -> Tensor:
+        """Dropout of `x`, added to `residual` if that is given."""
         ...
 
     def attention(
-        self, qkv: Tensor, heads: int, rotations: Tensor | None, dimensions: int, reach: int, dropout: float
+        self, qkv: Tensor, heads: int, rotations: Tensor | None, dimensions: int, attention_span: int, dropout: float
     ) -> Tensor:
-        """What every token gathers from those that it sees (`visible`).
+        """Multi-head attention with the mask of `attention_mask`.
 
         Args:
             qkv: (B, T, 3 C) queries, keys and values.
-            rotations: (2, T, C / 2H) cosines and sines that queries and keys are turned by.
+            rotations: (2, T, C / 2H) cosines and sines of rotary positions; None without.
             dimensions: D.
-            reach: transitions that a token sees, its own included.
+            attention_span: transitions that a token attends to, its own included.
 
         Returns:
             (B, T, C).
@@ -44,37 +44,38 @@ class TorchOperations:
     def gelu(self, x: Tensor) -> Tensor:
         return F.gelu(x)
 
-    def dropout(self, x: Tensor, p: float, passed: Tensor | None = None) -> Tensor:
+    def dropout(self, x: Tensor, p: float, residual: Tensor | None = None) -> Tensor:
         x = F.dropout(x, p)
-        return x if passed is None else passed + x
+        return x if residual is None else residual + x
 
     def attention(
-        self, qkv: Tensor, heads: int, rotations: Tensor | None, dimensions: int, reach: int, dropout: float
+        self, qkv: Tensor, heads: int, rotations: Tensor | None, dimensions: int, attention_span: int, dropout: float
     ) -> Tensor:
-        q, k, v = split(qkv, heads, rotations)
-        mask = visible(qkv.shape[1], dimensions, reach, qkv.device)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        return y.transpose(1, 2).flatten(2)
+        q, k, v = split_heads(qkv, heads, rotations)
+        mask = attention_mask(qkv.shape[1], dimensions, attention_span, qkv.device)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)  # (B, H, T, C / H)
+        return y.transpose(1, 2).flatten(2)  # (B, T, C)
 
 
-def split(qkv: Tensor, heads: int, rotations: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, T, 3 C) -> three times (B, H, T, C / H), queries and keys turned."""
-    q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+def split_heads(qkv: Tensor, heads: int, rotations: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, T, 3 C) -> queries, keys and values, (B, H, T, C / H) each, with rotary positions applied."""
+    q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, T, C / H)
     if rotations is not None:
-        q, k = rotate(q, rotations), rotate(k, rotations)
+        q, k = apply_rotary(q, rotations), apply_rotary(k, rotations)
     return q, k, v
 
 
-def rotate(x: Tensor, rotations: Tensor) -> Tensor:
-    """(B, H, T, C / H) turned by (2, T, C / 2H) cosines and sines, its first half against its second."""
+def apply_rotary(x: Tensor, rotations: Tensor) -> Tensor:
+    """(B, H, T, C / H) rotated by (2, T, C / 2H) cosines and sines; channel i is paired with channel i + C / 2H."""
     (a, b), (cosine, sine) = x.chunk(2, dim=-1), rotations
     return torch.cat([a * cosine - b * sine, a * sine + b * cosine], dim=-1)
 
 
-def visible(tokens: int, dimensions: int, reach: int, device: torch.device) -> Tensor:
-    """(T, T) which tokens each one attends to: those before it and itself, within reach, but no value tokens."""
+def attention_mask(tokens: int, dimensions: int, attention_span: int, device: torch.device) -> Tensor:
+    """(T, T) bool: a token (row) attends to tokens up to itself, within `attention_span`, but to no value tokens."""
     positions = torch.arange(tokens, device=device)
     transitions = positions // dimensions
-    causal = positions[:, None] >= positions
-    near = transitions[:, None] - transitions < reach
-    return causal & near & (positions % dimensions != dimensions - 1)
+    is_causal = positions[:, None] >= positions
+    in_span = transitions[:, None] - transitions < attention_span
+    is_value = positions % dimensions == dimensions - 1
+    return is_causal & in_span & ~is_value

@@ -12,23 +12,23 @@ from trajectory.model.settings import OptimizerSettings
 
 
 def make_optimizer(gpt: GPT, settings: OptimizerSettings, *, fused: bool = True) -> AdamW:
-    """AdamW that decays the weights of matrix products and leaves biases, norms and embeddings alone.
+    """AdamW with weight decay on the matrices of linear maps alone, not on biases, norms and embeddings.
 
     Args:
-        fused: one kernel for all weights; Lightning cannot clip gradients that float16's scaler has left to it.
+        fused: update all weights in one kernel. With float16 it must be False: Lightning could not clip gradients.
     """
     decayed = [module.weight for module in gpt.modules() if isinstance(module, torch.nn.Linear)] + [gpt.head]
-    chosen = {id(parameter) for parameter in decayed}
-    rest = [parameter for parameter in gpt.parameters() if id(parameter) not in chosen]
+    decayed_ids = {id(parameter) for parameter in decayed}
+    not_decayed = [parameter for parameter in gpt.parameters() if id(parameter) not in decayed_ids]
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+        {"params": not_decayed, "weight_decay": 0.0},
     ]
     return AdamW(groups, lr=settings.learning_rate, betas=tuple(settings.betas), fused=fused)
 
 
 def learning_rate_ratio(step: int, total_steps: int, settings: OptimizerSettings) -> float:
-    """The share of the full learning rate at a step; clamped, so that it never rises again after the decay."""
+    """The learning rate at a step, relative to its maximum: linear warm-up, cosine decay, then constant."""
     warmup = settings.warmup_fraction * total_steps
     if step < warmup:
         return (step + 1) / (warmup + 1)

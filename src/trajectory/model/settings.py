@@ -1,4 +1,4 @@
-"""Architecture and optimiser."""
+"""The settings of the architecture and the optimiser."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from dataclasses import dataclass
 
 from trajectory.errors import require
 
-INIT_STD = 0.02  # of weights
+INIT_STD = 0.02  # standard deviation of initial weights
 
 
 @dataclass(frozen=True)
 class GPTSettings:
-    """Architecture; the defaults are the published ones, but for the positions.
+    """The architecture; the defaults are the published ones, except for `positions`.
 
     Args:
-        window: transitions that training sees at once, and that absolute positions reach.
+        window: transitions in a training window, and the longest sequence with absolute positions.
         positions: `rotary`, or `absolute` as published.
-        attention_window: transitions that rotary attention reaches, the token's own included; None is `window`.
-        bins: N, tokens per dimension; one more, the stop token, follows a termination.
-        goal: the observation dimensions that a goal in front of every window gives; None for a model without goals.
-        value_residual: True keeps the published leak (see the module's docstring).
-        init_smoothness: bins over which neighbouring bins begin with similar embeddings; 0 begins with independent
-            ones, as published. Bins are ordered, and a model that need not learn so from data learns faster.
-        init_scale: standard deviation of the initial embeddings of tokens; a larger one keeps them smooth for longer.
-        activation_checkpointing: keep only what enters a block while training, and compute the rest again backwards.
+        attention_window: transitions that a token attends to with rotary positions, its own included; None is `window`.
+        bins: N, tokens per dimension; the stop token, which fills the transitions after a termination, is one more.
+        goal: observation dimensions of the goal in front of every window; None for a model without goals.
+        value_residual: True keeps the published leak of value tokens (see `trajectory.model.gpt`).
+        init_smoothness: width, in bins, of the kernel that smooths the initial embeddings of neighbouring bins; 0 is
+            as published. Bins are ordered, and a model that begins with that order learns faster.
+        init_scale: standard deviation of the initial token embeddings; with a larger one they stay smooth for longer.
+        activation_checkpointing: store only the inputs of blocks, and compute their activations again in the backward
+            pass.
 
     Raises:
         UserError: a value out of its range.
@@ -51,15 +52,17 @@ class GPTSettings:
             value = getattr(self, key)
             require(isinstance(value, int) and value >= 1, f"model.{key}", "a whole number of at least 1", value)
         require(self.n_embd % self.n_head == 0, "model.n_embd", f"a multiple of n_head={self.n_head}", self.n_embd)
-        known = self.positions in ("absolute", "rotary")
-        require(known, "model.positions", "absolute or rotary", self.positions)
-        reach = self.attention_window
-        if reach is not None:
+        is_valid = self.positions in ("absolute", "rotary")
+        require(is_valid, "model.positions", "absolute or rotary", self.positions)
+        span = self.attention_window
+        if span is not None:
             rule = f"a whole number from 1 to window={self.window}, with positions=rotary and without goals"
-            right = isinstance(reach, int) and 1 <= reach <= self.window and self.rotary and self.goal is None
-            require(right, "model.attention_window", rule, reach)
-        even = not self.rotary or self.n_embd // self.n_head % 2 == 0
-        require(even, "model.n_embd", f"an even multiple of n_head={self.n_head} with rotary positions", self.n_embd)
+            is_valid = isinstance(span, int) and 1 <= span <= self.window and self.rotary and self.goal is None
+            require(is_valid, "model.attention_window", rule, span)
+        is_valid = not self.rotary or self.n_embd // self.n_head % 2 == 0
+        require(
+            is_valid, "model.n_embd", f"an even multiple of n_head={self.n_head} with rotary positions", self.n_embd
+        )
         smoothness = self.init_smoothness
         require(smoothness >= 0, "model.init_smoothness", "at least 0", smoothness)
         require(0 < self.init_scale < math.inf, "model.init_scale", "above 0 and finite", self.init_scale)
@@ -73,18 +76,18 @@ class GPTSettings:
         return self.positions == "rotary"
 
     @property
-    def lead(self) -> int:
-        """Transitions in front of a window: the goal."""
+    def num_prefix_transitions(self) -> int:
+        """Transitions in front of a window: 1, the goal, for a model with goals."""
         return 0 if self.goal is None else 1
 
     @property
-    def reach(self) -> int:
-        """Transitions that a token may attend to, its own and the goal included."""
-        return self.lead + (self.attention_window or self.window)
+    def attention_span(self) -> int:
+        """Transitions that a token attends to, its own and the goal included."""
+        return self.num_prefix_transitions + (self.attention_window or self.window)
 
     @property
-    def slides(self) -> bool:
-        """Whether a window that is full must be cropped and encoded anew before it can go on."""
+    def reencodes_full_window(self) -> bool:
+        """Whether a full window must be cropped and encoded again before it can continue."""
         return not self.rotary or self.goal is not None
 
 
@@ -93,10 +96,11 @@ class OptimizerSettings:
     """AdamW with linear warm-up and cosine decay; the defaults are the published ones.
 
     Args:
-        warmup_fraction, decay_fraction: of all steps; the rate is full at the end of the warm-up and has fallen to
-            `final_ratio` of it once `decay_fraction` of the steps are done, where it stays.
-        average_decay: of the exponential moving average of the weights that planning uses; None plans with the weights
-            of the last step, as published.
+        warmup_fraction, decay_fraction: of all steps. The learning rate rises until the end of the warm-up, falls to
+            `final_ratio` of its maximum at `decay_fraction`, and stays there.
+        action_weight, reward_weight, value_weight: of those tokens in the loss; observations have 1.
+        ema_decay: of the exponential moving average (EMA) of the weights, with which to plan; None plans with the
+            trained weights, as published.
     """
 
     learning_rate: float = 6e-4
@@ -108,7 +112,7 @@ class OptimizerSettings:
     action_weight: float = 5.0
     reward_weight: float = 1.0
     value_weight: float = 1.0
-    average_decay: float | None = None
+    ema_decay: float | None = None
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "model.optimizer.learning_rate", "above 0", self.learning_rate)
@@ -122,6 +126,6 @@ class OptimizerSettings:
             "in this order between 0 and 1",
             (self.warmup_fraction, self.decay_fraction),
         )
-        decay = self.average_decay
+        decay = self.ema_decay
         rule = "null, or at least 0 and below 1"
-        require(decay is None or 0 <= decay < 1, "model.optimizer.average_decay", rule, decay)
+        require(decay is None or 0 <= decay < 1, "model.optimizer.ema_decay", rule, decay)

@@ -1,4 +1,4 @@
-"""How fast training goes, and how much of what the device could compute it uses."""
+"""Training speed, and which percentage of the device's peak matrix-product rate it uses."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import pytorch_lightning as pl
 import torch
 
 from trajectory.model.gpt import GPT
-from trajectory.model.operations import visible
+from trajectory.model.operations import attention_mask
 from trajectory.steps import ends_step
 
 
 def training_flops(gpt: GPT) -> float:
-    """Floating-point operations that training needs for a token of a window, forward and backward, in the mean.
+    """Mean floating-point operations for one token of a window, forward and backward.
 
-    Two for every multiply-add of a matrix product, attention's included; the backward pass has twice as many as the
-    forward one. What activation checkpointing computes again is not counted.
+    A multiply-add counts as two; attention is included. The backward pass costs twice the forward pass. What
+    activation checkpointing computes again is not counted.
     """
     settings, C = gpt.settings, gpt.settings.n_embd
-    mask = visible(gpt.block_size, gpt.layout.transition_dim, settings.reach, torch.device("cpu"))
-    seen = float(mask.sum()) / gpt.block_size
-    return 6 * (settings.n_layer * (12 * C * C + 2 * C * seen) + (settings.bins + 1) * C)
+    mask = attention_mask(gpt.block_size, gpt.layout.transition_dim, settings.attention_span, torch.device("cpu"))
+    mean_attended = float(mask.sum()) / gpt.block_size
+    return 6 * (settings.n_layer * (12 * C * C + 2 * C * mean_attended) + (settings.bins + 1) * C)
 
 
 class Throughput(pl.Callback):
-    """Logs tokens per second, and the percentage of a large matrix product's rate that the model's operations reach.
+    """Logs tokens per second, and the model's operations per second in percent of those of a large matrix product.
 
-    The product is measured anew where the model goes faster: whatever else the machine did meanwhile slowed it. What
-    the model reaches counts as all there is if it is still faster then, so that no more than 100 % are logged.
+    If the model is faster than the product, something else slowed the product's measurement, and it is repeated. If
+    the model is still faster, its rate becomes the reference, so that at most 100 % are logged.
 
     Args:
-        flops_per_token: as `training_flops` gives it.
-        matmul_flops: measures operations per second of that product, on all devices that train.
-        every_n_steps: over which both are measured, and after which they are logged.
+        flops_per_token: of `training_flops`.
+        matmul_flops: measures the product's operations per second, on all training devices together.
+        every_n_steps: how often both are logged, as means since the last time.
     """
 
     def __init__(self, flops_per_token: float, matmul_flops: Callable[[], float], every_n_steps: int) -> None:
         self.flops_per_token = flops_per_token
-        self.measure = matmul_flops
+        self.measure_matmul = matmul_flops
         self.matmul_flops = matmul_flops()
         self.every_n_steps = every_n_steps
         self.began: float | None = None
@@ -49,7 +49,7 @@ class Throughput(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.began is None:  # what happens between the steps, evaluation for one, does not count
+        if self.began is None:  # here and not earlier: evaluations between steps do not count
             self.began = perf_counter()
 
     def on_train_batch_end(
@@ -66,8 +66,8 @@ class Throughput(pl.Callback):
         self.began, self.tokens = None, 0
 
     def utilisation(self, rate: float) -> float:
-        """Percent of the product's rate, for a rate in tokens per second."""
-        reached = rate * self.flops_per_token
-        if reached > self.matmul_flops:
-            self.matmul_flops = max(self.measure(), reached)
-        return 100 * reached / self.matmul_flops
+        """Percent of the product's rate that a rate in tokens per second uses."""
+        flops = rate * self.flops_per_token
+        if flops > self.matmul_flops:
+            self.matmul_flops = max(self.measure_matmul(), flops)
+        return 100 * flops / self.matmul_flops

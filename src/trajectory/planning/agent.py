@@ -1,4 +1,4 @@
-"""An agent that plans with a checkpoint, for anyone's control loop."""
+"""The agent that plans with a trained model, in rollouts and in control loops of the user's own."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trajectory.errors import require
 from trajectory.model.checkpoint import Checkpoint, load_checkpoint
 from trajectory.model.decoder import decoder_for
 from trajectory.model.gpt import GPT
-from trajectory.planning.beam_search import Plan, beam_search, draws_needed
-from trajectory.planning.capture import CapturedSearch
-from trajectory.planning.deadline import Pace
-from trajectory.planning.objective import objective_of
+from trajectory.planning.beam_search import Plan, beam_search, uniforms_shape
+from trajectory.planning.cuda_graph import CUDAGraphSearch
+from trajectory.planning.deadline import LatencyModel
+from trajectory.planning.objective import custom_objective
 from trajectory.planning.protocol import Agent
-from trajectory.planning.settings import Planner, PlannerSettings, as_dict, trained_planner
+from trajectory.planning.settings import Planner, PlannerSettings, planner_as_dict, trained_planner
 from trajectory.planning.trajectory import PlannedTrajectory
 from trajectory.targets import TARGET
 
@@ -36,33 +36,34 @@ def make_agent(
     terminal_reward: float | None = None,
     critic: Critic | None = None,
 ) -> Agent:
-    """The agent that plans with a model, of this project's beam search or of the user's own planner.
+    """The agent that plans with a model, by this project's beam search or by the user's own planner.
 
     Raises:
-        UserError: settings that do not go with the model, or a planner that cannot be made.
+        UserError: settings that do not fit the model, or a planner that cannot be created.
     """
     if isinstance(planner, PlannerSettings):
         return TrajectoryAgent(gpt, discretizer, planner, discount, terminal_reward, critic)
     agent = planner.instantiate(gpt, discretizer, discount=discount, terminal_reward=terminal_reward, critic=critic)
-    right = all(callable(getattr(agent, name, None)) for name in ("reset", "act"))
-    require(right, f"planner.{TARGET}", "that of an agent, which can reset and act", planner.target)
+    is_agent = all(callable(getattr(agent, name, None)) for name in ("reset", "act"))
+    require(is_agent, f"planner.{TARGET}", "that of an agent, which can reset and act", planner.target)
     return agent
 
 
 class TrajectoryAgent:
     """Receding-horizon control by beam search, for one environment or many.
 
-    Every environment has a history and a random stream of its own, so what it is given does not depend on which
-    others are planned for in the same batch (up to floating-point rounding). The global RNG is never touched.
+    Names: E environments, O = observation_dim, D = transition_dim.
+
+    Every environment has its own history and its own random stream. Its actions therefore do not depend on the other
+    environments in the batch, up to floating-point rounding. The global random state is not used.
 
     Args:
-        discount: of the objective where the planner's settings leave it to the tokeniser's.
-        terminal_reward: that training put in the place of an episode's last one, where it terminated: what plans
-            foresee holds it too.
+        discount: of the tokeniser, used unless the planner's settings have one.
+        terminal_reward: the reward that the tokeniser gives to a terminating transition, which plans therefore predict.
         critic: for planner.value=critic.
 
     Raises:
-        UserError: planner settings that do not go with the model.
+        UserError: planner settings that do not fit the model.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class TrajectoryAgent:
         critic: Critic | None = None,
     ) -> None:
         planner.check_window(gpt.settings.window)
-        planner.check_critic(there=critic is not None, owner="a model that was trained with critic=none")
+        planner.check_critic(has_critic=critic is not None, source_name="a model that was trained with critic=none")
         planner.check_device(gpt.head.device.type)
         self.gpt = gpt
         self.decoder = decoder_for(gpt, planner.precision)
@@ -84,9 +85,9 @@ class TrajectoryAgent:
         self.discount = discount if planner.discount is None else planner.discount
         self.terminal_reward = terminal_reward
         self.critic = critic if planner.uses_critic else None
-        self.objective = objective_of(planner)
-        self.captured: CapturedSearch | None = None  # on GPUs
-        self.pace: Pace | None = None  # of plans on this machine, measured where a deadline is set
+        self.custom_objective = custom_objective(planner)
+        self.cuda_graph_search: CUDAGraphSearch | None = None
+        self.latency_model: LatencyModel | None = None  # measured at the first plan with a deadline
         self.history = []
         if gpt.settings.goal is None:
             self.reset()
@@ -98,20 +99,22 @@ class TrajectoryAgent:
         """The agent of a checkpoint.
 
         Args:
-            planner: settings that differ from those the checkpoint was trained with.
+            planner: changes of the settings that the checkpoint was trained with.
 
         Raises:
             UserError: the checkpoint cannot be read, or a planner setting is out of its range.
         """
         checkpoint = load_checkpoint(path, device)
         chosen = trained_planner(checkpoint.hyperparameters["planner"], planner or {}, f"checkpoint={path}")
-        require(isinstance(chosen, PlannerSettings), "planner", "of this project's beam search", as_dict(chosen))
+        require(
+            isinstance(chosen, PlannerSettings), "planner", "of this project's beam search", planner_as_dict(chosen)
+        )
         assert isinstance(chosen, PlannerSettings)
-        return cls.of(checkpoint, chosen)
+        return cls.for_checkpoint(checkpoint, chosen)
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, planner: PlannerSettings) -> TrajectoryAgent:
-        """The agent that plans with the model of a checkpoint that was read."""
+    def for_checkpoint(cls, checkpoint: Checkpoint, planner: PlannerSettings) -> TrajectoryAgent:
+        """The agent of a checkpoint that is already loaded."""
         tokenizer = checkpoint.hyperparameters["tokenizer"]
         return cls(
             checkpoint.gpt,
@@ -125,26 +128,27 @@ class TrajectoryAgent:
     def reset(
         self, environments: int = 1, seeds: Sequence[int] | None = None, goals: np.ndarray | Sequence | None = None
     ) -> None:
-        """Forget everything and begin an episode in each of `environments` environments.
+        """Begin an episode in each of `environments` environments, without any history.
 
         Args:
-            seeds: of each environment's random stream; 0, 1, 2, ... by default.
-            goals: (goal_dim,) or (environments, goal_dim), for a model that was trained with goals.
+            seeds: of the environments' random streams; 0, 1, 2, ... by default.
+            goals: (goal_dim,) or (E, goal_dim), for a model that was trained with goals.
 
         Raises:
-            UserError: goals of the wrong size or outside the data's range, or for a model that knows none.
+            UserError: goals of the wrong size or outside the data's range, or for a model without goals.
         """
         seeds = range(environments) if seeds is None else seeds
         assert len(seeds) == environments
         self.prefixes = self._prefixes(goals, environments)
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        # per environment: whole transitions as numbers, the transition under way, and actions planned ahead
+        # of each environment: its past transitions as (D,) tokens; the (O + action_dim,) tokens of the present one,
+        # whose reward is not known yet; and planned actions that have not been executed
         self.history: list[list[Tensor]] = [[] for _ in seeds]
         self.pending: list[Tensor | None] = [None for _ in seeds]
         self.planned: list[list[Tensor]] = [[] for _ in seeds]
 
     def _prefixes(self, goals: np.ndarray | Sequence | None, environments: int) -> Tensor:
-        """(E, D) tokens of the goals, or (E, 0)."""
+        """(E, D) tokens of the goals; (E, 0) without."""
         dimensions = self.gpt.settings.goal
         if dimensions is None:
             require(goals is None, "goal", "None for a model that was trained without goals", goals)
@@ -165,8 +169,8 @@ class TrajectoryAgent:
         """The next action.
 
         Args:
-            observation: (observation_dim,), or (E, observation_dim) for E environments.
-            previous_reward: what the last action earned, a number or (E,); None at an episode's first step.
+            observation: (O,), or (E, O) for E environments.
+            previous_reward: the reward of the last action, a number or (E,); None at an episode's first step.
             environments: which of the environments of `reset` these are; all of them by default.
 
         Returns:
@@ -180,11 +184,11 @@ class TrajectoryAgent:
         tokens, histories = self._read(observation, previous_reward, environments)
         for environment, history in zip(environments, histories, strict=True):
             self.history[environment] = history
-        stale = [index for index, environment in enumerate(environments) if not self.planned[environment]]
-        generators = [self.generators[environments[index]] for index in stale]
-        prefixes = self.prefixes[[environments[index] for index in stale]]
-        best = self._search(tokens[stale], [histories[index] for index in stale], prefixes, generators)
-        for index, plan in zip(stale, best, strict=True):
+        needs_replan = [index for index, environment in enumerate(environments) if not self.planned[environment]]
+        generators = [self.generators[environments[index]] for index in needs_replan]
+        prefixes = self.prefixes[[environments[index] for index in needs_replan]]
+        plans = self._search(tokens[needs_replan], [histories[index] for index in needs_replan], prefixes, generators)
+        for index, plan in zip(needs_replan, plans, strict=True):
             self.planned[environments[index]] = list(self._executed(plan))
         actions = torch.stack([self.planned[environment].pop(0) for environment in environments])
         action_tokens = self.discretizer.encode(actions, layout.action)
@@ -194,21 +198,21 @@ class TrajectoryAgent:
         return result[0] if np.ndim(observation) == 1 else result
 
     def _executed(self, plan: Plan) -> Tensor:
-        """(K, action_dim) actions of one environment's plan, K at most `replan_interval`.
+        """(K, action_dim) actions to execute of one environment's plan.
 
-        There are none behind the end of the episode that the best beam foresees.
+        K is `replan_interval`, or less if the best beam predicts the episode's termination before.
         """
         action, settings = self.gpt.layout.action, self.settings
         tokens = plan.tokens[0, :, : settings.replan_interval, action]
-        lasting = (tokens != self.gpt.stop_token).all(-1)
+        alive = (tokens != self.gpt.stop_token).all(-1)  # (beam_width, K)
         if settings.execute == "best":
-            return self.discretizer.decode(tokens[0], action)[lasting[0]]
+            return self.discretizer.decode(tokens[0], action)[alive[0]]
         actions = self.discretizer.decode(tokens, action)
         objective = plan.objective[0] - plan.objective[0].max()
-        spread = objective.std(correction=0).clamp(min=torch.finfo(objective.dtype).tiny)
-        weights = (objective / (settings.execute_temperature * spread)).exp()[:, None] * lasting
+        std = objective.std(correction=0).clamp(min=torch.finfo(objective.dtype).tiny)
+        weights = (objective / (settings.execute_temperature * std)).exp()[:, None] * alive
         mean = (weights[..., None] * actions).sum(0) / weights.sum(0)[:, None]
-        return mean[lasting[0]].to(actions.dtype)
+        return mean[alive[0]].to(actions.dtype)
 
     def plan(
         self,
@@ -218,18 +222,18 @@ class TrajectoryAgent:
         environment: int = 0,
         best: int = 1,
     ) -> list[PlannedTrajectory]:
-        """What `act` would plan for one environment, with the same draws, without acting.
+        """The plan of `act` for one environment, with the same random numbers, without acting.
 
         Args:
-            observation, previous_reward: as of `act`.
+            observation, previous_reward: as for `act`.
             environment: which of the environments of `reset` it is.
-            best: how many trajectories, at most the beam width.
+            best: number of trajectories, at most the beam width.
 
         Returns:
             The best trajectories, best first.
 
         Raises:
-            UserError: as of `act`, or `best` out of its range.
+            UserError: as for `act`, or `best` out of its range.
         """
         layout, width = self.gpt.layout, self.settings.beam_width
         require(1 <= best <= width, "best", f"from 1 to planner.beam_width={width}", best)
@@ -237,23 +241,23 @@ class TrajectoryAgent:
         generator = torch.Generator().manual_seed(0)
         generator.set_state(self.generators[environment].get_state())
         prefixes = self.prefixes[[environment]]
-        (plan,) = self._search(tokens, histories, prefixes, [generator], likelihood=True)
-        assert plan.log_probability is not None
+        (plan,) = self._search(tokens, histories, prefixes, [generator], with_log_prob=True)
+        assert plan.log_prob is not None
         trajectories = []
         for row in range(min(best, plan.tokens.shape[1])):
-            steps = plan.tokens[0, row]
-            values = self.discretizer.decode(steps, slice(0, layout.transition_dim)).cpu().numpy()
-            ended = (steps == self.gpt.stop_token).all(-1).cpu().numpy()
-            values = values[~ended]
+            tokens = plan.tokens[0, row]  # (horizon, D)
+            numbers = self.discretizer.decode(tokens, slice(0, layout.transition_dim)).cpu().numpy()
+            has_ended = (tokens == self.gpt.stop_token).all(-1).cpu().numpy()
+            numbers = numbers[~has_ended]
             trajectories.append(
                 PlannedTrajectory(
-                    observations=values[:, layout.observation],
-                    actions=values[:, layout.action],
-                    rewards=values[:, layout.reward_index],
-                    values=values[:, layout.value_index],
-                    terminated=bool(ended.any()),
+                    observations=numbers[:, layout.observation],
+                    actions=numbers[:, layout.action],
+                    rewards=numbers[:, layout.reward_index],
+                    values=numbers[:, layout.value_index],
+                    terminated=bool(has_ended.any()),
                     objective=float(plan.objective[0, row]),
-                    log_probability=float(plan.log_probability[0, row]),
+                    log_prob=float(plan.log_prob[0, row]),
                 )
             )
         return trajectories
@@ -261,7 +265,7 @@ class TrajectoryAgent:
     def _read(
         self, observation: np.ndarray, previous_reward: float | np.ndarray | None, environments: Sequence[int]
     ) -> tuple[Tensor, list[list[Tensor]]]:
-        """Check what `act` is given -> (E, O) tokens of the observations and each environment's past transitions."""
+        """Check the arguments of `act` -> (E, O) tokens of the observations, and the environments' histories."""
         require(len(self.history) > 0, "goal", "given to `reset` before the first step", None)
         layout = self.gpt.layout
         observations = np.atleast_2d(np.asarray(observation, dtype=np.float32))
@@ -271,13 +275,13 @@ class TrajectoryAgent:
             f"of shape ({len(environments)}, {layout.observation_dim})",
             np.shape(observation),
         )
-        bad = observations[~np.isfinite(observations)]
-        require(len(bad) == 0, "observation", "finite", float(bad[0]) if len(bad) else None)
+        not_finite = observations[~np.isfinite(observations)]
+        require(len(not_finite) == 0, "observation", "finite", float(not_finite[0]) if len(not_finite) else None)
         device = self.gpt.head.device
         tokens = self.discretizer.encode(torch.from_numpy(observations).to(device), layout.observation)
         if previous_reward is None:
-            started = any(self.pending[environment] is not None for environment in environments)
-            require(not started, "previous_reward", "given from an episode's second step on", None)
+            has_started = any(self.pending[environment] is not None for environment in environments)
+            require(not has_started, "previous_reward", "given from an episode's second step on", None)
             return tokens, [self.history[environment] for environment in environments]
         rewards = np.atleast_1d(np.asarray(previous_reward, dtype=np.float32))
         shape = (len(environments),)
@@ -285,7 +289,7 @@ class TrajectoryAgent:
         require(bool(np.isfinite(rewards).all()), "previous_reward", "finite", previous_reward)
         reward_slice = slice(layout.reward_index, layout.reward_index + 1)
         reward_tokens = self.discretizer.encode(torch.from_numpy(rewards[:, None]).to(device), reward_slice)
-        # the return-to-go is not known yet and the model does not look at it: the top bin, as published
+        # the return-to-go is unknown, and no token attends to it: the highest bin, as published
         value_token = self.discretizer.counts[layout.value_index :] - 1
         histories = []
         for environment, reward_token in zip(environments, reward_tokens, strict=True):
@@ -302,34 +306,34 @@ class TrajectoryAgent:
         prefixes: Tensor,
         generators: Sequence[torch.Generator],
         *,
-        likelihood: bool = False,
+        with_log_prob: bool = False,
     ) -> list[Plan]:
-        """A plan for each environment, those with histories of one length in one batch."""
+        """A plan for each environment; those with histories of the same length are planned in one batch."""
         lengths = [min(len(history), self.settings.context) for history in histories]
         plans: dict[int, Plan] = {}
         for length in sorted(set(lengths)):
             batch = [index for index, other in enumerate(lengths) if other == length]
             past = [
                 torch.cat([prefixes[i], *histories[i][len(histories[i]) - length :], observations[i]]) for i in batch
-            ]
-            shape = draws_needed(self.settings, self.gpt.layout.transition_dim)
+            ]  # (length * D + O,) each, and D more with a goal
+            shape = uniforms_shape(self.settings, self.gpt.layout.transition_dim)
             uniforms = torch.stack([torch.rand(shape, generator=generators[i]) for i in batch])
-            plan = self._plan(torch.stack(past), uniforms.to(observations.device), len(set(lengths)), likelihood)
+            plan = self._plan(torch.stack(past), uniforms.to(observations.device), len(set(lengths)), with_log_prob)
             for row, index in enumerate(batch):
-                part = slice(row, row + 1)
-                kept = None if plan.log_probability is None else plan.log_probability[part]
-                plans[index] = Plan(plan.tokens[part], plan.objective[part], kept)
+                one = slice(row, row + 1)
+                log_prob = None if plan.log_prob is None else plan.log_prob[one]
+                plans[index] = Plan(plan.tokens[one], plan.objective[one], log_prob)
         return [plans[index] for index in range(len(histories))]
 
-    def _plan(self, context: Tensor, uniforms: Tensor, batches: int, likelihood: bool) -> Plan:
-        """One batch's plan, in a share of the time that a decision of so many batches may take."""
+    def _plan(self, context: Tensor, uniforms: Tensor, batches: int, with_log_prob: bool) -> Plan:
+        """The plans of one batch; a deadline is divided evenly among the batches of a decision."""
         settings, deadline = self.settings, self.settings.deadline_ms
-        # a recording would not call what is the user's own
-        if deadline is None and context.device.type == "cuda" and self.objective is None:
-            if self.captured is None:
+        # a CUDA graph would not call the Python code of a custom objective
+        if deadline is None and context.device.type == "cuda" and self.custom_objective is None:
+            if self.cuda_graph_search is None:
                 model = (self.decoder, self.discretizer, settings, self.discount, self.critic)
-                self.captured = CapturedSearch(*model)
-            return self.captured(context, uniforms, likelihood=likelihood)
+                self.cuda_graph_search = CUDAGraphSearch(*model)
+            return self.cuda_graph_search(context, uniforms, with_log_prob=with_log_prob)
         plan = functools.partial(
             beam_search,
             self.decoder,
@@ -337,11 +341,11 @@ class TrajectoryAgent:
             context,
             discount=self.discount,
             critic=self.critic,
-            likelihood=likelihood,
-            own=self.objective,
+            with_log_prob=with_log_prob,
+            custom_objective=self.custom_objective,
         )
         if deadline is None:
             return plan(uniforms, settings)
-        if self.pace is None:
-            self.pace = Pace.measure(self.decoder, self.discretizer, settings, self.critic)
-        return self.pace.plan(plan, uniforms, settings, deadline / batches / 1_000)
+        if self.latency_model is None:
+            self.latency_model = LatencyModel.measure(self.decoder, self.discretizer, settings, self.critic)
+        return self.latency_model.plan(plan, uniforms, settings, deadline / batches / 1_000)

@@ -1,4 +1,4 @@
-"""What beams are kept by, where the user brings it."""
+"""Objectives of the user's own, by which beams are kept."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from trajectory.targets import resolve_target
 
 
 class Objective(Protocol):
-    """What `planner.objective._target_` makes; it is called after every planned transition.
+    """What `planner.objective._target_` makes; it scores the candidates after every planned transition.
 
-    The beams of the highest scores are kept, and the best of the last ones is executed.
+    The beams with the highest scores are kept. At the end, the best of them is executed.
     """
 
-    def __call__(self, rewards: Tensor, value: Tensor, log_probability: Tensor) -> Tensor:
+    def __call__(self, rewards: Tensor, value: Tensor, log_prob: Tensor) -> Tensor:
         """Score all candidates.
 
         Args:
-            rewards: (E, n) discounted sum of expected rewards so far.
-            value: (E, n) what is behind them, discounted: the expected return-to-go, or with planner.value=critic the Q
-                of the last observation and action in the place of its reward and what follows.
-            log_probability: (E, n) nats per token drawn, in the mean.
+            rewards: (E, n) discounted sum of the expected rewards so far.
+            value: (E, n) the discounted, expected return-to-go after them. With planner.value=critic, the discounted Q
+                of the last observation and action, and `rewards` then lacks the last reward.
+            log_prob: (E, n) mean log-probability of the sampled tokens, in nats.
 
         Returns:
             (E, n) scores.
@@ -31,11 +31,11 @@ class Objective(Protocol):
         ...
 
 
-def objective_of(planner: PlannerSettings) -> Objective | None:
-    """The objective of the user's own that the settings name, if any.
+def custom_objective(planner: PlannerSettings) -> Objective | None:
+    """The user's objective that the settings name; None for one of the project's.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be created.
     """
     if isinstance(planner.objective, str):
         return None

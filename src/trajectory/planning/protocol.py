@@ -1,4 +1,4 @@
-"""What acts in an environment."""
+"""What an agent must offer to act in an environment."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from trajectory.planning.trajectory import PlannedTrajectory
 
 
 class Agent(Protocol):
-    """What rollouts need: of this project's planner, of one that `planner._target_` makes, or of a trained baseline.
+    """What rollouts call: `TrajectoryAgent`, a planner of the user's own (`planner._target_`), or a trained baseline.
 
-    A planner is made with the model of a run, `(gpt, discretizer, discount=, terminal_reward=, critic=)`, and its own
-    keys of `planner`; `TrajectoryAgent` documents these and the calls below.
+    A user's planner is created with `(gpt, discretizer, discount=, terminal_reward=, critic=)` of the run and the other
+    keys of `planner`. `TrajectoryAgent` documents these arguments and the methods below.
     """
 
     def reset(
@@ -29,13 +29,13 @@ class Agent(Protocol):
         previous_reward: float | np.ndarray | None = None,
         environments: Sequence[int] | None = None,
     ) -> np.ndarray:
-        """(E, observation_dim) -> (E, action_dim), for those of the environments whose episodes go on."""
+        """(E, observation_dim) -> (E, action_dim), for the environments whose episodes have not ended."""
         ...
 
 
 @runtime_checkable
 class PlanningAgent(Agent, Protocol):
-    """An agent that can tell what it foresees; others just act."""
+    """An agent that can also return its plans."""
 
     discount: float
     terminal_reward: float | None
@@ -43,5 +43,5 @@ class PlanningAgent(Agent, Protocol):
     def plan(
         self, observation: np.ndarray, previous_reward: float | None = None, *, environment: int = 0, best: int = 1
     ) -> list[PlannedTrajectory]:
-        """The best trajectories planned for one of the environments, best first."""
+        """The best trajectories planned for one environment, best first."""
         ...

@@ -1,4 +1,4 @@
-"""What a plan foresees."""
+"""Planned trajectories in the units of the environment."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PlannedTrajectory:
-    """A trajectory that a plan foresees, decoded; H transitions, fewer where it foresees the episode's end.
+    """One beam of a plan, decoded; H transitions, fewer if it predicts the episode's termination.
 
     Args:
-        observations: (H, observation_dim), the present one first.
+        observations: (H, observation_dim), of which the first is the present one.
         actions: (H, action_dim).
         rewards: (H,).
-        values: (H,) returns-to-go after each transition, discounted.
-        terminated: whether the episode ends after them.
-        objective: what the planner chose it by.
-        log_probability: nats per token, in the mean.
+        values: (H,) discounted return-to-go after each transition.
+        terminated: whether the episode terminates after them.
+        objective: the planner's score.
+        log_prob: mean log-probability of the sampled tokens, in nats.
     """
 
     observations: np.ndarray
@@ -27,4 +27,4 @@ class PlannedTrajectory:
     values: np.ndarray
     terminated: bool
     objective: float
-    log_probability: float
+    log_prob: float

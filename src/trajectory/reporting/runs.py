@@ -17,7 +17,7 @@ from trajectory.evaluation.results import normalized_score
 from trajectory.locks import in_use
 from trajectory.loggers.metrics_file import read_metrics
 from trajectory.planning.settings import PlannerSettings
-from trajectory.renamed import with_current_fields
+from trajectory.renamed import with_current_fields, with_current_keys
 from trajectory.reporting.folders import find_folders
 from trajectory.resume import RESUME_MUTABLE_KEYS, comparable_settings, flatten_keys, is_under
 
@@ -142,7 +142,7 @@ def _read(folder: Path, results: dict[str, Any], config: dict[str, Any], trainin
         training = _json(home / "results.json") or {}
     planner = results["planner"]
     if planner is None:
-        method = str(results["baseline"]["name"])
+        method = str(with_current_keys({"baseline.name": results["baseline"]["name"]})["baseline.name"])
     else:  # of an older version, it lacks what was not there to be set
         planner = merge(asdict(PlannerSettings()), planner)
         method = WITH_CRITIC if planner["value"] == "critic" else TRANSFORMER

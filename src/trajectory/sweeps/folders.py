@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from trajectory.errors import require
+from trajectory.renamed import current_overrides
 from trajectory.resume import RESUME_MUTABLE_KEYS, is_under
 
 RECORD = "multirun.yaml"  # the config of the sweep, as Hydra calls it
@@ -58,5 +59,6 @@ def _recorded(folder: Path) -> list[str]:
 
 
 def _identity(overrides: Sequence[str]) -> list[str]:
-    """The overrides that tell sweeps apart, in order (the order numbers the jobs)."""
+    """The overrides that tell sweeps apart, by today's names and in order (the order numbers the jobs)."""
+    overrides = current_overrides(overrides)
     return [override for override in overrides if not is_under(override.partition("=")[0], RESUME_MUTABLE_KEYS)]

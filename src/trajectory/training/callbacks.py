@@ -14,7 +14,10 @@ from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.evaluation.callback import PlanningEvaluation
 from trajectory.hardware import matmul_flops
 from trajectory.interruption import Interruption
-from trajectory.model.callbacks import FiniteGradients, LastCheckpoint, TrainingMetrics, TrainingProgress
+from trajectory.model.callbacks.finite_gradients import FiniteGradients
+from trajectory.model.callbacks.last_checkpoint import LastCheckpoint
+from trajectory.model.callbacks.metrics import TrainingMetrics
+from trajectory.model.callbacks.progress import TrainingProgress
 from trajectory.model.module import TrajectoryModule
 from trajectory.model.throughput import Throughput, training_flops
 from trajectory.resume import LAST_CHECKPOINT

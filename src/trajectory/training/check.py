@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from trajectory.loggers.lightning_dashboard import build_logger
-from trajectory.planning.objective import objective_of
+from trajectory.planning.objective import custom_objective
 from trajectory.planning.settings import PlannerSettings
 from trajectory.settings import TrainingSettings
 from trajectory.targets import ExternalTarget, resolve_target
@@ -32,7 +32,7 @@ def check_extensions(settings: TrainingSettings) -> None:
         if isinstance(found, ExternalTarget):
             found.locate()
     if isinstance(settings.planner, PlannerSettings):
-        objective_of(settings.planner)
+        custom_objective(settings.planner)
     if not isinstance(settings.tokenizer.binning, str):
         resolve_target(settings.tokenizer.binning, "tokenizer.binning", {}).instantiate()
     if settings.trainer.has_unchecked_flags:

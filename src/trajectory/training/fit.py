@@ -18,11 +18,12 @@ from trajectory.evaluation.callback import PlanningEvaluation
 from trajectory.hardware import keep_freed_memory
 from trajectory.interruption import Interruption
 from trajectory.loggers.dashboard import RunLogger
-from trajectory.model.callbacks import CheckpointFiles, FiniteGradients
+from trajectory.model.callbacks.finite_gradients import FiniteGradients
+from trajectory.model.checkpoint_io import CheckpointFiles
 from trajectory.model.module import TrajectoryModule, strategy_for
 from trajectory.planning.agent import make_agent
 from trajectory.planning.protocol import Agent
-from trajectory.planning.settings import as_dict
+from trajectory.planning.settings import planner_as_dict
 from trajectory.settings import TrainingSettings
 from trajectory.training.callbacks import make_callbacks
 from trajectory.training.faults import user_code_errors
@@ -47,10 +48,10 @@ def make_module(
         tokenizer=asdict(settings.tokenizer),
         environment=asdict(settings.environment),
         dataset=dataset,
-        planner=as_dict(settings.planner),
+        planner=planner_as_dict(settings.planner),
         critic=None if settings.critic is None else asdict(settings.critic),
     )
-    module.adopt(data.discretizer)
+    module.load_discretizer(data.discretizer)
     compiled = settings.runtime.compile
     if compiled or (compiled is None and machine.device.type == "cuda"):
         module.gpt.compile()  # in place: the names of weights stay
@@ -127,13 +128,13 @@ def fit(
     module.to(machine.device).eval()
     agent = make_agent(
         settings.planner,
-        module.whole_gpt().eval(),
+        module.inference_model().eval(),
         module.discretizer,
         settings.tokenizer.discount,
         settings.tokenizer.terminal_reward,
         module.critic,
     )
-    facts: dict[str, Any] = {"planner": as_dict(settings.planner), "steps": trainer.global_step}
+    facts: dict[str, Any] = {"planner": planner_as_dict(settings.planner), "steps": trainer.global_step}
     facts |= {"evaluations": planning.history} | ({"pruned": True} if planning.pruned else {})
     facts |= {"skipped_steps": guard.skipped, "interrupted": interruption.training_stopped or planning.pruned}
     losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from trajectory.baselines.training import baseline_agent
+from trajectory.baselines.training import make_baseline_agent
 from trajectory.config import without_missing
 from trajectory.distributed import all_gather_object, process_group
 from trajectory.evaluation.log_results import close_loggers
@@ -53,7 +53,7 @@ def run(config: DictConfig, settings: TrainingSettings, start: Start, folder: Pa
         agent: Agent
         metadata: dict[str, Any] = {"dataset": dataset, "seed": settings.seed, "world_size": settings.trainer.processes}
         if settings.baseline is not None:
-            agent, trained = baseline_agent(settings, data.source, folder)
+            agent, trained = make_baseline_agent(settings, data.source, folder)
         else:
             module = make_module(settings, machine, data, dataset)
             stack.enter_context(ranks)

@@ -161,12 +161,12 @@ class NoSettings:
 # our callbacks, in the order that Lightning calls them; those of users come before the last checkpoint, which holds
 # all that was done until then
 CALLBACKS: dict[str, tuple[str, type]] = {
-    "guard": ("trajectory.model.callbacks.FiniteGradients", GuardSettings),
+    "guard": ("trajectory.model.callbacks.finite_gradients.FiniteGradients", GuardSettings),
     "critic": ("trajectory.critic.callback.CriticTraining", NoSettings),
     "throughput": ("trajectory.model.throughput.Throughput", NoSettings),
-    "progress": ("trajectory.model.callbacks.TrainingProgress", NoSettings),
-    "metrics": ("trajectory.model.callbacks.TrainingMetrics", NoSettings),
+    "progress": ("trajectory.model.callbacks.progress.TrainingProgress", NoSettings),
+    "metrics": ("trajectory.model.callbacks.metrics.TrainingMetrics", NoSettings),
     "planning": ("trajectory.evaluation.callback.PlanningEvaluation", NoSettings),
-    "last_checkpoint": ("trajectory.model.callbacks.LastCheckpoint", LastCheckpointSettings),
+    "last_checkpoint": ("trajectory.model.callbacks.last_checkpoint.LastCheckpoint", LastCheckpointSettings),
 }
 REQUIRED_CALLBACKS = ("guard", "planning", "last_checkpoint")  # which the results speak of

@@ -1,4 +1,4 @@
-"""The operations of training as C functions, which never write a matrix of scores or a mask to memory."""
+"""The operations of training as C functions, which write no attention scores and no masks to memory."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trajectory.model.native.library import compiled, share
+from trajectory.model.native.library import compiled, parallel_for
 
 log = logging.getLogger(__name__)
 
-WORD = 1 << 32
-GRAIN = 1 << 15  # elements that are worth another thread
+RANDOM_RANGE = 1 << 32  # of the 32 random bits of an element
+ELEMENTS_PER_THREAD = 1 << 15  # fewer are not worth another thread
 
 
 class _Attention(ctypes.Structure):
     _fields_ = [
-        *[(name, ctypes.c_int64) for name in ("batch", "tokens", "heads", "dimensions", "reach")],
+        *[(name, ctypes.c_int64) for name in ("batch", "tokens", "heads", "dimensions", "attention_span")],
         ("rotations", ctypes.c_void_p),
         ("threshold", ctypes.c_uint32),
         ("seed", ctypes.c_uint32 * 2),
@@ -28,19 +28,19 @@ class _Attention(ctypes.Structure):
 
 
 class NativeOperations:
-    """As `TorchOperations`, for contiguous tensors of one type on the CPU, with gradients. Not thread-safe.
+    """The same as `TorchOperations`, with gradients, for tensors on the CPU. Not thread-safe.
 
-    Dropout draws its seeds from torch's global random stream.
+    Dropout takes its seeds from torch's global random stream.
 
     Args:
-        head: channels of a head, a multiple of 8.
+        head_dim: channels of a head, a multiple of 8.
 
     Raises:
-        OSError: there is no compiler, or it does not take the architecture.
+        OSError: there is no compiler, or it cannot compile for the architecture.
     """
 
-    def __init__(self, head: int, dtype: torch.dtype) -> None:
-        self.library = compiled("training.c", dtype, HEAD=head)
+    def __init__(self, head_dim: int, dtype: torch.dtype) -> None:
+        self.library = compiled("training.c", dtype, HEAD=head_dim)
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self.library.activate.argtypes = [pointer, pointer, pointer, number, number]
         self.library.dropout.argtypes = [pointer, pointer, pointer, number, number, ctypes.c_uint32, pointer]
@@ -55,56 +55,56 @@ class NativeOperations:
     def gelu(self, x: Tensor) -> Tensor:
         return _Gelu.apply(x.contiguous(), self)
 
-    def dropout(self, x: Tensor, p: float, passed: Tensor | None = None) -> Tensor:
+    def dropout(self, x: Tensor, p: float, residual: Tensor | None = None) -> Tensor:
         if p == 0:
-            return x if passed is None else passed + x
-        return _Dropout.apply(x.contiguous(), None if passed is None else passed.contiguous(), p, self)
+            return x if residual is None else residual + x
+        return _Dropout.apply(x.contiguous(), None if residual is None else residual.contiguous(), p, self)
 
     def attention(
-        self, qkv: Tensor, heads: int, rotations: Tensor | None, dimensions: int, reach: int, dropout: float
+        self, qkv: Tensor, heads: int, rotations: Tensor | None, dimensions: int, attention_span: int, dropout: float
     ) -> Tensor:
-        return _AttentionFunction.apply(qkv.contiguous(), heads, rotations, dimensions, reach, dropout, self)
+        return _AttentionFunction.apply(qkv.contiguous(), heads, rotations, dimensions, attention_span, dropout, self)
 
-    def activate(self, x: Tensor, slope_of: Tensor | None, y: Tensor) -> None:
-        """y = GELU(x), or `slope_of` times its slope."""
+    def activate(self, x: Tensor, dy: Tensor | None, y: Tensor) -> None:
+        """Set y to GELU(x), or, in the backward pass, to dy times its derivative."""
 
         def work(part: int, parts: int) -> None:
             first, end = part * x.numel() // parts, (part + 1) * x.numel() // parts
-            self.library.activate(x.data_ptr(), _pointer(slope_of), y.data_ptr(), first, end)
+            self.library.activate(x.data_ptr(), _pointer(dy), y.data_ptr(), first, end)
 
-        share(work, _parts(x))
+        parallel_for(work, _num_parts(x))
 
-    def drop(self, x: Tensor, passed: Tensor | None, y: Tensor, p: float, seed: list[int]) -> None:
-        """y = x with dropout, plus what is passed by it."""
+    def drop(self, x: Tensor, residual: Tensor | None, y: Tensor, p: float, seed: list[int]) -> None:
+        """Set y to x with dropout, plus the residual."""
         words = (ctypes.c_uint32 * 2)(*seed)
 
         def work(part: int, parts: int) -> None:
             first, end = part * x.numel() // parts, (part + 1) * x.numel() // parts
             self.library.dropout(
-                x.data_ptr(), _pointer(passed), y.data_ptr(), first, end, _threshold(p), ctypes.addressof(words)
+                x.data_ptr(), _pointer(residual), y.data_ptr(), first, end, _threshold(p), ctypes.addressof(words)
             )
 
-        share(work, _parts(x))
+        parallel_for(work, _num_parts(x))
 
-    def attend(self, name: str, on: _Attention, *tensors: Tensor) -> None:
-        """Call a function of attention with these tensors, the windows shared out among threads."""
-        needed = self.library.attention_scratch(on)
+    def attend(self, name: str, arguments: _Attention, *tensors: Tensor) -> None:
+        """Call one of the C functions of attention on these tensors, with the windows divided among threads."""
+        scratch_size = self.library.attention_scratch(arguments)
 
         def work(part: int, parts: int) -> None:
-            if part not in self.scratch or len(self.scratch[part]) < needed:
-                self.scratch[part] = tensors[0].new_empty(needed)
-            first, end = part * on.batch // parts, (part + 1) * on.batch // parts
+            if part not in self.scratch or len(self.scratch[part]) < scratch_size:
+                self.scratch[part] = tensors[0].new_empty(scratch_size)
+            first, end = part * arguments.batch // parts, (part + 1) * arguments.batch // parts
             pointers = [tensor.data_ptr() for tensor in tensors]
-            getattr(self.library, name)(on, *pointers, first, end, self.scratch[part].data_ptr())
+            getattr(self.library, name)(arguments, *pointers, first, end, self.scratch[part].data_ptr())
 
-        share(work, min(on.batch, _parts(tensors[0])))
+        parallel_for(work, min(arguments.batch, _num_parts(tensors[0])))
 
 
 @functools.cache
-def native_operations(head: int, dtype: torch.dtype) -> NativeOperations | None:
-    """The operations for an architecture; None, with a warning, where they cannot be had."""
+def native_operations(head_dim: int, dtype: torch.dtype) -> NativeOperations | None:
+    """The operations for an architecture; None, with a warning, if they cannot be compiled."""
     try:
-        return NativeOperations(head, dtype)
+        return NativeOperations(head_dim, dtype)
     except OSError as error:
         log.warning("training with torch's operations alone, which is slower: %s", error)
         return None
@@ -129,10 +129,10 @@ class _Gelu(torch.autograd.Function):
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, passed: Tensor | None, p: float, operations: NativeOperations) -> Tensor:
-        ctx.p, ctx.seed, ctx.passed, ctx.operations = p, _seed(), passed is not None, operations
+    def forward(ctx: Any, x: Tensor, residual: Tensor | None, p: float, operations: NativeOperations) -> Tensor:
+        ctx.p, ctx.seed, ctx.has_residual, ctx.operations = p, _seed(), residual is not None, operations
         y = torch.empty_like(x)
-        operations.drop(x, passed, y, p, ctx.seed)
+        operations.drop(x, residual, y, p, ctx.seed)
         return y
 
     @staticmethod
@@ -140,7 +140,7 @@ class _Dropout(torch.autograd.Function):
         dy = gradients[0].contiguous()
         dx = torch.empty_like(dy)
         ctx.operations.drop(dy, None, dx, ctx.p, ctx.seed)
-        return dx, dy if ctx.passed else None, None, None
+        return dx, dy if ctx.has_residual else None, None, None
 
 
 class _AttentionFunction(torch.autograd.Function):
@@ -151,7 +151,7 @@ class _AttentionFunction(torch.autograd.Function):
         heads: int,
         rotations: Tensor | None,
         dimensions: int,
-        reach: int,
+        attention_span: int,
         dropout: float,
         operations: NativeOperations,
     ) -> Tensor:
@@ -159,18 +159,20 @@ class _AttentionFunction(torch.autograd.Function):
         seed = _seed() if dropout > 0 else [0, 0]
         words = (ctypes.c_uint32 * 2)(*seed)
         ctx.rotations = None if rotations is None else rotations.contiguous()
-        on = _Attention(B, T, heads, dimensions, reach, _pointer(ctx.rotations), _threshold(dropout), words)
+        arguments = _Attention(
+            B, T, heads, dimensions, attention_span, _pointer(ctx.rotations), _threshold(dropout), words
+        )
         out, sums = qkv.new_empty(B, T, C // 3), qkv.new_empty(B, heads, T)
-        operations.attend("attention", on, qkv, out, sums)
+        operations.attend("attention", arguments, qkv, out, sums)
         ctx.save_for_backward(qkv, out, sums)
-        ctx.on, ctx.operations = on, operations
+        ctx.arguments, ctx.operations = arguments, operations
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         qkv, out, sums = ctx.saved_tensors
         dqkv = torch.empty_like(qkv)
-        ctx.operations.attend("attention_backward", ctx.on, qkv, out, sums, gradients[0].contiguous(), dqkv)
+        ctx.operations.attend("attention_backward", ctx.arguments, qkv, out, sums, gradients[0].contiguous(), dqkv)
         return dqkv, *[None] * 6
 
 
@@ -179,13 +181,13 @@ def _pointer(tensor: Tensor | None) -> int | None:
 
 
 def _threshold(p: float) -> int:
-    """What is below it of 32 random bits has probability p."""
-    return min(round(p * WORD), WORD - 1)
+    """32 random bits, read as a number, are below it with probability p."""
+    return min(round(p * RANDOM_RANGE), RANDOM_RANGE - 1)
 
 
 def _seed() -> list[int]:
-    return torch.randint(WORD, (2,)).tolist()
+    return torch.randint(RANDOM_RANGE, (2,)).tolist()
 
 
-def _parts(x: Tensor) -> int:
-    return max(1, min(torch.get_num_threads(), x.numel() // GRAIN))
+def _num_parts(x: Tensor) -> int:
+    return max(1, min(torch.get_num_threads(), x.numel() // ELEMENTS_PER_THREAD))

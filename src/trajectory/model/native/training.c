@@ -1,13 +1,13 @@
-/* What training does between its matrix products: attention, GELU and dropout, forward and backward.
+/* The operations of training between its matrix products: attention, GELU and dropout, forward and backward.
 
    Compiled on first use by library.py:
      HEAD          channels of a head
      DOUBLE        doubles instead of floats, for tests
 
-   Attention goes head by head: scores of one window and head fit into a core's cache, are made anew in the backward
-   pass and never reach memory. Value tokens are left out of the keys before anything is multiplied, and blocks of
-   queries only meet the keys that they see. Dropout is a hash of a seed and an element's number, so that no mask is
-   kept. */
+   Attention is computed head by head: the scores of one window and head fit into a core's cache. The backward pass
+   computes them again, so they are never written to memory. Value tokens are no keys, and a block of queries is
+   multiplied just with the keys within its span. Dropout hashes a seed and an element's number, so that no mask is
+   stored. */
 
 #define FITS_64 (HEAD % (64 / SIZE) == 0)
 #include "vectors.h"
@@ -16,46 +16,46 @@
 #define PANEL (WIDE * LANES)
 #define BLOCK (REGISTERS / WIDE)            /* rows of a product at a time */
 #if HEAD % LANES
-#error "this architecture is left to torch"
+#error "this architecture is computed by torch"
 #endif
 
 typedef struct {
     int64_t batch, tokens, heads;           /* of (batch, tokens, 3, heads, HEAD) queries, keys and values */
-    int64_t dimensions, reach;              /* of a transition; transitions that attention reaches */
+    int64_t dimensions, attention_span;     /* tokens of a transition; transitions that a token attends to */
     const real *rotations;                  /* (2, tokens, HEAD / 2) cosines and sines, or null */
-    uint32_t threshold, seed[2];            /* dropped where the hash is below the threshold */
+    uint32_t threshold, seed[2];            /* elements whose hash is below the threshold are dropped */
 } Attention;
 
 /* ---- dropout ---- */
 
-INLINE uint32_t mixed(uint32_t x) /* "lowbias32" of the hash prospector by C. Wellons, 2018 */
+INLINE uint32_t hashed(uint32_t x) /* "lowbias32" of the hash prospector by C. Wellons, 2018 */
 {
     x ^= x >> 16, x *= 0x7feb352dU;
     x ^= x >> 15, x *= 0x846ca68bU;
     return x ^ x >> 16;
 }
 
-/* factors of elements first to first + count: 0, or what keeps the mean */
-INLINE void keep(real *factors, int64_t count, uint32_t first, uint32_t threshold, const uint32_t *seed)
+/* dropout factors of elements first to first + count: 0, or the scale that keeps the mean */
+INLINE void dropout_factors(real *factors, int64_t count, uint32_t first, uint32_t threshold, const uint32_t *seed)
 {
     const real scale = (real)(4294967296.0 / (4294967296.0 - threshold));
     for (int64_t i = 0; i < count; i++) {
-        uint32_t x = mixed(mixed((uint32_t)i + first + seed[0]) ^ seed[1]);
+        uint32_t x = hashed(hashed((uint32_t)i + first + seed[0]) ^ seed[1]);
         factors[i] = x < threshold ? 0 : scale;
     }
 }
 
 #define STRIP 256
 
-/* elements first to end: y = x with dropout, and added to what is passed by it, unless that is null */
-void dropout(const real *x, const real *passed, real *y, int64_t first, int64_t end, uint32_t threshold,
+/* elements first to end: y = x with dropout, plus the residual unless that is null */
+void dropout(const real *x, const real *residual, real *y, int64_t first, int64_t end, uint32_t threshold,
              const uint32_t *seed)
 {
     real factors[STRIP];
     for (; first < end; first += STRIP) {
         int64_t count = end - first < STRIP ? end - first : STRIP;
-        keep(factors, count, (uint32_t)first, threshold, seed);
-        if (passed) for (int64_t i = 0; i < count; i++) y[first + i] = passed[first + i] + x[first + i] * factors[i];
+        dropout_factors(factors, count, (uint32_t)first, threshold, seed);
+        if (residual) for (int64_t i = 0; i < count; i++) y[first + i] = residual[first + i] + x[first + i] * factors[i];
         else for (int64_t i = 0; i < count; i++) y[first + i] = x[first + i] * factors[i];
     }
 }
@@ -68,7 +68,7 @@ static void vector_gelu(const real *x, const real *dy, real *y)
     else STORE(y, gelu(LOAD(x)));
 }
 
-/* elements first to end: y = GELU(x), or dy times its slope unless that is null; y may be dy */
+/* elements first to end: y = GELU(x), or dy times its derivative unless dy is null; y may be dy */
 void activate(const real *x, const real *dy, real *y, int64_t first, int64_t end)
 {
     for (; first + LANES <= end; first += LANES) vector_gelu(x + first, dy ? dy + first : 0, y + first);
@@ -83,7 +83,7 @@ void activate(const real *x, const real *dy, real *y, int64_t first, int64_t end
 
 /* ---- products ---- */
 
-/* y (BLOCK, PANEL) = a (BLOCK, k) times b (k, PANEL), whose elements are so far apart */
+/* y (BLOCK, PANEL) = a (BLOCK, k) times b (k, PANEL), with their strides */
 INLINE void block(const real *a, int64_t a_row, int64_t a_column, const real *b, int64_t b_row, int64_t k, real *y,
                   int64_t y_row)
 {
@@ -143,45 +143,45 @@ INLINE real exponentials(real *x, int64_t count, real most)
     return sum;
 }
 
-#define UP(n, unit) (((n) + (unit) - 1) / (unit) * (unit))
+#define ROUND_UP(n, unit) (((n) + (unit) - 1) / (unit) * (unit))
 
 typedef struct {
-    int64_t rows, keys, columns;            /* of queries, padded; of keys; and padded */
-    real *q, *k, *v, *k_turned, *v_turned, *scores; /* (rows, HEAD), (columns, HEAD) twice, (HEAD, columns) twice */
+    int64_t rows, keys, columns;            /* queries, padded; keys; keys, padded */
+    real *q, *k, *v, *k_transposed, *v_transposed, *scores; /* (rows, HEAD), (columns, HEAD), transposed */
     real *dy, *slopes, *out, *factors;      /* (rows, HEAD); (rows, columns) as scores; (rows or columns, HEAD) */
 } Work;
 
 INLINE int64_t larger_of(int64_t a, int64_t b) { return a > b ? a : b; }
 INLINE int64_t smaller_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* keys before those of a token and behind them: value tokens are none */
+/* between the numbers of tokens and of keys, which value tokens do not have */
 INLINE int64_t key_of(const Attention *on, int64_t token) { return token - token / on->dimensions; }
 INLINE int64_t token_of(const Attention *on, int64_t key) { return key + key / (on->dimensions - 1); }
 INLINE int64_t first_key(const Attention *on, int64_t token)
 {
-    return larger_of(0, token / on->dimensions - on->reach + 1) * (on->dimensions - 1);
+    return larger_of(0, token / on->dimensions - on->attention_span + 1) * (on->dimensions - 1);
 }
 
-static Work divide(const Attention *on, real *scratch)
+static Work partition(const Attention *on, real *scratch)
 {
     Work w;
-    w.rows = UP(on->tokens, BLOCK), w.keys = key_of(on, on->tokens);
-    w.columns = UP(UP(w.keys, BLOCK), PANEL);
-    int64_t most = larger_of(w.rows, UP(w.columns, BLOCK)), columns = most * HEAD;
-    w.q = scratch, w.k = w.q + columns, w.v = w.k + columns, w.k_turned = w.v + columns;
-    w.v_turned = w.k_turned + columns, w.dy = w.v_turned + columns, w.out = w.dy + columns;
+    w.rows = ROUND_UP(on->tokens, BLOCK), w.keys = key_of(on, on->tokens);
+    w.columns = ROUND_UP(ROUND_UP(w.keys, BLOCK), PANEL);
+    int64_t most = larger_of(w.rows, ROUND_UP(w.columns, BLOCK)), columns = most * HEAD;
+    w.q = scratch, w.k = w.q + columns, w.v = w.k + columns, w.k_transposed = w.v + columns;
+    w.v_transposed = w.k_transposed + columns, w.dy = w.v_transposed + columns, w.out = w.dy + columns;
     w.scores = w.out + columns, w.slopes = w.scores + most * w.columns, w.factors = w.slopes + most * w.columns;
     return w;
 }
 
-/* numbers of scratch memory that a thread needs */
+/* size, in numbers, of the scratch memory of a thread */
 int64_t attention_scratch(const Attention *on)
 {
-    Work w = divide(on, 0);
+    Work w = partition(on, 0);
     return (w.factors - w.q) + w.columns;
 }
 
-/* turned by a token's rotation, or back */
+/* rotates x by a token's angles (direction 1), or back (direction -1) */
 INLINE void rotate(const Attention *on, int64_t token, real *x, real direction)
 {
     if (!on->rotations) return;
@@ -192,7 +192,7 @@ INLINE void rotate(const Attention *on, int64_t token, real *x, real direction)
     }
 }
 
-/* scaled queries, keys and values of one window and head, the keys also transposed */
+/* loads the scaled queries, the keys and the values of one window and head */
 static void load(const Attention *on, const Work *w, const real *qkv)
 {
     const int64_t stride = 3 * on->heads * HEAD;
@@ -219,13 +219,13 @@ INLINE void transpose(const real *x, int64_t rows, real *y)
         for (int c = 0; c < HEAD; c++) y[c * rows + r] = x[r * HEAD + c];
 }
 
-/* (rows, HEAD) times (HEAD, columns) where a block's queries see keys at all */
-INLINE void scores_of(const Attention *on, const Work *w, const real *x, const real *turned, real *scores)
+/* scores (rows, columns) = x (rows, HEAD) times transposed (HEAD, columns), within the span of a block's queries */
+INLINE void scores_of(const Attention *on, const Work *w, const real *x, const real *transposed, real *scores)
 {
     for (int64_t i = 0; i < w->rows; i += BLOCK) {
         int64_t end = key_of(on, smaller_of(i + BLOCK, on->tokens));
         for (int64_t j = first_key(on, i) / PANEL * PANEL; j < end; j += PANEL)
-            block(x + i * HEAD, HEAD, 1, turned + j, w->columns, HEAD, scores + i * w->columns + j, w->columns);
+            block(x + i * HEAD, HEAD, 1, transposed + j, w->columns, HEAD, scores + i * w->columns + j, w->columns);
     }
 }
 
@@ -243,12 +243,12 @@ INLINE void scatter(const Attention *on, const Work *w, const real *scores, cons
 {
     for (int64_t j = 0; j < w->keys; j += BLOCK) {
         int64_t first = token_of(on, j), last = token_of(on, smaller_of(j + BLOCK, w->keys) - 1);
-        int64_t end = smaller_of(on->tokens, (last / on->dimensions + on->reach) * on->dimensions);
+        int64_t end = smaller_of(on->tokens, (last / on->dimensions + on->attention_span) * on->dimensions);
         block_to_head(scores + first * w->columns + j, 1, w->columns, x + first * HEAD, end - first, y + j * HEAD);
     }
 }
 
-INLINE uint32_t number_of(const Attention *on, const Work *w, int64_t unit, int64_t token)
+INLINE uint32_t element_number(const Attention *on, const Work *w, int64_t unit, int64_t token)
 {
     return (uint32_t)((unit * on->tokens + token) * w->columns);
 }
@@ -259,24 +259,25 @@ INLINE void clear_outside(real *row, int64_t first, int64_t end, int64_t columns
     memset(row + end, 0, sizeof(real) * (columns - end));
 }
 
-/* Windows first to end: (batch, tokens, 3, heads, HEAD) -> (batch, tokens, heads, HEAD), and the logarithm of every
-   softmax's sum, (batch, heads, tokens). */
+/* For the windows from `first` to `end`: qkv (batch, tokens, 3, heads, HEAD) -> out (batch, tokens, heads, HEAD), and
+   the logarithm of every softmax's sum (batch, heads, tokens). */
 void attention(const Attention *on, const real *qkv, real *out, real *sums, int64_t first, int64_t end, real *scratch)
 {
-    const Work w = divide(on, scratch);
+    const Work w = partition(on, scratch);
     const int64_t T = on->tokens, H = on->heads;
     for (int64_t unit = first * H; unit < end * H; unit++) {
         const int64_t b = unit / H, h = unit % H;
         load(on, &w, qkv + (b * T * 3 * H + h) * HEAD);
-        transpose(w.k, w.columns, w.k_turned);
-        scores_of(on, &w, w.q, w.k_turned, w.scores);
+        transpose(w.k, w.columns, w.k_transposed);
+        scores_of(on, &w, w.q, w.k_transposed, w.scores);
         for (int64_t i = 0; i < T; i++) {
             real *row = w.scores + i * w.columns;
             const int64_t from = first_key(on, i), to = key_of(on, i + 1);
             const real most = largest(row + from, to - from), sum = exponentials(row + from, to - from, most);
             sums[unit * T + i] = most + log(sum);
             if (on->threshold) {
-                keep(w.factors, to - from, number_of(on, &w, unit, i) + (uint32_t)from, on->threshold, on->seed);
+                const uint32_t element = element_number(on, &w, unit, i) + (uint32_t)from;
+                dropout_factors(w.factors, to - from, element, on->threshold, on->seed);
                 for (int64_t j = from; j < to; j++) row[j] *= w.factors[j - from];
             }
             const real scale = 1 / sum;
@@ -288,23 +289,23 @@ void attention(const Attention *on, const real *qkv, real *out, real *sums, int6
     }
 }
 
-/* The same windows' gradient of queries, keys and values from that of `out`. */
+/* The backward pass for the same windows: dqkv from dout. */
 void attention_backward(const Attention *on, const real *qkv, const real *out, const real *sums, const real *dout,
                         real *dqkv, int64_t first, int64_t end, real *scratch)
 {
-    const Work w = divide(on, scratch);
+    const Work w = partition(on, scratch);
     const int64_t T = on->tokens, H = on->heads, stride = 3 * H * HEAD;
     const real scale = 1 / sqrt((real)HEAD);
     for (int64_t unit = first * H; unit < end * H; unit++) {
         const int64_t b = unit / H, h = unit % H;
         load(on, &w, qkv + (b * T * 3 * H + h) * HEAD);
-        transpose(w.k, w.columns, w.k_turned);
-        transpose(w.v, w.columns, w.v_turned);
+        transpose(w.k, w.columns, w.k_transposed);
+        transpose(w.v, w.columns, w.v_transposed);
         memset(w.dy, 0, sizeof(real) * w.rows * HEAD);
         for (int64_t i = 0; i < T; i++)
             memcpy(w.dy + i * HEAD, dout + ((b * T + i) * H + h) * HEAD, sizeof(real) * HEAD);
-        scores_of(on, &w, w.q, w.k_turned, w.scores);
-        scores_of(on, &w, w.dy, w.v_turned, w.slopes);
+        scores_of(on, &w, w.q, w.k_transposed, w.scores);
+        scores_of(on, &w, w.dy, w.v_transposed, w.slopes);
         for (int64_t i = 0; i < T; i++) {
             real *row = w.scores + i * w.columns, *slope = w.slopes + i * w.columns;
             const int64_t from = first_key(on, i), to = key_of(on, i + 1);
@@ -315,7 +316,8 @@ void attention_backward(const Attention *on, const real *qkv, const real *out, c
             for (int l = 0; l < LANES; l++) mean += products[l];
             exponentials(row + from, to - from, sums[unit * T + i]);
             if (on->threshold) {
-                keep(w.factors, to - from, number_of(on, &w, unit, i) + (uint32_t)from, on->threshold, on->seed);
+                const uint32_t element = element_number(on, &w, unit, i) + (uint32_t)from;
+                dropout_factors(w.factors, to - from, element, on->threshold, on->seed);
                 for (int64_t j = from; j < to; j++) {
                     real p = row[j], factor = w.factors[j - from];
                     row[j] = p * factor, slope[j] = p * (slope[j] * factor - mean);

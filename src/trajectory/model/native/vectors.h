@@ -1,6 +1,6 @@
-/* Vectors of floats or doubles, as wide as the machine and the architecture allow: GCC's and Clang's extension.
+/* Vectors of floats or doubles, as wide as the machine and the architecture allow, by the extension of GCC and Clang.
 
-   To be defined before: DOUBLE for doubles; FITS_64, whether vectors of 64 bytes suit the architecture. */
+   Define before including: DOUBLE for doubles; FITS_64, whether vectors of 64 bytes suit the architecture. */
 
 #include <math.h>
 #include <stdint.h>
@@ -18,7 +18,7 @@ typedef int32_t integer;
 
 #if defined(__AVX512F__) && FITS_64
 #define BYTES 64
-#define REGISTERS 24         /* for the sums of a product; the rest is for its factors */
+#define REGISTERS 24         /* for the sums of a product; the others hold its factors */
 #else
 #define BYTES 32
 #define REGISTERS 12
@@ -32,26 +32,26 @@ typedef integer ivec __attribute__((vector_size(BYTES), aligned(SIZE), may_alias
 #define INLINE static inline __attribute__((always_inline))
 
 #if defined(__x86_64__) && BYTES == 32 && defined(__AVX__)
-#define IN_REGISTER(a) __asm__("" : "+x"(a)) /* or GCC loads it again for every use */
+#define IN_REGISTER(a) __asm__("" : "+x"(a)) /* or GCC would load it again for every use */
 #else
 #define IN_REGISTER(a) (void)0
 #endif
 
-INLINE vec splat(real x) { return x - (vec){0}; } /* a plus would have to turn -0 into 0 */
+INLINE vec splat(real x) { return x - (vec){0}; } /* adding would turn -0 into 0 */
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 INLINE vec larger(vec a, vec b) { return choose((ivec)(a > b), a, b); }
 
 #ifdef DOUBLE
 INLINE vec exponential(vec x) { for (int l = 0; l < LANES; l++) x[l] = exp(x[l]); return x; }
-/* of x >= 0: the normal distribution's mass beyond x, given exp(-x x / 2) */
-INLINE vec beyond(vec x, vec e)
+/* for x >= 0: the upper tail of the standard normal distribution at x, given exp(-x x / 2) */
+INLINE vec upper_tail(vec x, vec e)
 {
     (void)e;
     for (int l = 0; l < LANES; l++) x[l] = 0.5 * erfc(x[l] * M_SQRT1_2);
     return x;
 }
 #else
-/* of x <= 0: 2^k times the Taylor series of the rest, to the last bit or two */
+/* for x <= 0: 2^k times the Taylor series of the remainder, exact but for the last bit or two */
 INLINE vec exponential(vec x)
 {
     x = larger(x, splat(-87.0f));
@@ -60,8 +60,9 @@ INLINE vec exponential(vec x)
     vec y = 1 + r * (1 + r * (0.5f + r * (1 / 6.f + r * (1 / 24.f + r * (1 / 120.f + r * (1 / 720.f + r / 5040.f))))));
     return (vec)((ivec)y + (k << 23));
 }
-/* of x >= 0: the normal distribution's mass beyond x, given e = exp(-x x / 2); Abramowitz and Stegun 7.1.26: 1.5e-7 */
-INLINE vec beyond(vec x, vec e)
+/* for x >= 0: the upper tail of the standard normal distribution at x, given e = exp(-x x / 2), with an error below
+   1.5e-7 (Abramowitz and Stegun 7.1.26) */
+INLINE vec upper_tail(vec x, vec e)
 {
     vec t = 1 / (1 + x * (0.3275911f * 0.70710678f));
     return 0.5f * e * t *
@@ -69,16 +70,16 @@ INLINE vec beyond(vec x, vec e)
 }
 #endif
 
-/* x Phi(x), Phi being the normal distribution */
+/* GELU: x Phi(x), where Phi is the standard normal distribution function */
 INLINE vec gelu(vec x)
 {
     vec z = larger(x, -x);
-    return larger(x, splat(0)) - z * beyond(z, exponential(z * z * (real)-0.5));
+    return larger(x, splat(0)) - z * upper_tail(z, exponential(z * z * (real)-0.5));
 }
 
-/* its derivative, Phi(x) + x phi(x) */
+/* the derivative of GELU: Phi(x) + x phi(x) */
 INLINE vec gelu_slope(vec x)
 {
-    vec z = larger(x, -x), e = exponential(z * z * (real)-0.5), tail = beyond(z, e);
+    vec z = larger(x, -x), e = exponential(z * z * (real)-0.5), tail = upper_tail(z, e);
     return choose((ivec)(x > splat(0)), 1 - tail, tail) + x * e * (real)0.3989422804014327;
 }

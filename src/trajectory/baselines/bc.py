@@ -1,4 +1,7 @@
-"""Behaviour cloning: a deterministic policy that regresses the data's actions, given a goal where there are goals."""
+"""Behaviour cloning (BC): regression of actions on observations, and on goals where there are goals.
+
+With `best_share` below 1 it is %BC (Chen et al. 2021, section 5.1): BC on the episodes of the highest return.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trajectory.baselines.policy import PolicyAgent
-from trajectory.baselines.settings import CloningSettings
+from trajectory.baselines.settings import BCSettings
 from trajectory.data.episodes import Episodes
 from trajectory.data.goals import later_rows
 from trajectory.data.settings import HindsightSettings
-from trajectory.networks import Normal
+from trajectory.networks import Normalizer
 from trajectory.progress import progress_bar
 
 
 class _Policy(nn.Module):
-    """Normalised observations through an MLP to actions."""
+    """An MLP from standardised observations to actions."""
 
     def __init__(self, observations: Tensor, action_dim: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.normal = Normal(observations)
+        self.normal = Normalizer(observations)
         sizes = [observations.shape[1], *hidden]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
@@ -35,37 +38,41 @@ class _Policy(nn.Module):
         return self.layers(self.normal(observations))
 
 
-def train_cloning(
+def train_bc(
     episodes: Episodes,
-    settings: CloningSettings,
+    settings: BCSettings,
     seed: int,
     goal: Sequence[int] | None = None,
     hindsight: HindsightSettings | None = None,
 ) -> PolicyAgent:
-    """Fit a clone to the transitions of the best episodes; the same seed gives the same clone.
+    """Train a policy on the episodes of the highest return; the same seed gives the same policy.
 
     Args:
-        goal: dimensions of the observation that make up a goal; it is one of a later observation of the same episode.
-        hindsight: of which one.
+        goal: observation dimensions that make up a goal. The policy's input is then the observation and a goal taken
+            from a later observation of the same episode.
+        hindsight: how that later observation is sampled.
     """
     generator = torch.Generator().manual_seed(seed)
     observations, actions = torch.from_numpy(episodes.observations), torch.from_numpy(episodes.actions)
-    ends, chosen = np.repeat(episodes.ends, episodes.lengths), best_rows(episodes, settings.best_share)
+    episode_ends = np.repeat(episodes.ends, episodes.lengths)  # (T,) of each row's episode
+    training_rows = top_return_rows(episodes, settings.best_share)
 
     def inputs(rows: Tensor) -> Tensor:
+        """(B,) rows -> (B, observation_dim), or (B, observation_dim + goal_dim)."""
         if goal is None:
             return observations[rows]
         uniforms = torch.rand(len(rows), generator=generator, dtype=torch.float64).numpy()
-        own, own_ends = rows.numpy(), ends[rows]
-        later = later_rows(np.minimum(own + 1, own_ends - 1), own_ends, uniforms, hindsight or HindsightSettings())
-        return torch.cat([observations[rows], observations[torch.from_numpy(later)][:, list(goal)]], dim=1)
+        ends = episode_ends[rows]
+        next_rows = np.minimum(rows.numpy() + 1, ends - 1)
+        goal_rows = later_rows(next_rows, ends, uniforms, hindsight or HindsightSettings())
+        return torch.cat([observations[rows], observations[torch.from_numpy(goal_rows)][:, list(goal)]], dim=1)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        policy = _Policy(inputs(chosen), actions.shape[1], settings.hidden)
+        policy = _Policy(inputs(training_rows), actions.shape[1], settings.hidden)
     optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate)
-    for _ in progress_bar(range(settings.steps), desc="cloning", unit="step"):
-        rows = chosen[torch.randint(len(chosen), (settings.batch_size,), generator=generator)]
+    for _ in progress_bar(range(settings.steps), desc="behaviour cloning", unit="step"):
+        rows = training_rows[torch.randint(len(training_rows), (settings.batch_size,), generator=generator)]
         loss = F.mse_loss(policy(inputs(rows)), actions[rows])
         optimizer.zero_grad()
         loss.backward()
@@ -73,11 +80,11 @@ def train_cloning(
     return PolicyAgent(policy)
 
 
-def best_rows(episodes: Episodes, share: float) -> Tensor:
-    """The rows of the episodes of the highest return: of whole ones, that share of all rows or a little more."""
-    if share == 1:
+def top_return_rows(episodes: Episodes, fraction: float) -> Tensor:
+    """The rows, in order, of the episodes of the highest return that together hold at least a fraction of all rows."""
+    if fraction == 1:
         return torch.arange(len(episodes.rewards))
     order = np.argsort(-episodes.returns(), kind="stable")
-    enough = np.searchsorted(np.cumsum(episodes.lengths[order]), share * len(episodes.rewards)) + 1
-    starts, ends = episodes.starts[order[:enough]], episodes.ends[order[:enough]]
+    num_episodes = np.searchsorted(np.cumsum(episodes.lengths[order]), fraction * len(episodes.rewards)) + 1
+    starts, ends = episodes.starts[order[:num_episodes]], episodes.ends[order[:num_episodes]]
     return torch.from_numpy(np.concatenate([np.arange(*span) for span in sorted(zip(starts, ends, strict=True))]))
