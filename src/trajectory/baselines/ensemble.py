@@ -1,7 +1,7 @@
 """A single-step dynamics model: an ensemble of Gaussian MLPs, as in PETS (Chua, Calandra, McAllister, Levine 2018).
 
 Every member predicts the mean and variance of the change from an observation to the next, given that observation and
-the action. Each is trained on its own bootstrap sample: as many rows, drawn with replacement.
+the action. Each is trained on its own bootstrap sample: as many rows, sampled with replacement.
 
 Names: K members, B rows, O = observation_dim, A = action_dim.
 """

@@ -209,7 +209,7 @@ SETTINGS_BY_NAME: dict[str, type] = {
 
 
 def baseline_settings(config: Mapping[str, Any]) -> Any:
-    """The settings of the baseline that a config names, or a `ExternalTarget` for one of the user's own.
+    """The settings of the baseline that a config names, or an `ExternalTarget` for one of the user's own.
 
     Raises:
         UserError: an unknown name, or a value that its settings refuse.

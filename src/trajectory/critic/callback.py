@@ -81,7 +81,7 @@ class CriticTraining(pl.Callback):
         """The metrics of the last update.
 
         Raises:
-            UserError: the critic diverged, so that no checkpoint is to hold it.
+            UserError: the critic diverged. This is checked before saving, so no checkpoint holds such a critic.
         """
         metrics = self.learner.metrics()
         greatest = metrics.get("greatest_q", 0.0)

@@ -16,7 +16,7 @@ from trajectory.planning.beam_search import Plan, beam_search, uniforms_shape
 from trajectory.planning.settings import PlannerSettings
 
 BUDGET_FRACTION = 0.9  # of the deadline, for the search; the rest is for what is not measured
-MIN_BEAMS = 8  # down to which beams are given up before the horizon is
+MIN_BEAMS = 8  # beams are reduced to this number before the horizon shrinks
 SPEEDUP_WEIGHT = 0.1  # of a plan that was faster than predicted; one that was slower counts in full
 
 
