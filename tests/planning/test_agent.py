@@ -187,7 +187,7 @@ def test_a_cold_mean_is_the_best_and_beams_that_are_alike_count_alike() -> None:
     actions = torch.tensor([0, 2, 1, 4]).view(1, 4, 1, 1).expand(1, 4, 1, LAYOUT.action_dim)
     tokens = torch.zeros(1, 4, 1, LAYOUT.transition_dim, dtype=torch.int64)
     tokens[..., LAYOUT.action] = actions
-    alike = agent._executed(Plan(tokens, torch.full((1, 4), 7.0), None))
+    alike = agent._actions_to_execute(Plan(tokens, torch.full((1, 4), 7.0), None))
     decoded = model.discretizer.decode(actions[0, :, 0], LAYOUT.action)
     torch.testing.assert_close(alike, decoded.mean(0, keepdim=True).to(alike.dtype))
 

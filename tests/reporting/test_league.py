@@ -114,9 +114,10 @@ def test_the_league_is_a_sweep_that_goes_on_and_a_report(tmp_path: Path) -> None
 
     # a league that began while this baseline had another name goes on in its folders
     for data in ("medium", "random"):
-        (league / "more/hopper" / data / "bc").rename(league / "more/hopper" / data / "bc")
+        (league / "more/hopper" / data / "bc").rename(league / "more/hopper" / data / "cloning")
     record = league / "more/multirun.yaml"
-    record.write_text(record.read_text().replace("baseline=bc", "baseline=bc"))
+    assert "baseline=bc" in record.read_text()
+    record.write_text(record.read_text().replace("baseline=bc", "baseline=cloning"))
     (league / "more/hopper/random/cloning/0/results.json").unlink()
     process = run_main_here("train", *more, "resume=true", folder=tmp_path)
     assert "1 of the 2 jobs" in process.stdout, process.stderr

@@ -135,9 +135,9 @@ class GPT(nn.Module):
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """(..., T) tokens at (T,) positions of the sequence -> (..., T, C)."""
         dimensions = positions % self.layout.transition_dim
-        rows = tokens + self.offsets[dimensions]
+        rows = tokens + self.offsets[dimensions]  # of the embedding table
         rows = rows.masked_fill(tokens == self.stop_token, self.token_embedding.num_embeddings - 1)
-        if not self.settings.value_residual:
+        if not self.settings.value_residual:  # one row for all value tokens
             is_value = dimensions == self.layout.value_index
             rows = torch.where(is_value, self.offsets[self.layout.value_index], rows)
         # the goal's positions come once; those behind it repeat with every transition if positions are rotary

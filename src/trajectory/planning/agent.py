@@ -189,7 +189,7 @@ class TrajectoryAgent:
         prefixes = self.prefixes[[environments[index] for index in needs_replan]]
         plans = self._search(tokens[needs_replan], [histories[index] for index in needs_replan], prefixes, generators)
         for index, plan in zip(needs_replan, plans, strict=True):
-            self.planned[environments[index]] = list(self._executed(plan))
+            self.planned[environments[index]] = list(self._actions_to_execute(plan))
         actions = torch.stack([self.planned[environment].pop(0) for environment in environments])
         action_tokens = self.discretizer.encode(actions, layout.action)
         for index, environment in enumerate(environments):
@@ -197,21 +197,21 @@ class TrajectoryAgent:
         result = actions.cpu().numpy()
         return result[0] if np.ndim(observation) == 1 else result
 
-    def _executed(self, plan: Plan) -> Tensor:
+    def _actions_to_execute(self, plan: Plan) -> Tensor:
         """(K, action_dim) actions to execute of one environment's plan.
 
         K is `replan_interval`, or less if the best beam predicts the episode's termination before.
         """
         action, settings = self.gpt.layout.action, self.settings
-        tokens = plan.tokens[0, :, : settings.replan_interval, action]
+        tokens = plan.tokens[0, :, : settings.replan_interval, action]  # (beam_width, K, action_dim)
         alive = (tokens != self.gpt.stop_token).all(-1)  # (beam_width, K)
         if settings.execute == "best":
             return self.discretizer.decode(tokens[0], action)[alive[0]]
         actions = self.discretizer.decode(tokens, action)
         objective = plan.objective[0] - plan.objective[0].max()
         std = objective.std(correction=0).clamp(min=torch.finfo(objective.dtype).tiny)
-        weights = (objective / (settings.execute_temperature * std)).exp()[:, None] * alive
-        mean = (weights[..., None] * actions).sum(0) / weights.sum(0)[:, None]
+        weights = (objective / (settings.execute_temperature * std)).exp()[:, None] * alive  # (beam_width, K)
+        mean = (weights[..., None] * actions).sum(0) / weights.sum(0)[:, None]  # (K, action_dim)
         return mean[alive[0]].to(actions.dtype)
 
     def plan(
