@@ -1,4 +1,4 @@
-"""Names that have changed since release 0.0: keys, choices (accepted for one release, with a hint) and result fields."""
+"""Names that have changed since release 0.0: keys and choices (accepted for a release, with a hint), result fields."""
 
 from __future__ import annotations
 
