@@ -43,14 +43,20 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def call(installed: Path, folder: Path, command: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """A command of the installed package, in a folder."""
+def call(
+    installed: Path, folder: Path, command: str, *overrides: str, path: Path | str = ""
+) -> subprocess.CompletedProcess[str]:
+    """A command of the installed package, in a folder.
+
+    Args:
+        path: of packages beside it.
+    """
     home = {"HOME": str(folder), "MINARI_DATASETS_PATH": str(folder / "store"), "OMP_NUM_THREADS": "1"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "TRAJECTORY_"))}
     return subprocess.run(
         [sys.executable, "-P", str(installed / "bin" / f"trajectory-{command}"), *overrides],
         cwd=folder,
-        env=kept | home | {"PYTHONPATH": str(installed)},
+        env=kept | home | {"PYTHONPATH": f"{installed}{os.pathsep}{path}"},
         capture_output=True,
         text=True,
     )
@@ -79,11 +85,24 @@ def test_it_trains_from_another_folder_with_a_config_folder_of_the_users(install
     assert (results["planner"]["context"], results["steps"]) == (1, 6)
     shown = call(installed, tmp_path, "train", "--help")
     assert "Groups, each chosen by GROUP=NAME" in shown.stdout
+    assert "  trajectory-train env=hopper experiment=laptop" in shown.stdout
+    assert "python src" not in shown.stdout
 
 
-def test_a_config_folder_that_is_not_there_is_named(installed: Path, tmp_path: Path) -> None:
-    process = call(installed, tmp_path, "train", "--config-dir=nowhere", "hydra.run.dir=run")
+def test_a_config_folder_that_is_not_there_is_one_line(installed: Path, tmp_path: Path) -> None:
+    for more in ((), ("--help",), ("--cfg", "job")):
+        process = call(installed, tmp_path, "train", "--config-dir=nowhere", "hydra.run.dir=run", *more)
+        assert process.returncode == 1
+        assert process.stderr == "error: --config-dir must be a folder, got 'nowhere'\n"
+        assert not (tmp_path / "run").exists()
+
+
+def test_an_extra_that_a_command_needs_is_named_as_a_wheel_has_it(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "gymnasium_robotics.py").write_text("raise ModuleNotFoundError('not installed')")
+    process = call(installed, tmp_path, "collect", "env=pointmaze", "hydra.run.dir=run", path=tmp_path)
     assert process.returncode == 1
-    assert "nowhere" in process.stderr
-    assert "Traceback" not in process.stderr
+    assert process.stderr == (
+        "error: env.id=gymnasium_robotics:PointMaze_UMaze-v3 needs the optional extra: "
+        "`pip install 'trajectory-transformer[robotics]'`\n"
+    )
     assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 from trajectory.errors import UserError, first_line
 
@@ -32,11 +33,20 @@ def optional_import(what: str, extra: str | None = None) -> Generator[None]:
     Raises:
         UserError: the package is missing or broken.
     """
-    install = f"`pip install -e '.[{extra}]'`" if extra else "`pip install -e .`"
     try:
         yield
     except ModuleNotFoundError as error:
-        raise UserError(f"{what} needs {'the optional extra' if extra else error.name}: {install}") from error
+        needed = "the optional extra" if extra else error.name
+        raise UserError(f"{what} needs {needed}: `{install_command(extra)}`") from error
     except Exception as error:  # a broken package may raise anything
         reason = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"{what} needs a package that is installed but broken ({reason}): {install}") from error
+        broken = f"a package that is installed but broken ({reason})"
+        raise UserError(f"{what} needs {broken}: `{install_command(extra)}`") from error
+
+
+def install_command(extra: str | None = None) -> str:
+    """The shell command that installs this project with one of its extras: in a checkout, or where a wheel was."""
+    checkout = (Path(__file__).parents[2] / "pyproject.toml").is_file()
+    project = "." if checkout else "trajectory-transformer"
+    options = "-e " if checkout else ""
+    return f"pip install {options}'{project}[{extra}]'" if extra else f"pip install {options}{project}"

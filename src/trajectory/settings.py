@@ -134,7 +134,7 @@ def training_settings(config: DictConfig) -> TrainingSettings:
         planner.check_critic(has_critic=critic is not None, source_name="critic=none")
     with_goals = critic is not None and environment.goal is not None
     require(not with_goals, "critic", "none in an environment with goals", critic and critic.name)
-    logger = logger_settings(config.logger)
+    logger = logger_settings(config.get("logger"))
     check_seed(config.seed)
     dataset = without_missing(config.dataset)
     check_dataset(dataset)
@@ -233,7 +233,7 @@ def evaluation_settings(config: DictConfig) -> CheckpointSettings:
     check_keys(config, ("planner", "evaluation", "runtime", "logger", "env", "checkpoint"))
     evaluation = settings(EvaluationSettings, config.evaluation, "evaluation")
     runtime = settings(DeviceSettings, config.runtime, "runtime")
-    logger = logger_settings(config.logger)
+    logger = logger_settings(config.get("logger"))
     planner = without_missing(config.planner)
     check_planner_overrides(planner)
     return CheckpointSettings(_checkpoint(config), planner, without_missing(config.env), evaluation, runtime, logger)
@@ -265,7 +265,7 @@ def analysis_settings(config: DictConfig) -> AnalysisSettings:
     values = {key: value for key, value in config.analysis.items() if key != "kind"}
     kind_settings: Any = settings(ANALYSES[kind], values, "analysis")
     runtime = settings(DeviceSettings, config.runtime, "runtime")
-    logger = logger_settings(config.logger)
+    logger = logger_settings(config.get("logger"))
     return AnalysisSettings(
         kind,
         kind_settings,

@@ -82,15 +82,18 @@ def test_help_is_there_before_anything_heavy(command: str, tmp_path: Path) -> No
     process = run_main(command, "--help", folder=tmp_path, **TELL)
     check_imports(process.stderr, set())
     assert f"python src/{command}.py" in process.stdout
-    if command == "analyze":
-        (line,) = said(process.stderr)
-        assert line.startswith("error: You must specify 'analysis'")
-        assert "attention" in line
-        assert "prediction" in line
-        return
     assert (process.returncode, said(process.stderr)) == (0, [])
     assert "debug: false" in process.stdout
-    assert ("env: ant, " in process.stdout) == (command in ("train", "evaluate", "collect", "train_behaviour"))
+    assert ("env: ant, " in process.stdout) == (
+        command in ("train", "evaluate", "analyze", "collect", "train_behaviour")
+    )
+    assert ("  logger: csv, tensorboard, [wandb]" in process.stdout) == (
+        command in ("train", "evaluate", "analyze", "dashboard")
+    )
+    swept = command in ("train", "evaluate", "analyze", "collect", "train_behaviour")
+    assert ("hydra/launcher: [basic], " in process.stdout) == swept
+    assert ("from_checkpoint" in process.stdout) == (command in ("evaluate", "analyze"))
+    assert ("held_out" in process.stdout) == (command == "analyze")
     assert list(tmp_path.glob("outputs")) == []
 
 
@@ -98,6 +101,13 @@ def test_help_shows_the_config_that_overrides_make_and_ends_quietly_where_nobody
     process = run_main("train", "env=walker2d", "planner.beam_width=7", "--help", folder=tmp_path)
     assert "[walker2d]" in process.stdout
     assert "  beam_width: 7\n" in process.stdout
+    (tmp_path / "mine" / "env").mkdir(parents=True)
+    (tmp_path / "mine" / "env" / "mine.yaml").write_text("# @package _global_\ndefaults: [gym]\nenv: {id: Mine-v0}\n")
+    several = ("--config-dir", "mine", "env=mine", "logger=[csv,tensorboard]")
+    process = run_main("train", *several, "--help", folder=tmp_path)
+    assert "[mine]" in process.stdout
+    assert "  id: Mine-v0\n" in process.stdout
+    assert "  logger: [csv], [tensorboard], wandb\n" in process.stdout
     refused = run_main("train", "env=hoper", "-h", folder=tmp_path)
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: In 'train': Could not find 'env/hoper'")
@@ -112,6 +122,15 @@ def test_help_shows_the_config_that_overrides_make_and_ends_quietly_where_nobody
     [
         ("train", ["planner.beam_widht=3"], "Could not override 'planner.beam_widht'."),
         ("train", ["env=hoper"], "In 'train': Could not find 'env/hoper'"),
+        ("train", ["experiment=null"], "error: experiment must be one of antmaze_published, cloning_tokens, "),
+        ("train", ["critic=null", "--help"], "error: critic must be one of iql, none, or left out, got 'null'"),
+        ("train", ["--config-dir=nowhere"], "error: --config-dir must be a folder, got 'nowhere'"),
+        (
+            "train",
+            ["planner=from_checkpoint"],
+            "error: planner must be one of beam_search, critic, imitation with train, got 'from_checkpoint'",
+        ),
+        ("collect", ["dataset=held_out"], "error: dataset must be one of builtin, d4rl, minari, own with collect, got"),
         ("train", ["planner.beam_width=0"], "error: planner.beam_width must be a whole number of at least 1, got 0"),
         ("train", ["trainer.max_steps=soon"], "error: trainer.max_steps: Value 'soon'"),
         ("train", ["planner.context=10"], "error: planner.context must leave room for planning"),

@@ -206,7 +206,7 @@ def test_a_launcher_that_is_not_installed_names_the_extra(monkeypatch: pytest.Mo
             }
         )
         extra = "ray" if name == "ray" else "sweeps"
-        with pytest.raises(UserError, match=rf"^hydra/launcher={name} needs .*pip install -e '\.\[{extra}\]'$"):
+        with pytest.raises(UserError, match=rf"^hydra/launcher={name} needs .*`pip install -e '\.\[{extra}\]'`$"):
             sweeper.begin([], [])
 
 

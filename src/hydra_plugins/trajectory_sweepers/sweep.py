@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from trajectory.errors import UserError, first_line, require
 from trajectory.files import disk_error_as_user_error
+from trajectory.imports import install_command
 from trajectory.renamed import existing_folder, rename_overrides
 from trajectory.resume import finished_results
 from trajectory.sweeps.folders import RECORD, params_as_overrides, sweep_folder
@@ -90,7 +91,7 @@ class TrajectorySweeper(Sweeper):
         name, target = hydra.runtime.choices["hydra/launcher"], hydra.launcher._target_
         if target not in Plugins.instance().class_name_to_class:
             extra = EXTRAS.get(name, "sweeps")
-            raise UserError(f"hydra/launcher={name} needs the optional extra: pip install -e '.[{extra}]'")
+            raise UserError(f"hydra/launcher={name} needs the optional extra: `{install_command(extra)}`")
         # jobs go on elsewhere when the sweep ends, and are begun again by the scheduler
         self.detached = "submitit" in target
         checked = [(job, self.check(job)) for job in jobs]

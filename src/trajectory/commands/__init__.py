@@ -23,10 +23,21 @@ def start(name: str) -> None:
 
         sys.argv[1:] = rename_overrides(sys.argv[1:], name)
         _import_plugins()
-        from trajectory.commands.help import FLAGS, print_help
+        from hydra._internal.utils import get_args
 
-        if any(flag in sys.argv[1:] for flag in FLAGS):
-            print_help(name, [argument for argument in sys.argv[1:] if not argument.startswith("-")])
+        from trajectory.commands.choices import check_arguments
+        from trajectory.errors import UserError
+
+        arguments = get_args()
+        try:
+            check_arguments(name, arguments)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        if arguments.help:
+            from trajectory.commands.help import print_help
+
+            print_help(name, arguments.overrides, arguments.config_dir)
         else:
             main()
     except KeyboardInterrupt:

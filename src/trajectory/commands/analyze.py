@@ -1,7 +1,9 @@
 """Analyse a trained model: what its attention heads attend to, and how far ahead it predicts.
 
-python src/analyze.py analysis=attention checkpoint=outputs/train/hopper/.../last.ckpt
-python src/analyze.py analysis=prediction checkpoint=...
+  python src/analyze.py analysis=attention checkpoint=outputs/train/hopper/.../last.ckpt
+  python src/analyze.py analysis=prediction checkpoint=...
+
+Results and pictures are left in the run's folder, `outputs/analyze/KIND/DATE_TIME`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from trajectory.commands.folder import CONF, run_folder
+from trajectory.commands.choices import CONF
+from trajectory.commands.folder import run_folder
 from trajectory.imports import gc_paused
 from trajectory.settings import analysis_settings
 
@@ -25,7 +28,7 @@ def analyze(config: DictConfig, folder: Path) -> None:
     analyze(config, settings, folder)
 
 
-@hydra.main(config_path=CONF, config_name="analyze", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="analyze", version_base="1.3")
 def main(config: DictConfig) -> None:
     with run_folder(config, exclusive=True) as folder:
         analyze(config, folder)

@@ -14,7 +14,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from trajectory.commands.folder import CONF, run_folder
+from trajectory.commands.choices import CONF
+from trajectory.commands.folder import run_folder
 from trajectory.imports import gc_paused
 from trajectory.settings import benchmark_settings
 
@@ -28,7 +29,7 @@ def benchmark(config: DictConfig, folder: Path) -> Path:
     return benchmark(config, settings, folder)
 
 
-@hydra.main(config_path=CONF, config_name="benchmark", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="benchmark", version_base="1.3")
 def main(config: DictConfig) -> None:
     with run_folder(config, exclusive=False) as folder:
         print(benchmark(config, folder))

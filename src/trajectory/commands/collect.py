@@ -20,7 +20,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from trajectory.commands.folder import CONF, run_folder
+from trajectory.commands.choices import CONF
+from trajectory.commands.folder import run_folder
 from trajectory.config import check_complete, check_keys, without_missing
 from trajectory.data.settings import check_dataset
 from trajectory.environments.settings import environment_settings
@@ -39,7 +40,7 @@ def collect(config: DictConfig, folder: Path) -> None:
     collect(dataset, environment, folder)
 
 
-@hydra.main(config_path=CONF, config_name="collect", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="collect", version_base="1.3")
 def main(config: DictConfig) -> None:
     with run_folder(config, exclusive=False) as folder:
         collect(config, folder)

@@ -12,7 +12,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from trajectory.commands.folder import CONF, run_folder
+from trajectory.commands.choices import CONF
+from trajectory.commands.folder import run_folder
 from trajectory.config import check_complete, check_keys, without_missing
 from trajectory.errors import require
 from trajectory.imports import gc_paused
@@ -24,8 +25,8 @@ def dashboard(config: DictConfig, folder: Path) -> None:
     """Write the workspace to `folder`, and save it as a new view of the project if there is a login."""
     check_keys(config, ("logger", "name", "entity", "sections"))
     check_complete(config)
-    projects = [one.project for one in logger_settings(config.logger).values() if isinstance(one, WandbSettings)]
-    require(bool(projects), "logger", "wandb", ", ".join(config.logger))
+    projects = [one.project for one in logger_settings(config.get("logger")).values() if isinstance(one, WandbSettings)]
+    require(bool(projects), "logger", "wandb", ", ".join(config.get("logger") or {}))
     check_dashboard(without_missing(config)["sections"])
     with gc_paused():
         from trajectory.reporting.dashboard import dashboard
@@ -33,7 +34,7 @@ def dashboard(config: DictConfig, folder: Path) -> None:
     dashboard(without_missing(config), projects[0], folder)
 
 
-@hydra.main(config_path=CONF, config_name="dashboard", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="dashboard", version_base="1.3")
 def main(config: DictConfig) -> None:
     with run_folder(config, exclusive=False) as folder:
         dashboard(config, folder)

@@ -1,7 +1,9 @@
 """Plan episodes with a checkpoint: its environment, tokeniser, model and planner, and what you override.
 
-python src/evaluate.py checkpoint=outputs/train/hopper/.../last.ckpt
-python src/evaluate.py checkpoint=... planner.beam_width=32 evaluation.episodes=24 evaluation.seed=3000
+  python src/evaluate.py checkpoint=outputs/train/hopper/.../last.ckpt
+  python src/evaluate.py checkpoint=... planner.beam_width=32 evaluation.episodes=24 evaluation.seed=3000
+
+Results, pictures and a video are left in the run's folder, `outputs/evaluate/evaluation/DATE_TIME`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from trajectory.commands.folder import CONF, run_folder
+from trajectory.commands.choices import CONF
+from trajectory.commands.folder import run_folder
 from trajectory.imports import gc_paused
 from trajectory.settings import evaluation_settings
 
@@ -25,7 +28,7 @@ def evaluate(config: DictConfig, folder: Path) -> float:
     return evaluate(config, settings, folder)
 
 
-@hydra.main(config_path=CONF, config_name="evaluate", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> float:
     with run_folder(config, exclusive=True) as folder:
         return evaluate(config, folder)

@@ -10,11 +10,10 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from trajectory.commands.choices import check_choices
 from trajectory.commands.errors import exit_on_user_error
 from trajectory.locks import run_dir_lock
 from trajectory.renamed import rename_config
-
-CONF = str(Path(__file__).parents[1] / "conf")  # in a checkout a link to the top-level folder `conf`
 
 
 @contextmanager
@@ -28,5 +27,7 @@ def run_folder(config: DictConfig, *, exclusive: bool) -> Generator[Path]:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     with exit_on_user_error(folder, debug=config.debug), run_dir_lock(folder) if exclusive else nullcontext():
-        rename_config(config, str(hydra.job.name), hydra.overrides.task)
+        command = str(hydra.job.config_name)
+        check_choices(command, hydra.runtime.choices)
+        rename_config(config, command, hydra.overrides.task)
         yield folder

@@ -9,23 +9,25 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from trajectory.commands.folder import CONF
-
-FLAGS = ("--help", "-h")
-OPTION_COMMANDS = {
-    "from_checkpoint": ("evaluate", "analyze"),
-    "held_out": ("analyze",),
-}  # options that others cannot take
+from trajectory.commands.choices import CONF, options
 
 
-def print_help(name: str, overrides: list[str]) -> None:
-    """Print the help of a command, with `overrides` in its config; exit with one line if that cannot be composed."""
-    text, problem = _help(name, overrides)
+def print_help(command: str, overrides: list[str], config_dir: str | None = None) -> None:
+    """Print the help of a command, its config with `overrides`; one that cannot be composed ends it in one line.
+
+    Args:
+        config_dir: a folder of the user's own, whose options are shown too.
+    """
+    text, problem = _help(command, overrides, config_dir)
+    program = Path(sys.argv[0]).name
+    if program.startswith("trajectory-"):  # as an installed package has it
+        text = text.replace(f"python src/{command}.py", program)
     try:
         print(text, flush=True)
     except BrokenPipeError:  # as with `| head`; discard what Python flushes at exit
@@ -35,28 +37,45 @@ def print_help(name: str, overrides: list[str]) -> None:
         sys.exit(1)
 
 
-def _help(name: str, overrides: list[str]) -> tuple[str, str | None]:
-    """The text, and the error of a config that cannot be composed."""
-    lines = [str(import_module(f"trajectory.commands.{name}").__doc__)]
-    with initialize_config_dir(CONF, version_base="1.3", job_name=name):
+def _help(command: str, overrides: list[str], config_dir: str | None) -> tuple[str, str | None]:
+    """What is shown, and why a config cannot be."""
+    about = str(import_module(f"trajectory.commands.{command}").__doc__)
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{command}.yaml"))
+    groups = {
+        group: option for entry in defaults["defaults"] if isinstance(entry, dict) for group, option in entry.items()
+    }
+    given = {override.partition("=")[0] for override in overrides}
+    # a choice that the user has to make is shown with the first option
+    needed = [
+        f"{group}={options(command, group)[0]}" for group in groups if groups[group] == "???" and group not in given
+    ]
+    folder = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name=command):
         try:
-            config = compose(name, overrides, return_hydra_config=True)
+            config = compose(command, [*folder, *needed, *overrides], return_hydra_config=True)
         except HydraException as error:
-            return lines[0], " ".join(str(error).split())
-    groups = {group: chosen for group, chosen in config.hydra.runtime.choices.items() if _is_shown(group)}
-    lines.append("Groups, each chosen by GROUP=NAME (the present choice in brackets):\n")
-    for group, chosen in sorted(groups.items()):
-        files = {path.stem for path in (Path(CONF) / group).glob("*.yaml")}
-        names = sorted(one for one in files if name in OPTION_COMMANDS.get(one, (name,)))
-        lines.append(_wrapped(f"  {group}: ", [f"[{one}]" if one == chosen else one for one in names]))
+            return about, " ".join(str(error).split())
+    if "hydra" in groups:  # it can be swept
+        groups |= {"hydra/launcher": None, "hydra/sweeper": None}
+    lines = []
+    for group in sorted(groups.keys() - {"hydra"}):
+        present = _chosen(config, group)
+        names = [f"[{name}]" if name in present else name for name in options(command, group, config_dir)]
+        lines.append(_wrapped(f"  {group}: ", names))
     values = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    lines.append(f"\nThe config, any of which can be given as key=value:\n\n{OmegaConf.to_yaml(values)}")
-    lines.append("Of Hydra itself: --hydra-help; what it found and composed: --info; sweeps over several values: -m")
-    return "\n".join(lines), None
+    parts = [
+        about,
+        *(["Groups, each chosen by GROUP=NAME (the present choice in brackets):\n", *lines, ""] if lines else []),
+        f"The config, any of which can be given as key=value:\n\n{OmegaConf.to_yaml(values)}",
+        "Of Hydra itself: --hydra-help; what it found and composed: --info; sweeps over several values: -m",
+    ]
+    return "\n".join(parts), None
 
 
-def _is_shown(group: str) -> bool:
-    return group in ("hydra/launcher", "hydra/sweeper") or group.partition("/")[0] != "hydra"
+def _chosen(config: DictConfig, group: str) -> list[str]:
+    """The options of a group that a config is composed of; Hydra does not say which where they are several."""
+    choice = config.hydra.runtime.choices.get(group, config.get(group) or [])
+    return [choice] if isinstance(choice, str) else [str(name) for name in choice or []]
 
 
 def _wrapped(head: str, words: list[str], width: int = 110) -> str:

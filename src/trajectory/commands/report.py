@@ -1,7 +1,9 @@
 """Summarise runs in tables, pictures and one page, `report.html`, whose path is the last line printed.
 
-python src/report.py runs=outputs/train
-python src/report.py runs=[outputs/train/hopper,outputs/evaluate]
+  python src/report.py runs=outputs/train
+  python src/report.py runs=[outputs/train/hopper,outputs/evaluate]
+
+Runs are found in these folders and below; the report is left in `outputs/report/DATE_TIME`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, ListConfig
 
-from trajectory.commands.folder import CONF, run_folder
+from trajectory.commands.choices import CONF
+from trajectory.commands.folder import run_folder
 from trajectory.config import check_complete, check_keys, settings
 from trajectory.errors import require
 from trajectory.imports import gc_paused
@@ -34,7 +37,7 @@ def report(config: DictConfig, folder: Path) -> Path:
     return report(patterns, chosen, folder, force=config.force)
 
 
-@hydra.main(config_path=CONF, config_name="report", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="report", version_base="1.3")
 def main(config: DictConfig) -> None:
     with run_folder(config, exclusive=False) as folder:
         print(report(config, folder))

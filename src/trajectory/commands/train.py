@@ -1,10 +1,12 @@
 """Record or load a dataset, train on it, and plan with the trained model.
 
-python src/train.py env=hopper experiment=laptop                 # fifteen minutes on a laptop
-python src/train.py env=hopper planner.beam_width=64             # as published; needs a GPU
-python src/train.py env=hopper experiment=laptop resume=true     # continue an unfinished run
-python src/train.py env=hopper baseline=iql                      # a baseline on the same data
-python src/train.py -m env=hopper,walker2d seed=0,1,2 experiment=laptop
+   python src/train.py env=hopper experiment=laptop                 # fifteen minutes on a laptop
+   python src/train.py env=hopper planner.beam_width=64             # as published; needs a GPU
+   python src/train.py env=hopper experiment=laptop resume=true     # continue an unfinished run
+   python src/train.py env=hopper baseline=iql                      # a baseline on the same data
+   python src/train.py -m env=hopper,walker2d seed=0,1,2 experiment=laptop
+
+Everything that a run writes is in its folder, `outputs/train/ENVIRONMENT/DATE_TIME`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from trajectory.commands.folder import CONF, run_folder
+from trajectory.commands.choices import CONF
+from trajectory.commands.folder import run_folder
 from trajectory.imports import gc_paused
 from trajectory.ranks import rank_zero_output_only
 from trajectory.resume import run_folder as folder_of_run
@@ -36,7 +39,7 @@ def train(config: DictConfig, folder: Path) -> float:
     return run_training(config, settings, folder)
 
 
-@hydra.main(config_path=CONF, config_name="train", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 def compose(config: DictConfig) -> float:
     with run_folder(config, exclusive=True) as folder:
         return train(config, folder)

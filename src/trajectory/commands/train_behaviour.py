@@ -14,7 +14,8 @@ import hydra
 from omegaconf import DictConfig
 
 from trajectory.behaviour.settings import RecipeSettings
-from trajectory.commands.folder import CONF, run_folder
+from trajectory.commands.choices import CONF
+from trajectory.commands.folder import run_folder
 from trajectory.config import check_keys, settings
 from trajectory.environments.settings import environment_settings
 from trajectory.imports import gc_paused
@@ -34,7 +35,7 @@ def train_behaviour(config: DictConfig, folder: Path) -> None:
     log.info("policies to ship in %s: %s", folder / "policies", chosen)
 
 
-@hydra.main(config_path=CONF, config_name="train_behaviour", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="train_behaviour", version_base="1.3")
 def main(config: DictConfig) -> None:
     with run_folder(config, exclusive=False) as folder:
         train_behaviour(config, folder)

@@ -15,6 +15,7 @@ from gymnasium.spaces import Box, Dict, Space
 
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, first_line, require
+from trajectory.imports import optional_import
 from trajectory.targets import TARGET, ExternalTarget
 from trajectory.transition import TransitionLayout
 
@@ -41,6 +42,9 @@ def make_raw_environment(settings: EnvironmentSettings) -> Any:
         UserError: an unknown id, arguments it does not take, or a wrapper that cannot be made.
     """
     choose_gl()
+    if settings.id.startswith("gymnasium_robotics:"):
+        with optional_import(f"env.id={settings.id}", "robotics"):
+            import gymnasium_robotics  # noqa: F401
     try:
         env = gymnasium.make(settings.id, **settings.kwargs)
     except (gymnasium.error.Error, ImportError) as error:

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from trajectory.errors import require
-from trajectory.imports import optional_import
+from trajectory.imports import install_command, optional_import
 from trajectory.targets import resolve_target
 
 
@@ -68,7 +68,7 @@ def logger_settings(config: DictConfig) -> LoggerSettings:
             rule = "offline unless WANDB_API_KEY is set or `wandb login` was run"
             require(has_wandb_key(), f"logger.{name}.mode", rule, settings.mode)
         if isinstance(settings, TensorBoardSettings):
-            rule = "wandb or csv unless installed by pip install -e '.[tensorboard]'"
+            rule = f"wandb or csv without the optional extra: `{install_command('tensorboard')}`"
             require(bool(find_spec("tensorboard")), "logger", rule, name)
     return loggers
 

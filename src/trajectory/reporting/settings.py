@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from trajectory.errors import UserError, require
+from trajectory.imports import install_command
 
 PANELS = ("lines", "bars", "media", "table")  # kinds of panels of a dashboard
 
@@ -37,4 +38,4 @@ def check_dashboard(sections: dict[str, Any]) -> None:
             whole = isinstance(panel, dict) and "title" in panel and len(panel) == 2
             require(whole and any(kind in panel for kind in PANELS), f"sections.{name}", rule, panel)
     if not find_spec("wandb_workspaces"):
-        raise UserError("a workspace is built with wandb-workspaces, which pip install -e '.[dashboard]' installs")
+        raise UserError(f"a workspace needs the optional extra: `{install_command('dashboard')}`")

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from trajectory.files import cache_path
+from trajectory.imports import install_command
 
 FOLDER = Path(__file__).parent
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-shared", "-fPIC")
@@ -89,7 +90,7 @@ def _compiler() -> list[str]:
         return shlex.split(name)
     if importlib.util.find_spec("ziglang") is not None:
         return [sys.executable, "-m", "ziglang", "cc"]
-    raise OSError("there is no C compiler (apt install gcc, or pip install -e '.[compiler]')")
+    raise OSError(f"there is no C compiler (apt install gcc, or {install_command('compiler')})")
 
 
 def _processor() -> str:
