@@ -131,7 +131,8 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     critic = checked_settings(config.critic, "critic", CRITIC, CriticSettings) if "critic" in config else None
     if isinstance(planner, PlannerSettings):
         planner.check_window(model.window)
-        planner.check_critic(has_critic=critic is not None, source_name="critic=none")
+        choices = "`critic=none planner=beam_search`, or `critic=iql planner=critic`"
+        planner.check_critic(has_critic=critic is not None, rule=f"model without a critic: give {choices}")
     with_goals = critic is not None and environment.goal is not None
     require(not with_goals, "critic", "none in an environment with goals", critic and critic.name)
     logger = logger_settings(config.get("logger"))

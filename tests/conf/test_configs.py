@@ -212,11 +212,11 @@ def test_command_line_wins_over_experiment_and_experiment_over_environment_and_t
     (tmp_path / "env").mkdir()
     planner = "planner: {beam_width: 5, horizon: 7, expansion: 3, context: 4}"
     (tmp_path / "env" / "own.yaml").write_text(f"# @package _global_\ndefaults: [hopper]\n{planner}\n")
-    options = (f"hydra.searchpath=[file://{tmp_path}]", "env=own", "experiment=laptop")
+    options = (f"hydra.searchpath=[file://{tmp_path}]", "env=own", "experiment=imitation")
     config = compose_config("train", *options, "planner.beam_width=64", "planner.context=1")
-    laptop = OmegaConf.load(CONF / "experiment" / "laptop.yaml")
+    imitation = OmegaConf.load(CONF / "experiment" / "imitation.yaml")
     assert (config.planner.beam_width, config.planner.context) == (64, 1)
-    assert config.planner.horizon == laptop.planner.horizon
+    assert config.planner.horizon == imitation.planner.horizon
     assert config.planner.expansion == 3
     assert config.planner.action.top_p is None
     assert compose_config("train", *options[:2]).planner.horizon == 7

@@ -76,7 +76,7 @@ class TrajectoryAgent:
         critic: Critic | None = None,
     ) -> None:
         planner.check_window(gpt.settings.window)
-        planner.check_critic(has_critic=critic is not None, source_name="a model that was trained with critic=none")
+        planner.check_critic(has_critic=critic is not None, rule="model with a model that was trained with critic=none")
         planner.check_device(gpt.head.device.type)
         self.gpt = gpt
         self.decoder = decoder_for(gpt, planner.precision)

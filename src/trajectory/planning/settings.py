@@ -135,13 +135,13 @@ class PlannerSettings:
         """Whether planning needs a critic."""
         return self.objective != "likelihood" and self.value == "critic"
 
-    def check_critic(self, *, has_critic: bool, source_name: str) -> None:
+    def check_critic(self, *, has_critic: bool, rule: str) -> None:
         """Raise a `UserError` if planning needs a critic and there is none.
 
         Args:
-            source_name: of what should have had one, for the message.
+            rule: what to do, for the message.
         """
-        require(has_critic or not self.uses_critic, "planner.value", f"model with {source_name}", self.value)
+        require(has_critic or not self.uses_critic, "planner.value", rule, self.value)
 
     def check_window(self, window: int) -> None:
         """Raise a `UserError` unless the model's window has room for the context and one planned transition."""
