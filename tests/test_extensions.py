@@ -39,6 +39,7 @@ CONFIGS = {
         }
     },
     "dataset/walks": {"_target_": "lab.walks", "episodes": 40},
+    "tokenizer/coarse": {"_target_": "lab.Coarse", "most": 5, "bins": 100, "discount": 0.99, "terminal_reward": -100.0},
     "planner/always": {"_target_": "lab.Always", "move": 0.5},
     "baseline/mean": {"_target_": "lab.train_mean", "plus": 0.25},
 }
@@ -83,7 +84,7 @@ def results(folder: Path) -> dict[str, Any]:
 def trained(lab: Path) -> Path:
     """A run with a dataset, a tokeniser, an objective, a callback, an environment and a wrapper of the user's."""
     own = (
-        "tokenizer.binning={_target_:lab.Coarse,most:5}",
+        "tokenizer=coarse",
         "planner.objective={_target_:lab.Cautious,weight:0.5}",
         "+callbacks.count._target_=lab.Count",
         "+callbacks.count.path=count.txt",
@@ -220,17 +221,42 @@ def test_the_sum_of_what_an_objective_is_given_is_the_return() -> None:
             "env.wrappers[0]: pathlib.Path cannot be made of what it is given: TypeError",
         ),
         (["planner.objective={_target_:lab.Nothing}"], "planner.objective._target_ must be the dotted path of a class"),
-        (["tokenizer.binning={_target_:lab.Nothing}"], "tokenizer.binning._target_ must be the dotted path of a class"),
+        (["tokenizer._target_=lab.Nothing"], "tokenizer._target_ must be the dotted path of a class or function that"),
+        (
+            ["tokenizer=coarse", "+tokenizer.nosuch=1"],
+            "tokenizer: lab.Coarse cannot be made of what it is given: TypeE",
+        ),
+        (
+            ["tokenizer=coarse", "tokenizer._target_=lab.Count", "~tokenizer.most", "+tokenizer.path=x"],
+            "tokenizer._target_ must be that of a tokeniser, which can fit, got 'lab.Count'",
+        ),
+        (["tokenizer=coarse", "tokenizer.most=two"], "tokenizer: lab.Coarse failed with TypeError: "),
+        (["tokenizer=coarse", "tokenizer.most=0"], "tokenizer must be one that gives at most 100 bins, ascending and"),
+        (
+            ["tokenizer.binning={_target_:lab.Coarse}"],
+            "tokenizer.binning must be quantile or uniform; tokenizer._target_ names a tokeniser of your own, got {",
+        ),
         (["dataset._target_=lab.nothing"], "dataset._target_ must be the dotted path of a class or function that can"),
         (["+dataset.nosuch=1"], "dataset: lab.walks cannot be made of what it is given: TypeError"),
         (["dataset._target_=lab.Coarse", "~dataset.episodes", "+dataset.most=3"], "dataset: lab.Coarse cannot be made"),
-        (["+critic=iql", "critic._target_=lab.Critic"], "critic._target_ must be trajectory.critic.critic.Critic, got"),
+        (
+            ["critic=iql", "critic._target_=lab.Critic"],
+            "critic._target_ must be trajectory.critic.critic.Critic: values of your own are a planner's "
+            "(planner._target_), got 'lab.Critic'",
+        ),
+        (
+            ["model._target_=lab.Model"],
+            "model._target_ must be trajectory.model.gpt.GPT: a method of your own is a baseline (baseline._target_), "
+            "got 'lab.Model'",
+        ),
+        (
+            ["env._target_=lab.Walk"],
+            "env._target_ must be gymnasium.make: env.id and env.wrappers name what is yours, got 'lab.Walk'",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_a_target_of_the_wrong_kind_is_one_line(lab: Path, overrides: list[str], line: str) -> None:
-    if overrides[0].startswith("+critic"):
-        overrides = ["critic=iql", *overrides[1:]]
     code, _, said = run(lab, "train", *QUICK, "hydra.run.dir=refused", *overrides)
     assert code == 1
     assert said.splitlines()[-1].startswith(f"error: {line}"), said

@@ -22,7 +22,13 @@ from trajectory.benchmarks.settings import (
 )
 from trajectory.config import check_complete, check_keys, check_seed, settings, without_missing
 from trajectory.critic.settings import CriticSettings
-from trajectory.data.settings import DataSettings, HindsightSettings, TokenizerSettings, check_dataset
+from trajectory.data.settings import (
+    DataSettings,
+    HindsightSettings,
+    TokenizerSettings,
+    check_dataset,
+    tokenizer_settings,
+)
 from trajectory.environments.settings import EnvironmentSettings, environment_settings
 from trajectory.errors import UserError, require
 from trajectory.evaluation.settings import EvaluationSettings
@@ -45,8 +51,7 @@ TRAIN_SECTIONS = (
     *("dataset", "tokenizer", "hindsight", "model", "planner", "critic", "evaluation", "data", "runtime", "trainer"),
     *("callbacks", "logger", "env", "baseline", "seed", "resume", "checkpoint"),
 )
-TOKENIZER, MODEL = "trajectory.data.discretizer.Discretizer", "trajectory.model.gpt.GPT"
-CRITIC = "trajectory.critic.critic.Critic"
+MODEL, CRITIC = "trajectory.model.gpt.GPT", "trajectory.critic.critic.Critic"
 SUITES = ("planning", "training", "data", "laptop", "startup")
 
 
@@ -80,9 +85,16 @@ class TrainingSettings:
     @property
     def has_extensions(self) -> bool:
         """Whether anything here can only be checked by importing it: extensions, or flags of the Trainer."""
-        sections = [*self.callbacks.values(), *self.logger.values(), self.planner, self.baseline]
-        nested = isinstance(getattr(self.planner, "objective", None), dict) or isinstance(self.tokenizer.binning, dict)
-        return self.trainer.has_unchecked_flags or nested or any(isinstance(one, ExternalTarget) for one in sections)
+        sections = [
+            *self.callbacks.values(),
+            *self.logger.values(),
+            self.planner,
+            self.baseline,
+            self.tokenizer.external,
+        ]
+        has_objective = isinstance(getattr(self.planner, "objective", None), dict)
+        is_external = any(isinstance(section, ExternalTarget) for section in sections)
+        return self.trainer.has_unchecked_flags or has_objective or is_external
 
     @property
     def metric(self) -> str:
@@ -114,7 +126,7 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     check_keys(config, TRAIN_SECTIONS)
     check_complete(config)
     planner = planner_settings(config.planner)
-    tokenizer = checked_settings(config.tokenizer, "tokenizer", TOKENIZER, TokenizerSettings)
+    tokenizer = tokenizer_settings(config.tokenizer)
     evaluation = settings(EvaluationSettings, config.evaluation, "evaluation")
     data = settings(DataSettings, config.data, "data")
     runtime = settings(RuntimeSettings, config.runtime, "runtime")
@@ -124,11 +136,13 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     architecture = {key: value for key, value in config.model.items() if key != "optimizer"}
     environment = environment_settings(config.env)
     interface = {"bins": tokenizer.bins, "goal": environment.goal}
-    model = checked_settings({**architecture, **interface}, "model", MODEL, GPTSettings)
+    instead = "a method of your own is a baseline (baseline._target_)"
+    model = checked_settings({**architecture, **interface}, "model", MODEL, GPTSettings, instead)
     optimizer = settings(OptimizerSettings, config.model.optimizer, "model.optimizer")
     hindsight = settings(HindsightSettings, config.hindsight, "hindsight")
     baseline = baseline_settings(config.baseline) if "baseline" in config else None
-    critic = checked_settings(config.critic, "critic", CRITIC, CriticSettings) if "critic" in config else None
+    instead = "values of your own are a planner's (planner._target_)"
+    critic = checked_settings(config.critic, "critic", CRITIC, CriticSettings, instead) if "critic" in config else None
     if isinstance(planner, PlannerSettings):
         planner.check_window(model.window)
         choices = "`critic=none planner=beam_search`, or `critic=iql planner=critic`"
@@ -175,7 +189,7 @@ def trainer_settings(config: DictConfig) -> TrainerSettings:
     Raises:
         UserError: an unknown flag, one that contradicts this project, or a value out of its range.
     """
-    return checked_settings(config, "trainer", TRAINER, TrainerSettings)
+    return checked_settings(config, "trainer", TRAINER, TrainerSettings, "what you add to a training is a callback")
 
 
 def callback_settings(config: DictConfig, validation_share: float) -> dict[str, Any]:

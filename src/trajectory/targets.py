@@ -11,7 +11,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from trajectory.config import Settings, settings, without_missing
 from trajectory.errors import UserError, first_line, require
@@ -101,12 +101,15 @@ def resolve_target(values: Any, key: str, known: Mapping[str, type], default: st
     return ExternalTarget(key, target, plain)
 
 
-def checked_settings(values: Any, key: str, target: str, cls: type[Settings]) -> Settings:
+def checked_settings(values: Any, key: str, target: str, cls: type[Settings], instead: str) -> Settings:
     """The settings of a section whose `_target_` must be `target`.
+
+    Args:
+        instead: by what a user extends it.
 
     Raises:
         UserError: another `_target_`, or a value that the settings refuse.
     """
-    resolved = resolve_target(values, key, {target: cls}, target)
-    require(isinstance(resolved, cls), f"{key}.{TARGET}", target, getattr(resolved, "target", None))
-    return resolved
+    named = values.get(TARGET, target) if isinstance(values, DictConfig | dict) else target
+    require(named == target, f"{key}.{TARGET}", f"{target}: {instead}", named)
+    return resolve_target(values, key, {target: cls}, target)

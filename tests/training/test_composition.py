@@ -7,9 +7,11 @@ from __future__ import annotations
 import csv
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -18,7 +20,9 @@ from omegaconf import OmegaConf
 from helpers.command_line import CONF, LAPTOP, ROOT, TINY, Refusal, compose_config, run_main_here
 from helpers.toy_world import StopAfter, fit, toy_data, toy_module
 from trajectory.data.datamodule import TrajectoryDataModule
+from trajectory.data.episodes import held_out_episodes
 from trajectory.data.settings import TokenizerSettings
+from trajectory.data.tokenization import load_or_tokenize
 from trajectory.errors import UserError
 from trajectory.interruption import Interruption
 from trajectory.model.callbacks.last_checkpoint import LastCheckpoint
@@ -153,7 +157,10 @@ def test_max_time_ends_cleanly_and_evaluates(place: Path) -> None:
         ),
         (["trainer.overfit_batches=2"], "trainer.overfit_batches must be 0.0: trainer.limit_train_batches says"),
         (["+trainer.callbacks=[]"], "trainer.callbacks: Key 'callbacks' not in 'TrainerSettings'"),
-        (["trainer._target_=lab.Trainer"], "trainer._target_ must be pytorch_lightning.Trainer, got 'lab.Trainer'"),
+        (
+            ["trainer._target_=lab.Trainer"],
+            "trainer._target_ must be pytorch_lightning.Trainer: what you add to a training is a callback, got 'lab.",
+        ),
         (["trainer.profiler=quick"], "trainer must have flags that Lightning takes: When passing string value for the"),
         (["trainer.max_time=soon"], "trainer must have flags that Lightning takes: `Timer(duration='soon')` is not"),
         (["trainer.limit_train_batches=-1"], "trainer must have flags that Lightning takes: You have passed invalid"),
@@ -352,22 +359,44 @@ def validated(tmp_path: Path, share: float, seed: int = 0) -> TrajectoryDataModu
 
 def test_whole_episodes_are_held_out_and_none_is_in_both(tmp_path: Path) -> None:
     whole, data = validated(tmp_path, 0.0), validated(tmp_path, 0.2)
-    held_out = data.held_out(30)
+    held_out = held_out_episodes(30, 0.2, 0)
     assert len(held_out) == 6
     assert sorted([*held_out, *data.episodes]) == list(range(30))
     assert whole.windows is not None
     assert data.windows is not None
     assert data.validation is not None
+    tokens = load_or_tokenize(data.source, data.tokenizer, validation_share=0.2).tokens
     ends = whole.windows.ends.tolist()
     starts = [0, *ends[:-1]]
     for windows, episodes in ((data.windows, data.episodes), (data.validation, held_out)):
-        expected = torch.cat([whole.windows.tokens[starts[one] : ends[one]] for one in episodes])
+        expected = torch.cat([tokens[starts[one] : ends[one]] for one in episodes])
         assert torch.equal(windows.tokens, expected)
         assert torch.equal(windows.terminated, whole.windows.terminated[torch.as_tensor(episodes)])
-    assert validated(tmp_path, 0.2).held_out(30).tolist() == held_out.tolist()
-    assert validated(tmp_path, 0.2, seed=1).held_out(30).tolist() != held_out.tolist()
+    assert held_out_episodes(30, 0.2, 0).tolist() == held_out.tolist()
+    assert held_out_episodes(30, 0.2, 1).tolist() != held_out.tolist()
     with pytest.raises(UserError, match=r"data\.validation_share must be a share that leaves an episode for"):
         validated(tmp_path, 0.01)
+
+
+def test_bins_and_critic_see_no_episode_that_is_held_out(tmp_path: Path) -> None:
+    """Whatever those hold: here numbers that no other episode has."""
+    data = validated(tmp_path, 0.2)
+    everything, held_out = data.source.load(), held_out_episodes(30, 0.2, 0)
+    rows = everything.rows_of(held_out)
+    changed = replace(everything, observations=everything.observations + 100 * rows[:, None].astype(np.float32))
+    source = replace(data.source, read=lambda **_: changed, id="changed")
+    other = TrajectoryDataModule(source, data.tokenizer, window=3, batch_size=16, seed=0, validation_share=0.2)
+    other.setup()
+    for name, bins in data.discretizer.state_dict().items():
+        assert torch.equal(bins, other.discretizer.state_dict()[name]), name
+    whole = validated(tmp_path, 0.0)
+    assert not torch.equal(whole.discretizer.boundaries, data.discretizer.boundaries)
+    assert np.array_equal(whole.training_episodes().observations, everything.observations)
+    trained_on = other.training_episodes()
+    assert np.array_equal(trained_on.observations, everything.observations[~rows])
+    assert np.array_equal(trained_on.rewards, everything.rewards[~rows])
+    assert trained_on.lengths.tolist() == everything.lengths[data.episodes].tolist()
+    assert trained_on.terminated.tolist() == everything.terminated[data.episodes].tolist()
 
 
 def test_the_validation_loss_is_the_mean_over_all_tokens_held_out(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from trajectory.data.episodes import Episodes, held_out_episodes
 from trajectory.data.goals import HindsightWindows
 from trajectory.data.settings import HindsightSettings, TokenizerSettings
 from trajectory.data.source import Source
@@ -22,7 +23,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
 
     After `setup`: `layout`, `discretizer`, `windows`, `card` (the data card, a PNG) and `summary` (id, source,
     behaviour policy, number of episodes and steps, mean, standard deviation and best of the returns, content hash).
-    With a validation share, `validation` holds the windows of the held-out episodes. Bins are fitted to all episodes.
+    With a validation share, `validation` holds the windows of the held-out episodes. Bins are not fitted to them.
 
     Args:
         hindsight: how goals are chosen, if the environment has goals.
@@ -60,29 +61,23 @@ class TrajectoryDataModule(pl.LightningDataModule):
         """
         if self.windows is not None:
             return
-        data = load_or_tokenize(self.source, self.tokenizer)
+        share, seed = self.validation_share, self.seed
+        data = load_or_tokenize(self.source, self.tokenizer, validation_share=share, seed=seed)
         self.summary = {name: value for name, value in data.summary.items() if name != "layout"}
         self.layout = TransitionLayout(**data.summary["layout"])
         self.discretizer = data.discretizer
         self.card = data.card
         self.windows = TokenWindows(data.tokens, data.ends, data.terminated, self.window, self.tokenizer.bins)
-        self.episodes = np.arange(len(data.ends))  # those that are trained on
-        if self.validation_share:
-            held_out = self.held_out(len(data.ends))
+        self.episodes = np.arange(len(data.ends))  # that are trained on
+        if share:
+            held_out = held_out_episodes(len(data.ends), share, seed)
             self.episodes = np.delete(self.episodes, held_out)
             self.windows, self.validation = self.windows.of(self.episodes), self.windows.of(held_out)
 
-    def held_out(self, episodes: int) -> np.ndarray:
-        """The indices of the held-out episodes, ascending.
-
-        Raises:
-            UserError: there are none, or none is left to train on.
-        """
-        share = self.validation_share
-        count = round(share * episodes)
-        rule = f"a share that leaves an episode for validation and one to train on, of {episodes}"
-        require(0 < count < episodes, "data.validation_share", rule, share)
-        return np.sort(np.random.default_rng((self.seed, episodes)).permutation(episodes)[:count])
+    def training_episodes(self) -> Episodes:
+        """The episodes that are trained on, read anew; without a validation share all."""
+        episodes = self.source.load()
+        return episodes if self.validation is None else episodes.select(self.episodes)
 
     def train_dataloader(self) -> DataLoader:
         """Batches of (tokens, mask), of each this rank's part. Order and goals depend on seed and epoch alone.

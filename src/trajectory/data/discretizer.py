@@ -9,7 +9,7 @@ middle of a uniform bin.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from trajectory.data.episodes import CHUNK
-from trajectory.errors import UserError, require
+from trajectory.errors import UserError, first_line, require
+from trajectory.targets import TARGET, ExternalTarget
 from trajectory.transition import TransitionLayout
 
 # A value is an atom if it fills at least this fraction of the rows of an average bin.
@@ -26,30 +27,69 @@ MIN_ATOM_FRACTION = 0.05
 MAX_ATOM_FRACTION = 0.1
 
 
-class Binning(Protocol):
-    """Chooses the bins of a column; `tokenizer.binning._target_` makes one."""
+Bins = tuple[np.ndarray, np.ndarray, np.ndarray]  # (K,) lowest and highest member of each, and what it decodes to
 
-    def __call__(self, ordered: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The bins of a column.
+
+class Tokenizer(Protocol):
+    """What `tokenizer._target_` makes, from its own keys of the config: it fits the bins of a whole dataset.
+
+    The bins go into a `Discretizer`, which encodes and decodes with them and is part of every checkpoint: planning with
+    one needs none of this code.
+    """
+
+    def fit(self, columns: Iterable[np.ndarray], bins: int, layout: TransitionLayout) -> Iterable[Bins]:
+        """The bins of every dimension of a transition.
 
         Args:
-            ordered: (T,) float32, ascending and finite.
-            bins: the maximum number of bins.
+            columns: of each dimension (T,) float32, finite, in the order of the layout: observations, actions, reward,
+                return-to-go. They are read one at a time, once.
+            bins: at most so many of a dimension (`tokenizer.bins`).
+            layout: which dimension is what.
 
         Returns:
-            (K,) lowest value, highest value and decoded value of each bin, all ascending, K at most `bins`.
+            Of each dimension (K,) float32 lowest and highest value of each bin and what it decodes to, all ascending,
+            K at most `bins`. A value between two bins belongs to the nearer one.
         """
         ...
 
 
-def _checked(found: Any, bins: int, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Check the bins that a user's binning has returned for a column."""
-    lows, highs, values = (np.asarray(part, dtype=np.float32) for part in found)
-    shapes = lows.shape == highs.shape == values.shape and lows.ndim == 1 and 0 < len(lows) <= bins
+def make_tokenizer(external: ExternalTarget) -> Tokenizer:
+    """A tokeniser of the user's own.
+
+    Raises:
+        UserError: it cannot be made, or has no `fit`.
+    """
+    tokenizer = external.instantiate()
+    right = callable(getattr(tokenizer, "fit", None))
+    require(right, f"{external.key}.{TARGET}", "that of a tokeniser, which can fit", external.target)
+    return tokenizer
+
+
+def finite_columns(columns: Iterable[np.ndarray], layout: TransitionLayout) -> Iterator[np.ndarray]:
+    """Each column as float32, or a `UserError` for one with a number that is not finite."""
+    for dimension, column in enumerate(columns):
+        with np.errstate(over="ignore"):
+            numbers = np.asarray(column, dtype=np.float32)
+        if not np.isfinite(numbers).all():
+            raise _not_finite(layout, dimension)
+        yield numbers
+
+
+def _not_finite(layout: TransitionLayout, dimension: int) -> UserError:
+    return UserError(f"{layout.name(dimension)} must hold finite numbers only, as float32")
+
+
+def _checked(found: Any, bins: int, name: str) -> Bins:
+    """What a tokeniser of the user's own gave for a dimension, if it is bins."""
     rule = f"one that gives at most {bins} bins, ascending and apart, for {name}"
-    require(shapes, "tokenizer.binning", rule, [part.shape for part in (lows, highs, values)])
+    try:
+        lows, highs, values = (np.asarray(part, dtype=np.float32) for part in found)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"tokenizer must be {rule}, got {type(found).__name__}: {first_line(error)}") from error
+    shapes = lows.shape == highs.shape == values.shape and lows.ndim == 1 and 0 < len(lows) <= bins
+    require(shapes, "tokenizer", rule, [part.shape for part in (lows, highs, values)])
     apart = bool((lows <= highs).all() and (highs[:-1] < lows[1:]).all() and np.isfinite(values).all())
-    require(apart, "tokenizer.binning", rule, lows.tolist()[:5])
+    require(apart, "tokenizer", rule, lows.tolist()[:5])
     return lows, highs, values
 
 
@@ -74,23 +114,20 @@ class Discretizer(nn.Module):
         self.register_buffer("counts", torch.zeros(dimensions, dtype=torch.long))
 
     @classmethod
-    def fit(
-        cls, columns: Iterable[np.ndarray], bins: int, binning: str | Binning, layout: TransitionLayout
-    ) -> Discretizer:
+    def fit(cls, columns: Iterable[np.ndarray], bins: int, binning: str, layout: TransitionLayout) -> Discretizer:
         """Fit the bins of each column.
 
         Args:
             columns: a (T,) array of finite numbers for each dimension of the transition. From a generator, one at a
                 time is in memory.
             bins: N, at least 2.
-            binning: "quantile", "uniform", or a `Binning`.
+            binning: "quantile" or "uniform".
             layout: names the dimensions in messages.
 
         Raises:
             UserError: an unknown binning, fewer than two bins, or a number that is not finite.
         """
-        is_valid = not isinstance(binning, str) or binning in ("quantile", "uniform")
-        require(is_valid, "tokenizer.binning", "quantile or uniform", binning)
+        require(binning in ("quantile", "uniform"), "tokenizer.binning", "quantile or uniform", binning)
         require(isinstance(bins, int) and bins >= 2, "tokenizer.bins", "a whole number of at least 2", bins)
         fits = []
         for dimension, column in enumerate(columns):
@@ -98,9 +135,24 @@ class Discretizer(nn.Module):
                 ordered = np.sort(np.asarray(column, dtype=np.float32))
             # infinities and NaN sort to the ends
             if not np.isfinite(ordered[[0, -1]]).all():
-                raise UserError(f"{layout.name(dimension)} must hold finite numbers only, as float32")
-            found = fit_column(ordered, bins, binning) if isinstance(binning, str) else binning(ordered, bins)
-            fits.append(found if isinstance(binning, str) else _checked(found, bins, layout.name(dimension)))
+                raise _not_finite(layout, dimension)
+            fits.append(fit_column(ordered, bins, binning))
+        return cls._from_bins(fits, bins)
+
+    @classmethod
+    def of(cls, fits: Sequence[Any], bins: int, layout: TransitionLayout) -> Discretizer:
+        """With the bins of each dimension that a `Tokenizer` of the user's own has fitted.
+
+        Raises:
+            UserError: bins that overlap, are too many, or are not there for every dimension.
+        """
+        rule = f"one that gives bins for each of the {layout.transition_dim} dimensions of a transition"
+        require(len(fits) == layout.transition_dim, "tokenizer", rule, len(fits))
+        named = (layout.name(dimension) for dimension in range(layout.transition_dim))
+        return cls._from_bins([_checked(found, bins, name) for found, name in zip(fits, named, strict=True)], bins)
+
+    @classmethod
+    def _from_bins(cls, fits: Sequence[Bins], bins: int) -> Discretizer:
         discretizer = cls(len(fits), bins)
         for dimension, (lows, highs, values) in enumerate(fits):
             count = len(values)

@@ -58,12 +58,41 @@ class Episodes:
             returns[episodes] = np.add.reduceat(self.rewards[rows], starts[episodes] - rows.start, dtype=np.float64)
         return returns
 
+    def rows_of(self, episodes: np.ndarray) -> np.ndarray:
+        """(T,) bool: which transitions are of the (n,) episodes, given by their numbers."""
+        chosen = np.zeros(len(self), dtype=bool)
+        chosen[episodes] = True
+        return np.repeat(chosen, self.lengths)
+
+    def select(self, episodes: np.ndarray) -> Episodes:
+        """The (n,) episodes alone, given by their numbers in ascending order."""
+        rows = self.rows_of(episodes)
+        ends = np.cumsum(self.lengths[episodes])
+        columns = (self.observations[rows], self.actions[rows], self.rewards[rows])
+        return Episodes(*columns, ends, self.terminated[episodes])
+
     def content_hash(self) -> str:
         """A hash of the numbers, which does not depend on the file format."""
         digest = hashlib.sha256()
         for column in (self.observations, self.actions, self.rewards, self.ends, self.terminated):
             digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()[:16]
+
+
+def held_out_episodes(episodes: int, share: float, seed: int) -> np.ndarray:
+    """(n,) numbers of those that `val/loss` is measured on, ascending; none where the share is 0.
+
+    Args:
+        share: `data.validation_share`, of so many episodes.
+        seed: of the training, on which the choice depends.
+
+    Raises:
+        UserError: there are none, or none is left to train on.
+    """
+    count = round(share * episodes)
+    rule = f"a share that leaves an episode for validation and one to train on, of {episodes}"
+    require(share == 0 or 0 < count < episodes, "data.validation_share", rule, share)
+    return np.sort(np.random.default_rng((seed, episodes)).permutation(episodes)[:count])
 
 
 def blocks(ends: np.ndarray) -> Iterator[tuple[slice, slice]]:

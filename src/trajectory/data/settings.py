@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from trajectory.config import settings
 from trajectory.errors import UserError, require
-from trajectory.targets import TARGET, resolve_target
+from trajectory.targets import TARGET, ExternalTarget, resolve_target
 
 # `dataset.source` -> the keys that it needs, whose values are texts
 SOURCES: dict[str, tuple[str, ...]] = {
@@ -15,6 +16,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "d4rl": ("path",),
     "own": ("path", "id", "behaviour", "author"),
 }
+TOKENIZER = "trajectory.data.discretizer.Discretizer"  # the `_target_` of the project's own tokeniser
 TARGETS = {  # `dataset.source` -> its `_target_`
     "builtin": "trajectory.data.builtin.ensure_builtin",
     "minari": "trajectory.data.published.ensure_published",
@@ -28,7 +30,8 @@ class TokenizerSettings:
     """How numbers become tokens; the defaults are those of the paper.
 
     Args:
-        binning: "quantile", "uniform", or a section with the `_target_` of a `Binning`.
+        binning: "quantile" or "uniform"; or the `_target_` of a `Tokenizer` of the user's own and its keys, which the
+            config has beside the others.
         bins: N, tokens per dimension.
         discount: of the return-to-go.
         terminal_reward: replaces the reward of the last transition of a terminated episode; None keeps it.
@@ -40,12 +43,35 @@ class TokenizerSettings:
     terminal_reward: float | None = -100.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.binning, dict):
-            resolve_target(self.binning, "tokenizer.binning", {})
-        else:
-            require(self.binning in ("quantile", "uniform"), "tokenizer.binning", "quantile or uniform", self.binning)
+        known = self.external is not None or self.binning in ("quantile", "uniform")
+        require(known, "tokenizer.binning", "quantile or uniform", self.binning)
         require(self.bins >= 2, "tokenizer.bins", "at least 2", self.bins)
         require(0 <= self.discount < 1, "tokenizer.discount", "at least 0 and below 1", self.discount)
+
+    @property
+    def external(self) -> ExternalTarget | None:
+        """The tokeniser of the user's own; None for this project's."""
+        if not isinstance(self.binning, dict):
+            return None
+        arguments = {name: value for name, value in self.binning.items() if name != TARGET}
+        return ExternalTarget("tokenizer", self.binning[TARGET], arguments)
+
+
+def tokenizer_settings(config: Any) -> TokenizerSettings:
+    """Of the section `tokenizer`: of this project's, or of one of the user's own.
+
+    Raises:
+        UserError: a `_target_` that is no dotted path, or a value that is refused.
+    """
+    found = resolve_target(config, "tokenizer", {TOKENIZER: TokenizerSettings}, TOKENIZER)
+    if isinstance(found, ExternalTarget):
+        ours = {
+            key: found.arguments.pop(key) for key in ("bins", "discount", "terminal_reward") if key in found.arguments
+        }
+        return settings(TokenizerSettings, {**ours, "binning": {TARGET: found.target, **found.arguments}}, "tokenizer")
+    rule = "quantile or uniform; tokenizer._target_ names a tokeniser of your own"
+    require(isinstance(found.binning, str), "tokenizer.binning", rule, found.binning)
+    return found
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import gymnasium
@@ -44,7 +45,7 @@ def make_raw_environment(settings: EnvironmentSettings) -> Any:
     choose_gl()
     if settings.id.startswith("gymnasium_robotics:"):
         with optional_import(f"env.id={settings.id}", "robotics"):
-            import gymnasium_robotics  # noqa: F401
+            import_module("gymnasium_robotics")
     try:
         env = gymnasium.make(settings.id, **settings.kwargs)
     except (gymnasium.error.Error, ImportError) as error:

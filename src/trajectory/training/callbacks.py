@@ -54,7 +54,7 @@ def make_callbacks(
     def critic(chosen: Any) -> pl.Callback | None:
         if module.critic is None or settings.critic is None:
             return None
-        episodes = data.source.load()
+        episodes = data.training_episodes()
         return CriticTraining(module.critic, episodes, settings.critic, settings.tokenizer, settings.seed, every)
 
     def planning(chosen: Any) -> pl.Callback:

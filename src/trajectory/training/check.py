@@ -6,11 +6,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from trajectory.data.discretizer import make_tokenizer
 from trajectory.loggers.lightning_dashboard import build_logger
 from trajectory.planning.objective import custom_objective
 from trajectory.planning.settings import PlannerSettings
 from trajectory.settings import TrainingSettings
-from trajectory.targets import ExternalTarget, resolve_target
+from trajectory.targets import ExternalTarget
 from trajectory.training.faults import user_code_errors
 from trajectory.training.machine import silence_lightning
 
@@ -33,8 +34,8 @@ def check_extensions(settings: TrainingSettings) -> None:
             found.locate()
     if isinstance(settings.planner, PlannerSettings):
         custom_objective(settings.planner)
-    if not isinstance(settings.tokenizer.binning, str):
-        resolve_target(settings.tokenizer.binning, "tokenizer.binning", {}).instantiate()
+    if settings.tokenizer.external is not None:
+        make_tokenizer(settings.tokenizer.external)
     if settings.trainer.has_unchecked_flags:
         with user_code_errors(settings, {}):
             flags: dict[str, Any] = settings.trainer.flags
