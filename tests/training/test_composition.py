@@ -418,6 +418,18 @@ def test_the_validation_loss_is_the_mean_over_all_tokens_held_out(tmp_path: Path
     assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_limited_validation_is_a_sample_of_all_held_out_windows(tmp_path: Path) -> None:
+    """`trainer.limit_val_batches` takes the first batches, which are the same in every validation."""
+    data = validated(tmp_path, 0.3)
+    assert data.validation is not None
+    batches, again = (list(data.val_dataloader().sampler) for _ in range(2))  # ty: ignore[missing-attribute]
+    assert torch.equal(torch.cat(batches).sort().values, torch.arange(len(data.validation)))
+    assert all(torch.equal(left, right) for left, right in zip(batches, again, strict=True))
+    assert len(data.validation.episodes_of(batches[0]).unique()) >= 6  # of nine
+    laptop = compose_config("train", "experiment=laptop")
+    assert laptop.trainer.limit_val_batches * laptop.data.batch_size == 640
+
+
 def test_validating_changes_nothing_in_the_training(tmp_path: Path) -> None:
     """The weights of a training that validates after each step are those of one that never does."""
     ends = []

@@ -12,7 +12,7 @@ from trajectory.data.goals import HindsightWindows
 from trajectory.data.settings import HindsightSettings, TokenizerSettings
 from trajectory.data.source import Source
 from trajectory.data.tokenization import load_or_tokenize
-from trajectory.data.windows import BatchesInOrder, ShuffledBatches, TokenWindows
+from trajectory.data.windows import ShuffledBatches, TokenWindows, ValidationBatches
 from trajectory.errors import require
 from trajectory.ranks import rank, world_size
 from trajectory.transition import TransitionLayout
@@ -96,12 +96,12 @@ class TrajectoryDataModule(pl.LightningDataModule):
         return DataLoader(windows, sampler=self.batches, batch_size=None, generator=torch.Generator())
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Batches of all held-out windows in order, of each this rank's part; none without a validation share."""
+        """Shuffled batches of all held-out windows, of each this rank's part; none without a validation share."""
         if self.validation is None:
             return []
         if self.trainer:
             self.validation.to(self.trainer.strategy.root_device)
-        batches = BatchesInOrder(len(self.validation), self.batch_size, self.seed, rank(), world_size())
+        batches = ValidationBatches(len(self.validation), self.batch_size, self.seed, rank(), world_size())
         goal = self.source.environment.goal
         windows = self.validation
         held_out = windows if goal is None else HindsightWindows(windows, goal, self.hindsight, batches)

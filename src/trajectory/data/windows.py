@@ -140,20 +140,22 @@ class ShuffledBatches(Sampler):
         return torch.from_numpy(permute(positions, self.rows, (self.seed, self.epoch)))
 
 
-class BatchesInOrder(Sampler):
-    """Batches of row indices for validation: every row once, in order, the same in every epoch.
+class ValidationBatches(Sampler):
+    """Batches of row indices for validation: every row once, the same in every epoch.
 
-    A last batch with fewer rows than ranks is dropped.
+    They are shuffled, so that the first few (`trainer.limit_val_batches`) are a sample of all rows. A last batch with
+    fewer rows than ranks is dropped.
 
     Args:
         batch_size: over all ranks; each rank takes its part of every batch.
-        seed: of hindsight goals, if there are goals.
+        seed: of the order, and of hindsight goals, if there are goals.
     """
 
     epoch = 0  # so that hindsight goals are the same too
 
     def __init__(self, rows: int, batch_size: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
-        whole = [batch for batch in torch.arange(rows).split(batch_size) if len(batch) >= ranks]
+        order = torch.from_numpy(permute(np.arange(rows), rows, (seed,)))
+        whole = [batch for batch in order.split(batch_size) if len(batch) >= ranks]
         self.batches = [batch.tensor_split(ranks)[rank] for batch in whole]
         self.seed = seed
 
