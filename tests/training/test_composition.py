@@ -23,6 +23,7 @@ from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.episodes import held_out_episodes
 from trajectory.data.settings import TokenizerSettings
 from trajectory.data.tokenization import load_or_tokenize
+from trajectory.data.windows import ValidationBatches
 from trajectory.errors import UserError
 from trajectory.interruption import Interruption
 from trajectory.model.callbacks.last_checkpoint import LastCheckpoint
@@ -422,7 +423,7 @@ def test_a_limited_validation_is_a_sample_of_all_held_out_windows(tmp_path: Path
     """`trainer.limit_val_batches` takes the first batches, which are the same in every validation."""
     data = validated(tmp_path, 0.3)
     assert data.validation is not None
-    batches, again = (list(data.val_dataloader().sampler) for _ in range(2))  # ty: ignore[missing-attribute]
+    batches, again = (list(ValidationBatches(len(data.validation), 16, seed=0)) for _ in range(2))
     assert torch.equal(torch.cat(batches).sort().values, torch.arange(len(data.validation)))
     assert all(torch.equal(left, right) for left, right in zip(batches, again, strict=True))
     assert len(data.validation.episodes_of(batches[0]).unique()) >= 6  # of nine
