@@ -292,6 +292,28 @@ def critics_table(measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def test_the_table_of_horizons_is_that_of_the_measurement() -> None:
+    measured = json.loads((ROOT / "results" / "horizon_pilots.json").read_text())
+    lines = ["| planner | return | CPU seconds |", "| --- | --- | --- |"]
+    for row in measured["horizons"]:
+        lines.append(f"| {row['planner']} | {row['return_mean']:.0f} ± {row['return_std']:.0f} | {row['cpu_s']} |")
+    assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
+
+
+def test_the_tables_of_the_league_are_those_of_the_measurement() -> None:
+    names = ("hopper", "walker2d", "halfcheetah", "ant")
+    folder = ROOT / "results" / "league"
+    runs = {name: json.loads((folder / name / "medium" / "none" / "0" / "results.json").read_text()) for name in names}
+    for name, run in runs.items():
+        data, mean = run["dataset"], run["return_mean"]
+        cells = [f"`{name}`", f"{data['return_mean']:.0f} ± {data['return_std']:.0f}"]
+        scores = [f"{mean / data['return_mean']:.2f}", f"{run['normalized_score_mean']:.1f}"]
+        minutes = f"{run['wall_clock_s']['train'] / 60:.0f}"
+        earned = f"{mean:.0f} ± {run['return_std']:.0f}"
+        assert f"| {' | '.join([*cells, f'**{earned}**', *scores])} |\n" in TEXTS[ROOT / "README.md"]
+        assert f"| {' | '.join([*cells, earned, *scores, minutes])} |\n" in TEXTS[DOCS / "results.md"]
+
+
 def startup_table(measured: dict[str, Any]) -> str:
     """Markdown of `benchmark.suites=[startup]`, beside the checkout that it was compared with."""
     head = "| command | before, s | now, s | `import` of | s | now, times that |"
