@@ -99,7 +99,8 @@ def test_a_config_folder_that_is_not_there_is_one_line(installed: Path, tmp_path
 
 def test_an_extra_that_a_command_needs_is_named_as_a_wheel_has_it(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "gymnasium_robotics.py").write_text("raise ModuleNotFoundError('not installed')")
-    process = call(installed, tmp_path, "collect", "env=pointmaze", "dataset.quality=waypoint", "hydra.run.dir=run", path=tmp_path)
+    overrides = ("env=pointmaze", "dataset.quality=waypoint", "hydra.run.dir=run")
+    process = call(installed, tmp_path, "collect", *overrides, path=tmp_path)
     assert process.returncode == 1
     assert process.stderr == (
         "error: env.id=gymnasium_robotics:PointMaze_UMaze-v3 needs the optional extra: "

@@ -175,8 +175,8 @@ def with_a_compiler_that_is_not_there(patch: pytest.MonkeyPatch) -> None:
         (without_compiler, 64, 4, "there is no C compiler"),
         (with_a_compiler_that_fails, 64, 4, "false cannot compile it"),
         (with_a_compiler_that_is_not_there, 64, 4, "/nowhere/cc"),
-        (lambda patch: None, 60, 3, "this architecture is left to torch"),
-        (lambda patch: None, 8, 4, "this architecture is left to torch"),
+        (lambda patch: None, 60, 3, "this architecture is computed by torch"),
+        (lambda patch: None, 8, 4, "this architecture is computed by torch"),
     ],
 )
 def test_where_it_cannot_be_had_torch_plans(
