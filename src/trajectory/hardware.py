@@ -14,10 +14,7 @@ import torch
 
 from trajectory.errors import require
 
-CPU_MATMUL_SIZE, GPU_MATMUL_SIZE = (
-    512,
-    8_192,
-)  # N of the N x N products that measure the peak rate
+CPU_MATMUL_SIZE, GPU_MATMUL_SIZE = 512, 8_192  # N of the N x N products that measure the peak rate
 MMAP_MAX, TRIM_THRESHOLD = -4, -1  # glibc's malloc.h
 
 

@@ -5,7 +5,7 @@ Only what the user has written in a config or on the command line comes here, ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -76,6 +76,11 @@ class ExternalTarget:
         rule = f"that of a {expected_type.__name__}" if expected_type else ""
         require(right, f"{self.key}.{TARGET}", rule, f"{self.target}, which makes a {type(result).__name__}")
         return result
+
+    def check_methods(self, made: Any, methods: Iterable[str], rule: str) -> None:
+        """Raise a `UserError` with the rule unless what the target has made has all these methods."""
+        has_methods = all(callable(getattr(made, name, None)) for name in methods)
+        require(has_methods, f"{self.key}.{TARGET}", rule, self.target)
 
 
 def resolve_target(values: Any, key: str, known: Mapping[str, type], default: str | None = None) -> Any:

@@ -67,9 +67,9 @@ def test_every_experiment_trains_and_plans_as_its_file_says(
     assert results["steps"] == 4
     assert len(results["episodes"]) == 2
     assert all(1 <= episode["length"] <= 8 for episode in results["episodes"])
-    asked = {key: value for key, value in without_missing(config.planner).items() if key in results["planner"]}
-    assert {key: results["planner"][key] for key in asked if asked[key] is not None} == {
-        key: value for key, value in asked.items() if value is not None
+    requested = {key: value for key, value in without_missing(config.planner).items() if key in results["planner"]}
+    assert {key: results["planner"][key] for key in requested if requested[key] is not None} == {
+        key: value for key, value in requested.items() if value is not None
     }
     assert (results["planner"]["objective"] == "likelihood") == (name not in WITH_CRITIC)
     assert ("success_rate" in results) == (name in GOALS | REWARDED)

@@ -35,10 +35,10 @@ def test_positions_are_those_that_were_observed(environment: str, hidden: int) -
     """The root's horizontal position is integrated: near the simulator's, which takes smaller steps."""
     env = gymnasium.make(environment)
     observations, states = walk(env, 15)
-    told = qpos_from_observations(env, observations, states[0])
-    np.testing.assert_array_equal(told[:, hidden:], states[:, hidden:])
+    qpos = qpos_from_observations(env, observations, states[0])
+    np.testing.assert_array_equal(qpos[:, hidden:], states[:, hidden:])
     travelled = np.abs(np.diff(states[:, :hidden], axis=0)).sum(axis=0)
-    assert (np.abs(told - states)[:, :hidden] < 0.2 * travelled).all()
+    assert (np.abs(qpos - states)[:, :hidden] < 0.2 * travelled).all()
     assert (qpos_from_observations(env, observations)[0, :hidden] == 0).all()
 
 

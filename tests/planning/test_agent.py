@@ -27,6 +27,7 @@ from trajectory.errors import UserError
 from trajectory.model.module import TrajectoryModule
 from trajectory.model.settings import OptimizerSettings
 from trajectory.planning.beam_search import Plan, beam_search, uniforms_shape
+from trajectory.planning.execution import actions_to_execute
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
 
 WINDOW = 4
@@ -183,11 +184,10 @@ def test_a_cold_mean_is_the_best_and_beams_that_are_alike_count_alike() -> None:
     cold = replace(PLANNER, execute="mean", execute_temperature=1e-6)
     one, other = (act_alone(make_agent(model, planner), observations, rewards, seed=1) for planner in (PLANNER, cold))
     np.testing.assert_allclose(one, other, rtol=1e-6)
-    agent = make_agent(model, cold)
     actions = torch.tensor([0, 2, 1, 4]).view(1, 4, 1, 1).expand(1, 4, 1, LAYOUT.action_dim)
     tokens = torch.zeros(1, 4, 1, LAYOUT.transition_dim, dtype=torch.int64)
     tokens[..., LAYOUT.action] = actions
-    alike = agent._actions_to_execute(Plan(tokens, torch.full((1, 4), 7.0), None))
+    alike = actions_to_execute(Plan(tokens, torch.full((1, 4), 7.0), None), model.discretizer, LAYOUT, cold)
     decoded = model.discretizer.decode(actions[0, :, 0], LAYOUT.action)
     torch.testing.assert_close(alike, decoded.mean(0, keepdim=True).to(alike.dtype))
 

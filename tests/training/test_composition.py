@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from helpers.command_line import CONF, LAPTOP, ROOT, TINY, Refusal, compose_config, run_main_here
 from helpers.toy_world import StopAfter, fit, toy_data, toy_module
 from trajectory.data.datamodule import TrajectoryDataModule
-from trajectory.data.episodes import held_out_episodes
+from trajectory.data.episodes import held_out_episodes, rows_of
 from trajectory.data.settings import TokenizerSettings
 from trajectory.data.tokenization import load_or_tokenize
 from trajectory.data.windows import ValidationBatches
@@ -383,7 +383,7 @@ def test_bins_and_critic_see_no_episode_that_is_held_out(tmp_path: Path) -> None
     """Whatever those hold: here numbers that no other episode has."""
     data = validated(tmp_path, 0.2)
     everything, held_out = data.source.load(), held_out_episodes(30, 0.2, 0)
-    rows = everything.rows_of(held_out)
+    rows = rows_of(everything.ends, held_out)[0]
     changed = replace(everything, observations=everything.observations + 100 * rows[:, None].astype(np.float32))
     source = replace(data.source, read=lambda **_: changed, id="changed")
     other = TrajectoryDataModule(source, data.tokenizer, window=3, batch_size=16, seed=0, validation_share=0.2)

@@ -1,9 +1,9 @@
 """What the heads of a trained model look at (paper, section 4.1): maps, and names for the two published patterns.
 
 Rows of a map are queries, columns the tokens looked at. The query at a token predicts the one after it, so patterns are
-told relative to the token predicted: a *Markov* head looks at the transition before that one's, a *striated* head at
+given relative to the token predicted: a *Markov* head looks at the transition before that one's, a *striated* head at
 one dimension in all transitions before that one's: the dimension that is predicted, or the query's own. Every number is
-a share of the attention, averaged over the queries that see at least one token of those asked for, beside what uniform
+a share of the attention, averaged over the queries that see at least one such token, beside what uniform
 attention over all visible tokens would give.
 
 Names: B windows, T tokens, L layers, H heads, D = transition_dim.
@@ -106,9 +106,9 @@ class Patterns:
 
     def past(self, kind: TokenKind, predicted: Collection[TokenKind]) -> Tensor:
         """Tokens of a kind in earlier transitions, for queries that predict one of these."""
-        asked = torch.from_numpy(np.isin(self.kinds, list(predicted)))[self.predicted]
+        queries = torch.from_numpy(np.isin(self.kinds, list(predicted)))[self.predicted]
         looked_at = torch.from_numpy(self.kinds == kind)[self.keys]
-        return self.visible & (self.back >= 1) & asked[:, None] & looked_at
+        return self.visible & (self.back >= 1) & queries[:, None] & looked_at
 
 
 def attention_mass(weights: Tensor, pattern: Tensor) -> Tensor:

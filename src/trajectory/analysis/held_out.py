@@ -39,37 +39,39 @@ class AnalysedData:
     tokens: Tensor
 
 
-def load_analysed_data(checkpoint: Checkpoint, asked: dict[str, Any], environment: EnvironmentSettings) -> AnalysedData:
+def load_analysed_data(
+    checkpoint: Checkpoint, requested: dict[str, Any], environment: EnvironmentSettings
+) -> AnalysedData:
     """The data that `dataset` asks for.
 
     Args:
-        asked: `source` and that source's own keys; with `held_out` the episodes of the checkpoint's built-in dataset,
-            recorded with the next seed, or else those that it was trained on.
+        requested: `source` and that source's own keys; with `held_out` the episodes of the checkpoint's built-in
+            dataset, recorded with the next seed, or else those that it was trained on.
         environment: the checkpoint's.
 
     Raises:
         UserError: what the source refuses, or data of another environment than the checkpoint's.
     """
     trained = checkpoint.hyperparameters["dataset"]
-    if asked.get("source") == "held_out":
-        unknown = sorted(asked.keys() - {"source", "steps"})
+    if requested.get("source") == "held_out":
+        unknown = sorted(requested.keys() - {"source", "steps"})
         require(
             not unknown, f"dataset.{', dataset.'.join(unknown)}", "left out: nothing reads it", "a key that was added"
         )
-        steps, asked = asked["steps"], requested_dataset(checkpoint)
-        if asked["source"] == "builtin":
-            asked = {**asked, "seed": asked["seed"] + 1, "steps": steps}
-    source = locate(asked, environment)
+        steps, requested = requested["steps"], requested_dataset(checkpoint)
+        if requested["source"] == "builtin":
+            requested = {**requested, "seed": requested["seed"] + 1, "steps": steps}
+    source = locate(requested, environment)
     same = source.recorded_in is None or environment_kind(source.recorded_in) == environment_kind(environment.id)
     require(same, "dataset", f"of {environment.id}, as the checkpoint's", f"{source.id} of {source.recorded_in}")
     episodes, layout = source.load(), checkpoint.gpt.layout
     rule = f"of {layout.observation_dim} observations and {layout.action_dim} actions, as the checkpoint's"
     require(episodes.layout == layout, "dataset", rule, source.id)
     # recordings of different length with one seed begin with the same episodes
-    known = trained.get("requested", {})
-    same = all(asked.get(key) == known.get(key) for key in ("source", "quality", "seed"))
-    again = asked.get("source") == "builtin" and same
-    held_out = not again and episodes.content_hash() != trained["content_hash"]
+    trained_on = trained.get("requested", {})
+    same = all(requested.get(key) == trained_on.get(key) for key in ("source", "quality", "seed"))
+    is_training_data = requested.get("source") == "builtin" and same
+    held_out = not is_training_data and episodes.content_hash() != trained["content_hash"]
     return AnalysedData(source.id, held_out, environment, episodes, encode_episodes(checkpoint, episodes))
 
 
@@ -99,7 +101,7 @@ def training_episodes(checkpoint: Checkpoint, environment: EnvironmentSettings) 
 def requested_dataset(checkpoint: Checkpoint) -> dict[str, Any]:
     """The `dataset` config that a checkpoint was trained with."""
     dataset = checkpoint.hyperparameters["dataset"]
-    rule = "one that knows how its dataset was asked for, as all do today"
+    rule = "one that knows how its dataset was requested, as all do today"
     require("requested" in dataset, "checkpoint", rule, f"one of {dataset['id']}")
     rule = "given: the checkpoint's own comes from code of others, and a checkpoint chooses no code"
     require("source" in dataset["requested"], "dataset", rule, str(dataset["requested"].get(TARGET)))

@@ -23,7 +23,7 @@ from trajectory.data.source import Source
 from trajectory.environments.make import action_bounds
 from trajectory.errors import require
 from trajectory.settings import TrainingSettings
-from trajectory.targets import TARGET, ExternalTarget
+from trajectory.targets import ExternalTarget
 
 
 class TrainedAgent(Protocol):
@@ -79,8 +79,7 @@ def train_baseline(
     if isinstance(baseline, ExternalTarget):
         require(goal is None, "baseline", "bc or behaviour in an environment with goals", baseline.target)
         agent = baseline.instantiate(episodes, seed, action_bounds=action_bounds)
-        is_agent = all(callable(getattr(agent, name, None)) for name in ("reset", "act", "save"))
-        require(is_agent, f"baseline.{TARGET}", "that of a training, which gives an agent", baseline.target)
+        baseline.check_methods(agent, ("reset", "act", "save"), "that of a training, which gives an agent")
         return agent
     train = TRAINERS[baseline.name]
     if goal is not None:

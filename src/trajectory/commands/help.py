@@ -41,18 +41,15 @@ def _help(command: str, overrides: list[str], config_dir: str | None) -> tuple[s
     """What is shown, and why a config cannot be."""
     about = str(import_module(f"trajectory.commands.{command}").__doc__)
     defaults: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{command}.yaml"))
-    groups = {
-        group: option for entry in defaults["defaults"] if isinstance(entry, dict) for group, option in entry.items()
-    }
-    given = {override.partition("=")[0] for override in overrides}
+    groups = {group: option for entry in defaults["defaults"] if entry != "_self_" for group, option in entry.items()}
+    overridden = {override.partition("=")[0] for override in overrides}
     # a choice that the user has to make is shown with the first option
-    needed = [
-        f"{group}={options(command, group)[0]}" for group in groups if groups[group] == "???" and group not in given
-    ]
+    required = [group for group, option in groups.items() if option == "???" and group not in overridden]
+    choices = [f"{group}={options(command, group)[0]}" for group in required]
     folder = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
     with initialize_config_dir(str(CONF), version_base="1.3", job_name=command):
         try:
-            config = compose(command, [*folder, *needed, *overrides], return_hydra_config=True)
+            config = compose(command, [*folder, *choices, *overrides], return_hydra_config=True)
         except HydraException as error:
             return about, " ".join(str(error).split())
     if "hydra" in groups:  # it can be swept

@@ -85,27 +85,25 @@ class TrajectoryDataModule(pl.LightningDataModule):
         A resumed training begins with the first batch that it has not seen.
         """
         assert self.windows is not None, "setup has not been called"
-        if self.trainer:
-            self.windows.to(self.trainer.strategy.root_device)
         seen = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
         self.batches = ShuffledBatches(len(self.windows), self.batch_size, self.seed, rank(), world_size())
         self.batches.start = seen % len(self.batches)
-        goal = self.source.environment.goal
-        windows = self.windows if goal is None else HindsightWindows(self.windows, goal, self.hindsight, self.batches)
-        # its own generator: iterators draw from it, and resuming must not change the global one
-        return DataLoader(windows, sampler=self.batches, batch_size=None, generator=torch.Generator())
+        return self._loader(self.windows, self.batches)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Shuffled batches of all held-out windows, of each this rank's part; none without a validation share."""
         if self.validation is None:
             return []
-        if self.trainer:
-            self.validation.to(self.trainer.strategy.root_device)
         batches = ValidationBatches(len(self.validation), self.batch_size, self.seed, rank(), world_size())
+        return self._loader(self.validation, batches)
+
+    def _loader(self, windows: TokenWindows, batches: ShuffledBatches | ValidationBatches) -> DataLoader:
+        if self.trainer:
+            windows.to(self.trainer.strategy.root_device)
         goal = self.source.environment.goal
-        windows = self.validation
-        held_out = windows if goal is None else HindsightWindows(windows, goal, self.hindsight, batches)
-        return DataLoader(held_out, sampler=batches, batch_size=None, generator=torch.Generator())
+        dataset = windows if goal is None else HindsightWindows(windows, goal, self.hindsight, batches)
+        # its own generator: iterators draw from it, and resuming must not change the global one
+        return DataLoader(dataset, sampler=batches, batch_size=None, generator=torch.Generator())
 
     def episodes_of_batch(self, batch: int) -> list[int]:
         """The episodes of the windows in a batch of the current epoch."""

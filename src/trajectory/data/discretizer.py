@@ -18,14 +18,13 @@ from torch import Tensor, nn
 
 from trajectory.data.episodes import CHUNK
 from trajectory.errors import UserError, first_line, require
-from trajectory.targets import TARGET, ExternalTarget
+from trajectory.targets import ExternalTarget
 from trajectory.transition import TransitionLayout
 
 # A value is an atom if it fills at least this fraction of the rows of an average bin.
 MIN_ATOM_FRACTION = 0.05
 # At most this fraction of the bins goes to atoms that do not fill an average bin, but two such atoms always get one.
 MAX_ATOM_FRACTION = 0.1
-
 
 Bins = tuple[np.ndarray, np.ndarray, np.ndarray]  # (K,) lowest and highest member of each, and what it decodes to
 
@@ -60,8 +59,7 @@ def make_tokenizer(external: ExternalTarget) -> Tokenizer:
         UserError: it cannot be made, or has no `fit`.
     """
     tokenizer = external.instantiate()
-    right = callable(getattr(tokenizer, "fit", None))
-    require(right, f"{external.key}.{TARGET}", "that of a tokeniser, which can fit", external.target)
+    external.check_methods(tokenizer, ("fit",), "that of a tokeniser, which can fit")
     return tokenizer
 
 
@@ -199,7 +197,7 @@ class Discretizer(nn.Module):
         return used @ self.values[dimension].to(used.dtype) / used.sum(-1)
 
 
-def fit_column(ordered: np.ndarray, bins: int, binning: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def fit_column(ordered: np.ndarray, bins: int, binning: str) -> Bins:
     """Lowest value, highest value and decoded value of each bin of one column, ascending, all float32.
 
     Args:
@@ -262,7 +260,7 @@ def _allot(bins: int, sizes: list, limits: list[int]) -> list[int]:
     return allotted
 
 
-def _quantile_bins(ordered: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _quantile_bins(ordered: np.ndarray, bins: int) -> Bins:
     """Cut ascending numbers, with repetitions, into at most `bins` groups of about equal size."""
     edges = np.arange(bins) * (len(ordered) / bins)
     at_edges = ordered[edges.astype(np.int64)]
@@ -276,7 +274,7 @@ def _quantile_bins(ordered: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarr
     return lows, highs, np.clip(np.array(means, dtype=np.float32), lows, highs)
 
 
-def _uniform_bins(ordered: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _uniform_bins(ordered: np.ndarray, bins: int) -> Bins:
     """Cut the range of ascending numbers into `bins` equal widths."""
     edges = np.linspace(float(ordered[0]), float(ordered[-1]), bins + 1)
     middle = ((edges[:-1] + edges[1:]) / 2).astype(np.float32)

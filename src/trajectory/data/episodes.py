@@ -58,16 +58,9 @@ class Episodes:
             returns[episodes] = np.add.reduceat(self.rewards[rows], starts[episodes] - rows.start, dtype=np.float64)
         return returns
 
-    def rows_of(self, episodes: np.ndarray) -> np.ndarray:
-        """(T,) bool: which transitions are of the (n,) episodes, given by their numbers."""
-        chosen = np.zeros(len(self), dtype=bool)
-        chosen[episodes] = True
-        return np.repeat(chosen, self.lengths)
-
     def select(self, episodes: np.ndarray) -> Episodes:
-        """The (n,) episodes alone, given by their numbers in ascending order."""
-        rows = self.rows_of(episodes)
-        ends = np.cumsum(self.lengths[episodes])
+        """Some of the episodes, given by (n,) ascending indices."""
+        rows, ends = rows_of(self.ends, episodes)
         columns = (self.observations[rows], self.actions[rows], self.rewards[rows])
         return Episodes(*columns, ends, self.terminated[episodes])
 
@@ -77,6 +70,21 @@ class Episodes:
         for column in (self.observations, self.actions, self.rewards, self.ends, self.terminated):
             digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()[:16]
+
+
+def rows_of(ends: np.ndarray, episodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Some of the episodes, given by (n,) ascending indices.
+
+    Args:
+        ends: (E,) the row after the last transition of each episode.
+
+    Returns:
+        (T,) bool, the rows of these episodes, and (n,) their ends once the other rows are left out.
+    """
+    lengths = np.diff(ends, prepend=0)
+    chosen = np.zeros(len(ends), dtype=bool)
+    chosen[episodes] = True
+    return np.repeat(chosen, lengths), np.cumsum(lengths[episodes])
 
 
 def held_out_episodes(episodes: int, share: float, seed: int) -> np.ndarray:

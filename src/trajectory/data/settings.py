@@ -43,8 +43,8 @@ class TokenizerSettings:
     terminal_reward: float | None = -100.0
 
     def __post_init__(self) -> None:
-        known = self.external is not None or self.binning in ("quantile", "uniform")
-        require(known, "tokenizer.binning", "quantile or uniform", self.binning)
+        is_valid = self.external is not None or self.binning in ("quantile", "uniform")
+        require(is_valid, "tokenizer.binning", "quantile or uniform", self.binning)
         require(self.bins >= 2, "tokenizer.bins", "at least 2", self.bins)
         require(0 <= self.discount < 1, "tokenizer.discount", "at least 0 and below 1", self.discount)
 

@@ -10,7 +10,7 @@ import numpy as np
 from trajectory.data.cache import TokenizedData, cache_key, load_tokens, save_tokens, tokens_lock
 from trajectory.data.card import draw_card
 from trajectory.data.discretizer import Discretizer, finite_columns, make_tokenizer
-from trajectory.data.episodes import held_out_episodes
+from trajectory.data.episodes import held_out_episodes, rows_of
 from trajectory.data.returns import return_to_go, shape_rewards
 from trajectory.data.settings import TokenizerSettings
 from trajectory.data.source import Source, summarize
@@ -57,7 +57,7 @@ def tokenize_source(
     """
     episodes = source.load()
     held_out = held_out_episodes(len(episodes), validation_share, seed)
-    fitted_to = ~episodes.rows_of(held_out) if len(held_out) else slice(None)
+    fitted_to = ~rows_of(episodes.ends, held_out)[0] if len(held_out) else slice(None)
     summary = {**summarize(episodes, source), "layout": asdict(episodes.layout)}
     rewards = shape_rewards(episodes, settings.terminal_reward)
     values = return_to_go(rewards, episodes.ends, episodes.terminated, settings.discount)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from trajectory.data.discretizer import Discretizer
-from trajectory.data.episodes import Episodes
+from trajectory.data.episodes import Episodes, rows_of
 
 MAX_GPU_MEMORY_FRACTION = 0.25  # of a GPU's free memory, for all tokens
 BLOCK = 1 << 14  # rows encoded, or positions permuted, at a time; fits into the processor's cache
@@ -78,13 +78,9 @@ class TokenWindows(Dataset):
 
     def of(self, episodes: np.ndarray) -> TokenWindows:
         """The windows of some episodes, given by (E,) ascending indices."""
-        ends = self.ends.numpy()
-        lengths = np.diff(ends, prepend=0)
-        chosen = np.zeros(len(ends), dtype=bool)
-        chosen[episodes] = True
-        tokens = self.tokens[torch.from_numpy(np.repeat(chosen, lengths))]
+        rows, ends = rows_of(self.ends.numpy(), episodes)
         terminated = self.terminated.numpy()[episodes]
-        return TokenWindows(tokens, np.cumsum(lengths[episodes]), terminated, len(self.offsets), self.stop_token)
+        return TokenWindows(self.tokens[torch.from_numpy(rows)], ends, terminated, len(self.offsets), self.stop_token)
 
     def to(self, device: torch.device) -> None:
         """Move all tokens to the model's device, to gather batches there, unless they take too much of its memory."""
@@ -103,8 +99,7 @@ class ShuffledBatches(Sampler):
 
     The order depends on (seed, epoch) alone and is computed block by block (`permute`), so its memory does not grow
     with the number of rows. A dataset smaller than a batch gives one batch of all rows. The first `start` batches of
-    the first
-    epoch are skipped: a resumed run has seen them.
+    the first epoch are skipped: a resumed run has seen them.
 
     Args:
         batch_size: over all ranks; each rank takes its part of every batch.

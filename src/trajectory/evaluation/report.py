@@ -41,7 +41,7 @@ class RunRecord:
 def evaluate_and_report(run: RunRecord, agent: Agent, evaluation: EvaluationSettings) -> dict[str, Any]:
     """Run the final episodes, split among the ranks; the first rank writes `results.json`, after all other files.
 
-    With goals, told to the agent or hidden from it, the paths are drawn too, as `goals.png`.
+    With goals, given to the agent or hidden from it, the paths are drawn too, as `goals.png`.
 
     Args:
         evaluation: which episodes, and whether the first one is drawn, as `episode.mp4` and `rollout.png`.

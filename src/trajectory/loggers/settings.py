@@ -74,7 +74,7 @@ def logger_settings(config: DictConfig) -> LoggerSettings:
 
 
 def has_wandb_key() -> bool:
-    """Whether there is a key of Weights & Biases. The user is never asked for one."""
+    """Whether there is a key of Weights & Biases. This never prompts for one."""
     with optional_import("logger=wandb"):
         import wandb
 

@@ -21,11 +21,11 @@ from trajectory.model.gpt import GPT
 from trajectory.planning.beam_search import Plan, beam_search, uniforms_shape
 from trajectory.planning.cuda_graph import CUDAGraphSearch
 from trajectory.planning.deadline import LatencyModel
+from trajectory.planning.execution import actions_to_execute
 from trajectory.planning.objective import custom_objective
 from trajectory.planning.protocol import Agent
 from trajectory.planning.settings import Planner, PlannerSettings, planner_as_dict, trained_planner
 from trajectory.planning.trajectory import PlannedTrajectory
-from trajectory.targets import TARGET
 
 
 def make_agent(
@@ -44,8 +44,7 @@ def make_agent(
     if isinstance(planner, PlannerSettings):
         return TrajectoryAgent(gpt, discretizer, planner, discount, terminal_reward, critic)
     agent = planner.instantiate(gpt, discretizer, discount=discount, terminal_reward=terminal_reward, critic=critic)
-    is_agent = all(callable(getattr(agent, name, None)) for name in ("reset", "act"))
-    require(is_agent, f"planner.{TARGET}", "that of an agent, which can reset and act", planner.target)
+    planner.check_methods(agent, ("reset", "act"), "that of an agent, which can reset and act")
     return agent
 
 
@@ -189,30 +188,14 @@ class TrajectoryAgent:
         prefixes = self.prefixes[[environments[index] for index in needs_replan]]
         plans = self._search(tokens[needs_replan], [histories[index] for index in needs_replan], prefixes, generators)
         for index, plan in zip(needs_replan, plans, strict=True):
-            self.planned[environments[index]] = list(self._actions_to_execute(plan))
+            executed = actions_to_execute(plan, self.discretizer, layout, self.settings)
+            self.planned[environments[index]] = list(executed)
         actions = torch.stack([self.planned[environment].pop(0) for environment in environments])
         action_tokens = self.discretizer.encode(actions, layout.action)
         for index, environment in enumerate(environments):
             self.pending[environment] = torch.cat([tokens[index], action_tokens[index]])
         result = actions.cpu().numpy()
         return result[0] if np.ndim(observation) == 1 else result
-
-    def _actions_to_execute(self, plan: Plan) -> Tensor:
-        """(K, action_dim) actions to execute of one environment's plan.
-
-        K is `replan_interval`, or less if the best beam predicts the episode's termination before.
-        """
-        action, settings = self.gpt.layout.action, self.settings
-        tokens = plan.tokens[0, :, : settings.replan_interval, action]  # (beam_width, K, action_dim)
-        alive = (tokens != self.gpt.stop_token).all(-1)  # (beam_width, K)
-        if settings.execute == "best":
-            return self.discretizer.decode(tokens[0], action)[alive[0]]
-        actions = self.discretizer.decode(tokens, action)
-        objective = plan.objective[0] - plan.objective[0].max()
-        std = objective.std(correction=0).clamp(min=torch.finfo(objective.dtype).tiny)
-        weights = (objective / (settings.execute_temperature * std)).exp()[:, None] * alive  # (beam_width, K)
-        mean = (weights[..., None] * actions).sum(0) / weights.sum(0)[:, None]  # (K, action_dim)
-        return mean[alive[0]].to(actions.dtype)
 
     def plan(
         self,

@@ -17,7 +17,7 @@ from trajectory.evaluation.results import normalized_score
 from trajectory.locks import in_use
 from trajectory.loggers.metrics_file import read_metrics
 from trajectory.planning.settings import PlannerSettings
-from trajectory.renamed import with_current_fields, with_current_keys
+from trajectory.renamed import RENAMED_VALUES, with_current_fields
 from trajectory.reporting.folders import find_folders
 from trajectory.resume import RESUME_MUTABLE_KEYS, comparable_settings, flatten_keys, is_under
 
@@ -142,7 +142,8 @@ def _read(folder: Path, results: dict[str, Any], config: dict[str, Any], trainin
         training = _json(home / "results.json") or {}
     planner = results["planner"]
     if planner is None:
-        method = str(with_current_keys({"baseline.name": results["baseline"]["name"]})["baseline.name"])
+        name = str(results["baseline"]["name"])
+        method = RENAMED_VALUES["baseline.name"].get(name, name)
     else:  # of an older version, it lacks what was not there to be set
         planner = merge(asdict(PlannerSettings()), planner)
         method = WITH_CRITIC if planner["value"] == "critic" else TRANSFORMER
@@ -154,10 +155,10 @@ def _read(folder: Path, results: dict[str, Any], config: dict[str, Any], trainin
     if not trained_with:
         settings["training"] = f"unknown, of {checkpoint.parent}"
     environment = {"reference": None, **results["environment"]}
-    asked = {key: environment.get(key) for key in ("kwargs", "observation_keys", "reference")}
-    asked |= {"wrappers": environment["wrappers"]} if environment.get("wrappers") else {}
+    env = {key: environment.get(key) for key in ("kwargs", "observation_keys", "reference")}
+    env |= {"wrappers": environment["wrappers"]} if environment.get("wrappers") else {}
     limit = (config.get("evaluation") or {}).get("max_steps")
-    settings |= flatten_keys({"planner": planner, "env": asked, "evaluation": {"max_steps": limit}})
+    settings |= flatten_keys({"planner": planner, "env": env, "evaluation": {"max_steps": limit}})
     # a baseline keeps one set of weights, the last
     kind = checkpoint.stem if planner is not None else "last"
     steps, last_step = results.get("steps"), (trained_with.get("trainer") or {}).get("max_steps")

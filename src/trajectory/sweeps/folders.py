@@ -15,12 +15,12 @@ from trajectory.resume import RESUME_MUTABLE_KEYS, is_under
 RECORD = "multirun.yaml"  # the config of the sweep, as Hydra calls it
 
 
-def sweep_folder(asked: Path, overrides: Sequence[str], *, given: bool, resume: bool) -> Path:
+def sweep_folder(folder: Path, overrides: Sequence[str], *, given: bool, resume: bool) -> Path:
     """The folder of a sweep.
 
     Args:
-        asked: what `hydra.sweep.dir` is.
-        overrides: what the sweep was asked for, `params` first; its jobs are numbered by it.
+        folder: what `hydra.sweep.dir` is.
+        overrides: of the sweep, `params` first; its jobs are numbered by it.
         given: whether the user named the folder; else it is called after the time, and `resume` takes the newest of the
             folders beside it that is of the same overrides.
 
@@ -28,21 +28,22 @@ def sweep_folder(asked: Path, overrides: Sequence[str], *, given: bool, resume: 
         UserError: the folder that was named holds another sweep, or one that is not to be continued.
     """
     if given:
-        if (asked / RECORD).is_file():
-            rule = f"true to continue the sweep in {asked}, or hydra.sweep.dir another folder"
+        if (folder / RECORD).is_file():
+            rule = f"true to continue the sweep in {folder}, or hydra.sweep.dir another folder"
             require(resume, "resume", rule, resume)
-            known = _identity(_recorded(asked))
-            require(known == _identity(overrides), "a continued sweep", f"{' '.join(known)}, as {asked}", overrides)
-        return asked
+            recorded = _identity(_recorded(folder))
+            rule = f"{' '.join(recorded)}, as {folder}"
+            require(recorded == _identity(overrides), "a continued sweep", rule, overrides)
+        return folder
     if resume:
-        for record in sorted(asked.parent.glob(f"*/{RECORD}"), reverse=True):
+        for record in sorted(folder.parent.glob(f"*/{RECORD}"), reverse=True):
             if _identity(_recorded(record.parent)) == _identity(overrides):
                 return record.parent
-    folder, count = asked, 1
-    while folder.exists():  # another sweep began in the same second
+    new, count = folder, 1
+    while new.exists():  # another sweep began in the same second
         count += 1
-        folder = asked.with_name(f"{asked.name}_{count}")
-    return folder
+        new = folder.with_name(f"{folder.name}_{count}")
+    return new
 
 
 def params_as_overrides(params: Mapping[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ class JobResult:
 
 
 class CatchingTask:
-    """A main's function that returns an `JobResult` whatever happens in it; any launcher can send it elsewhere.
+    """A main's function that returns a `JobResult` whatever happens in it; any launcher can send it elsewhere.
 
     A signal that ends the process in which the sweep runs ends the sweep. In a submitit job it ends the job, which is
     then queued again; elsewhere the job has failed.

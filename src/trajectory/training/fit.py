@@ -134,8 +134,8 @@ def fit(
         settings.tokenizer.terminal_reward,
         module.critic,
     )
-    facts: dict[str, Any] = {"planner": planner_as_dict(settings.planner), "steps": trainer.global_step}
-    facts |= {"evaluations": planning.history} | ({"pruned": True} if planning.pruned else {})
-    facts |= {"skipped_steps": guard.skipped, "interrupted": interruption.training_stopped or planning.pruned}
+    metadata: dict[str, Any] = {"planner": planner_as_dict(settings.planner), "steps": trainer.global_step}
+    metadata |= {"evaluations": planning.history} | ({"pruned": True} if planning.pruned else {})
+    metadata |= {"skipped_steps": guard.skipped, "interrupted": interruption.training_stopped or planning.pruned}
     losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-    return agent, facts | ({"validation": losses} if losses else {})
+    return agent, metadata | ({"validation": losses} if losses else {})

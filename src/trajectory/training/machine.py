@@ -47,9 +47,9 @@ class Machine:
         Args:
             earlier: the checkpoint that is gone on from, whose number of threads is kept: rounding depends on it.
         """
-        asked = settings.runtime.threads
-        asked = str(earlier["process"]["threads"]) if asked == "auto" and earlier else asked
-        self.threads = set_threads(asked, settings.trainer.devices)
+        threads = settings.runtime.threads
+        threads = str(earlier["process"]["threads"]) if threads == "auto" and earlier else threads
+        self.threads = set_threads(threads, settings.trainer.devices)
         self.precision = select_precision(settings.trainer.precision, self.device)
         pl.seed_everything(settings.seed, verbose=False)
 

@@ -21,7 +21,7 @@ from trajectory.model.gpt import GPT
 from trajectory.model.native.library import compiled, parallel_for
 
 TILE = 96  # tokens that go through the layers together, so that their activations fit into a core's cache
-TOKENS_PER_THREAD = 16  # fewer are not worth another thread
+TOKENS_PER_THREAD = 16  # fewer do not pay for another thread
 TRIAL_INTERVAL = 1_000  # calls between timings of one thread against many; the first timings are at powers of two
 MAX_TRANSITIONS = 4_096  # of a sequence with rotary positions
 

@@ -15,7 +15,7 @@ from trajectory.model.native.library import compiled, parallel_for
 log = logging.getLogger(__name__)
 
 RANDOM_RANGE = 1 << 32  # of the 32 random bits of an element
-ELEMENTS_PER_THREAD = 1 << 15  # fewer are not worth another thread
+ELEMENTS_PER_THREAD = 1 << 15  # fewer do not pay for another thread
 
 
 class _Attention(ctypes.Structure):

@@ -1,0 +1,31 @@
+"""From a plan to the actions that are executed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trajectory.data.discretizer import Discretizer
+from trajectory.planning.beam_search import Plan
+from trajectory.planning.settings import PlannerSettings
+from trajectory.transition import TransitionLayout
+
+
+def actions_to_execute(
+    plan: Plan, discretizer: Discretizer, layout: TransitionLayout, settings: PlannerSettings
+) -> Tensor:
+    """(K, action_dim) actions to execute of one environment's plan.
+
+    K is `replan_interval`, or less if the best beam predicts the episode's termination before.
+    """
+    stop_token = discretizer.bins
+    tokens = plan.tokens[0, :, : settings.replan_interval, layout.action]  # (beam_width, K, action_dim)
+    alive = (tokens != stop_token).all(-1)  # (beam_width, K)
+    if settings.execute == "best":
+        return discretizer.decode(tokens[0], layout.action)[alive[0]]
+    actions = discretizer.decode(tokens, layout.action)
+    objective = plan.objective[0] - plan.objective[0].max()
+    std = objective.std(correction=0).clamp(min=torch.finfo(objective.dtype).tiny)
+    weights = (objective / (settings.execute_temperature * std)).exp()[:, None] * alive  # (beam_width, K)
+    mean = (weights[..., None] * actions).sum(0) / weights.sum(0)[:, None]  # (K, action_dim)
+    return mean[alive[0]].to(actions.dtype)
