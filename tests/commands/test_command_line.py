@@ -228,6 +228,8 @@ def test_results_of_training(trained: Run, place: Path, monkeypatch: pytest.Monk
     assert {"_target_": AGENT, **results["planner"]} == planner
     assert (results["seed"], results["steps"]) == (0, 6)
     assert results["wall_clock_s"]["record"] > 0
+    assert results["cpu_s"].keys() == {"train"}
+    assert results["cpu_s"]["train"] > 0
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(place / "store"))
     returns = load_episodes(results["dataset"]["id"]).returns()
     assert results["dataset"]["episodes"] == len(returns)

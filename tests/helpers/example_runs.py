@@ -83,6 +83,7 @@ def write_training(
         "seed": seed,
         "world_size": 1,
         "wall_clock_s": {"record": 0.0, "train": 600.0, "evaluate": 5.0},
+        "cpu_s": {"train": 540.0},
     }
     _write_results(folder, returns, data or dataset(), reference, common | of_method | facts)
     return folder

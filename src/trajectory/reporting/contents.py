@@ -169,4 +169,5 @@ def _row_values(row: Row) -> dict[str, Any]:
         },
         "decision_latency_ms": row.latency_ms,
         "training_s": row.training_s,
+        "training_cpu_s": row.training_cpu_s,
     }

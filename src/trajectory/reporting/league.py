@@ -83,7 +83,7 @@ def league_table(league: League) -> Table:
         for mean in (league.means.get(method) for method in league.methods)
     ]
     lines.append([Cell(f"mean of {len(league.datasets)}"), *means])
-    for name, values in (("training, min", _minutes), ("ms per decision", _latency)):
+    for name, values in (("training, core-min", _core_minutes), ("ms per decision", _latency)):
         known = [
             [value for of_data in league.rows if (value := values(of_data.get(m))) is not None] for m in league.methods
         ]
@@ -126,8 +126,8 @@ def _score(row: Row | None, *, marked: bool) -> Cell:
     return Cell(f"{text} {BEST_MARK}" if marked else text, row.summary.mean)
 
 
-def _minutes(row: Row | None) -> float | None:
-    return None if row is None or row.training_s is None else row.training_s / 60
+def _core_minutes(row: Row | None) -> float | None:
+    return None if row is None or row.training_cpu_s is None else row.training_cpu_s / 60
 
 
 def _latency(row: Row | None) -> float | None:

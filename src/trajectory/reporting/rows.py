@@ -72,8 +72,12 @@ class Row:
     @property
     def training_s(self) -> float | None:
         """Mean of the trainings whose time is known."""
-        known = {str(run.seed): run.training_s for run in self.runs if run.training_s is not None}
-        return float(np.mean(list(known.values()))) if known else None
+        return _mean_of_trainings({str(run.seed): run.training_s for run in self.runs})
+
+    @property
+    def training_cpu_s(self) -> float | None:
+        """The same for the processor's time."""
+        return _mean_of_trainings({str(run.seed): run.training_cpu_s for run in self.runs})
 
 
 @dataclass(frozen=True)
@@ -199,3 +203,8 @@ def _range(runs: Sequence[Run]) -> tuple[float, float]:
 
 def _short(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict | list) else "null" if value is None else str(value)
+
+
+def _mean_of_trainings(seconds: dict[str, float | None]) -> float | None:
+    known = [value for value in seconds.values() if value is not None]
+    return float(np.mean(known)) if known else None

@@ -46,6 +46,7 @@ class Run:
         partial: the training had not come to its last step.
         returns: of each episode, by its seed.
         training_s: seconds of the training; None where unknown.
+        training_cpu_s: the same, of the processor.
         metrics: rows of `metrics.csv`.
         machine: and versions, as in the results.
     """
@@ -61,6 +62,7 @@ class Run:
     returns: dict[int, float]
     latency_ms: float
     training_s: float | None
+    training_cpu_s: float | None
     metrics: list[dict[str, float]]
     video: Path | None
     machine: str
@@ -173,7 +175,7 @@ def _read(folder: Path, results: dict[str, Any], config: dict[str, Any], trainin
         raise ValueError("no episodes, or a number that is not finite")
     dataset = results["dataset"]
     str(dataset["id"]), str(dataset["content_hash"]), float(dataset["return_mean"])
-    seconds = training.get("wall_clock_s", {}).get("train")
+    seconds, cpu_seconds = (training.get(name, {}).get("train") for name in ("wall_clock_s", "cpu_s"))
     video = folder / "episode.mp4"
     return Run(
         folder=folder,
@@ -187,6 +189,7 @@ def _read(folder: Path, results: dict[str, Any], config: dict[str, Any], trainin
         returns=returns,
         latency_ms=latency,
         training_s=None if seconds is None else float(seconds),
+        training_cpu_s=None if cpu_seconds is None else float(cpu_seconds),
         metrics=_metrics(folder),
         video=video if video.is_file() else None,
         machine=str(results.get("machine", "")),

@@ -43,7 +43,7 @@ def run(config: DictConfig, settings: TrainingSettings, start: Start, folder: Pa
         prune = pruning_callback() if rank() == 0 else None
         resumed = read_resumed_checkpoint(start.checkpoint)
         machine.set_up(settings, resumed)
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         data = load_data(settings, start, resumed)
         dataset = {**data.summary, "requested": without_missing(config.dataset)}
         loggers = open_loggers(config, settings, machine, data, folder) if rank() == 0 else []
@@ -65,8 +65,11 @@ def run(config: DictConfig, settings: TrainingSettings, start: Start, folder: Pa
             )
             trained |= {"checkpoint": str(folder / LAST_CHECKPOINT)}
         metadata |= trained
-        before = resumed.get("process", {}).get("seconds", 0.0)
-        metadata |= {"wall_clock_s": {"record": start.seconds, "train": before + time.perf_counter() - began}}
+        before = resumed.get("process", {})
+        seconds = before.get("seconds", 0.0) + time.perf_counter() - began
+        metadata |= {"wall_clock_s": {"record": start.seconds, "train": seconds}}
+        # of this process; unlike the clock it does not count what other processes take
+        metadata |= {"cpu_s": {"train": before.get("cpu_seconds", 0.0) + time.process_time() - cpu_began}}
 
         # evaluate and report
         record = RunRecord(folder, settings.environment, metadata, partial(close_loggers, loggers, folder=folder))

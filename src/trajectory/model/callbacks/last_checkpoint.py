@@ -28,7 +28,8 @@ class LastCheckpoint(pl.Callback):
     """Saves `path` every `every_n_steps` training steps, when a training ends, and when it is interrupted.
 
     The checkpoint before stays as `previous.ckpt`. Added to what Lightning saves are the states of all random number
-    generators, the number of CPU threads, on which rounding depends, and the seconds since the training began.
+    generators, the number of CPU threads, on which rounding depends, and the seconds since the training began, by the clock
+    and of the processor.
 
     Args:
         interruption: of the run.
@@ -43,7 +44,7 @@ class LastCheckpoint(pl.Callback):
         self.every_n_steps = every_n_steps
         self.interruption = interruption or Interruption()
         self.resumed_process: dict[str, Any] = {}
-        self.start_time = time.perf_counter()
+        self.start_time, self.start_cpu_time = time.perf_counter(), time.process_time()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -57,6 +58,7 @@ class LastCheckpoint(pl.Callback):
         }
         checkpoint["process"] = {
             "seconds": self.resumed_process.get("seconds", 0.0) + time.perf_counter() - self.start_time,
+            "cpu_seconds": self.resumed_process.get("cpu_seconds", 0.0) + time.process_time() - self.start_cpu_time,
             "threads": torch.get_num_threads(),
             "generators": all_gather_object(generators),
         }
