@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import imageio.v3 as iio
 import matplotlib.image
 import numpy as np
@@ -21,7 +22,7 @@ from helpers.toy_world import TOY_ENVIRONMENT
 from trajectory.environments.make import choose_gl
 from trajectory.evaluation.episodes import Recording
 from trajectory.evaluation.picture import COLUMNS, received_returns, strips
-from trajectory.evaluation.video import CAPTION_HEIGHT, draw_episode
+from trajectory.evaluation.video import CAPTION_HEIGHT, draw_episode, planned_states
 from trajectory.planning.trajectory import PlannedTrajectory
 
 offscreen_gl = pytest.mark.skipif(
@@ -85,6 +86,15 @@ def test_where_observations_tell_no_positions_the_episode_is_drawn_alone(tmp_pat
     )
     assert frames(tmp_path).shape[2] == SIZE
     assert (tmp_path / "rollout.png").is_file()
+
+
+def test_plans_of_one_step_have_no_states_to_show() -> None:
+    numbers = np.ones(1)
+    plan = PlannedTrajectory(np.ones((1, 11)), np.ones((1, 3)), numbers, numbers, False, 0.0, 0.0)
+    recording = Recording(states=[np.zeros(6)] * 3, rewards=[1.0, 2.0], plans={0: plan, 1: plan})
+    env = gymnasium.make("Hopper-v5")
+    assert planned_states(env, recording) == {}
+    env.close()
 
 
 def test_without_gl_there_is_one_line_that_names_the_packages(tmp_path: Path) -> None:

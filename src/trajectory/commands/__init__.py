@@ -6,6 +6,7 @@ This module needs only the standard library: `start` imports everything else, ev
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import warnings
 from importlib import import_module
@@ -16,6 +17,8 @@ PLUGINS = "hydra_plugins"  # the namespace package in which Hydra looks for plug
 
 def start(name: str) -> None:
     """Run a command. Ctrl-C during imports and a plugin that cannot be imported end it with one line."""
+    # figures go to files; a notebook's own backend, which its commands inherit, may be missing here
+    os.environ["MPLBACKEND"] = "agg"
     gc.disable()  # composing makes many objects and little garbage; `run_folder` enables it again
     try:
         main = import_module(f"trajectory.commands.{name}").main

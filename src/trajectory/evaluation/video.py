@@ -63,7 +63,12 @@ def draw_episode(
 
 
 def planned_states(env: Any, recording: Recording) -> dict[int, np.ndarray]:
-    """(H, nq) positions of every recorded plan; none, with a logged reason, if observations lack positions."""
+    """(H, nq) positions of every recorded plan.
+
+    None if no plan looks beyond the present state; none, with a logged reason, if observations lack positions.
+    """
+    if all(len(plan.observations) <= 1 for plan in recording.plans.values()):
+        return {}
     try:
         return {
             step: qpos_from_observations(env, plan.observations, recording.states[step])
