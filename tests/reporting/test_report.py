@@ -234,6 +234,14 @@ def test_versions_of_a_dataset_share_a_row_only_by_force(tmp_path: Path, refusal
     assert group.versions == ["aaaa", "bbbb"]
 
 
+def test_behaviour_cloning_of_the_best_episodes_is_a_method_of_its_own(tmp_path: Path) -> None:
+    for name, share in (("all", 1.0), ("best", 0.1)):
+        write_training(tmp_path / name, [900.0], baseline="bc")
+        edit(tmp_path / name, baseline={"name": "bc", "best_share": share})
+    (group,) = groups_of(tmp_path)
+    assert [row.method for row in group.rows] == ["10 % bc", "bc"]
+
+
 @pytest.mark.parametrize(
     ("make", "overrides", "words"),
     [

@@ -146,6 +146,8 @@ def _read(folder: Path, results: dict[str, Any], config: dict[str, Any], trainin
     if planner is None:
         name = str(results["baseline"]["name"])
         method = RENAMED_VALUES["baseline.name"].get(name, name)
+        share = float(results["baseline"].get("best_share", 1.0))  # of behaviour cloning
+        method = method if share == 1.0 else f"{100 * share:g} % {method}"
     else:  # of an older version, it lacks what was not there to be set
         planner = merge(asdict(PlannerSettings()), planner)
         method = WITH_CRITIC if planner["value"] == "critic" else TRANSFORMER
