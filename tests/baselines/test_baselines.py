@@ -201,9 +201,10 @@ def test_perceptrons_side_by_side_are_each_one_of_its_own() -> None:
         torch.testing.assert_close(both(x)[member], hidden @ second[0] + second[1])
 
 
-def test_gradients_of_perceptrons_are_autograds() -> None:
+@pytest.mark.parametrize("norm", [False, True])
+def test_gradients_of_perceptrons_are_autograds(norm: bool) -> None:
     torch.manual_seed(0)
-    networks, x = EnsembleMLP(2, (3, 5, 4, 1)).double(), torch.randn(7, 3, dtype=torch.float64)
+    networks, x = EnsembleMLP(2, (3, 5, 4, 1), norm=norm).double(), torch.randn(7, 3, dtype=torch.float64)
     loss = (networks(x) ** 2).sum()
     expected = torch.autograd.grad(loss, list(networks.parameters()))
     with torch.no_grad():

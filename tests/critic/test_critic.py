@@ -126,6 +126,17 @@ def test_q_is_what_dynamic_programming_finds(expectile: float, limit: int, stoch
         assert np.abs(table - expected).max() < 0.05 * np.ptp(expected)
 
 
+def test_q_is_the_same_with_layer_norms() -> None:
+    episodes, steps = walk(random_world(7, stochastic=True), episodes=600, limit=10)
+    expected = fixed_point(episodes, steps, 0.7)
+    critic, learner = learn(episodes, replace(SETTINGS, layer_norm=True))
+    assert critic.v.norm
+    assert critic.advantage.norm
+    learner.train_until(SETTINGS.steps)
+    for table in table_of(critic):
+        assert np.abs(table - expected).max() < 0.05 * np.ptp(expected)
+
+
 def test_a_warm_start_begins_at_the_returns_of_the_data() -> None:
     """So long as nothing is trusted to dynamic programming yet, V is what was earned behind each state."""
     episodes, steps = walk(random_world(7, stochastic=True), episodes=600, limit=10)

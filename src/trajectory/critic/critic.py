@@ -36,8 +36,9 @@ class Critic(nn.Module):
             self.register_buffer(f"{name}_mean", torch.zeros(shape))
             self.register_buffer(f"{name}_std", torch.ones(shape))
         self.register_buffer("advantage_std", torch.ones(()))
-        self.v = EnsembleMLP(1, (layout.observation_dim, *settings.hidden, 1))
-        self.advantage = EnsembleMLP(settings.members, (sum(dims.values()), *settings.hidden, 1))
+        self.v = EnsembleMLP(1, (layout.observation_dim, *settings.hidden, 1), norm=settings.layer_norm)
+        sizes = (sum(dims.values()), *settings.hidden, 1)
+        self.advantage = EnsembleMLP(settings.members, sizes, norm=settings.layer_norm)
 
     @torch.no_grad()
     def set_units(self, name: str, data: Tensor) -> None:

@@ -14,6 +14,7 @@ class CriticSettings:
     name: str = "iql"
     members: int = 2
     hidden: tuple[int, ...] = (128, 128)
+    layer_norm: bool = False
     steps: int = 50_000
     batch_size: int = 256
     learning_rate: float = 1e-3
