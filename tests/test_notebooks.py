@@ -43,6 +43,7 @@ def run_notebook(name: str, folder: Path) -> dict[str, Any]:
     variables["run_command"] = run_command
     for code in cells_of(name):
         code = CONSTANT.sub(lambda found: f"{found[1]} = {SMALL.get(found[1], found[2])}", code)
+        code = re.sub(r" *\\\n *", " ", code)  # commands of several lines
         code = re.sub(r"^!(.*)$", lambda found: f"run_command({found[1]!r})", code, flags=re.MULTILINE)
         exec(compile(code, f"{name}.ipynb", "exec"), variables)
         plt.close("all")

@@ -28,8 +28,8 @@ class LastCheckpoint(pl.Callback):
     """Saves `path` every `every_n_steps` training steps, when a training ends, and when it is interrupted.
 
     The checkpoint before stays as `previous.ckpt`. Added to what Lightning saves are the states of all random number
-    generators, the number of CPU threads, on which rounding depends, and the seconds since the training began, by the clock
-    and of the processor.
+    generators, the number of CPU threads, on which rounding depends, and the seconds since the training began, by the
+    clock and of the processor.
 
     Args:
         interruption: of the run.
