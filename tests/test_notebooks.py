@@ -16,7 +16,7 @@ from trajectory.data.store import load_episodes
 
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 CONSTANT = re.compile(r"^([A-Z]+) = ([\d_]+)", flags=re.MULTILINE)
-SMALL = {"STEPS": 6, "EPISODES": 6}  # instead of the notebooks' own
+SMALL = {"STEPS": 6, "UPDATES": 40, "EPISODES": 6}  # instead of the notebooks' own
 
 
 def cells_of(name: str) -> Iterator[str]:
