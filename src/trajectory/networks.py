@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-LAYER_NORM_EPS = 1e-5  # torch's
-
 
 class Normalizer(nn.Module):
     """Standardises inputs by the mean and the standard deviation of a dataset.
@@ -91,41 +89,13 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs) for all members, or (K, B, inputs) with a batch for each -> (K, B, outputs)."""
-        return self.activations(x)[-1]
-
-    def activations(self, x: Tensor) -> list[Tensor]:
-        """The input of every layer before its norm, (K, B, ...), and last the outputs, (K, B, outputs)."""
         x = x.expand(len(self.weights[0]), *x.shape[-2:])  # (K, B, inputs)
-        inputs = []
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = nn.functional.relu(x) if layer > 0 else x
-            inputs.append(x)
-            x = nn.functional.layer_norm(x, x.shape[-1:]) if self.norm and layer > 0 else x
-            x = torch.baddbmm(bias, x, weight)
-        return [*inputs, x]
-
-    def set_gradients(self, activations: list[Tensor], gradient: Tensor) -> None:
-        """Backpropagate by hand and set `grad` of every weight and bias; a third faster than autograd.
-
-        Args:
-            activations: what `activations` returned.
-            gradient: (K, B, outputs) of the loss by the outputs.
-        """
-        for layer in reversed(range(len(self.weights))):
-            weight, bias, relu = self.weights[layer], self.biases[layer], activations[layer]
-            inputs, scale = relu, None
-            if self.norm and layer > 0:
-                variance, mean = torch.var_mean(relu, -1, correction=0, keepdim=True)
-                scale = (variance + LAYER_NORM_EPS).rsqrt()
-                inputs = (relu - mean) * scale
-            weight.grad = inputs.transpose(1, 2) @ gradient
-            bias.grad = gradient.sum(1, keepdim=True)
             if layer > 0:
-                gradient = gradient @ weight.transpose(1, 2)
-                if scale is not None:  # a norm passes on what changes neither its mean nor its variance
-                    along = inputs * (gradient * inputs).mean(-1, keepdim=True)
-                    gradient = scale * (gradient - gradient.mean(-1, keepdim=True) - along)
-                gradient = gradient.mul_(relu > 0)
+                x = nn.functional.relu(x)
+                x = nn.functional.layer_norm(x, x.shape[-1:]) if self.norm else x
+            x = torch.baddbmm(bias, x, weight)
+        return x
 
 
 @torch.no_grad()

@@ -201,20 +201,6 @@ def test_perceptrons_side_by_side_are_each_one_of_its_own() -> None:
         torch.testing.assert_close(both(x)[member], hidden @ second[0] + second[1])
 
 
-@pytest.mark.parametrize("norm", [False, True])
-def test_gradients_of_perceptrons_are_autograds(norm: bool) -> None:
-    torch.manual_seed(0)
-    networks, x = EnsembleMLP(2, (3, 5, 4, 1), norm=norm).double(), torch.randn(7, 3, dtype=torch.float64)
-    loss = (networks(x) ** 2).sum()
-    expected = torch.autograd.grad(loss, list(networks.parameters()))
-    with torch.no_grad():
-        layers = networks.activations(x)
-        networks.set_gradients(layers, 2 * layers[-1])
-    torch.testing.assert_close(layers[-1], networks(x))
-    for parameter, gradient in zip(networks.parameters(), expected, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient)
-
-
 def test_the_best_episodes_are_whole_and_those_of_the_highest_return() -> None:
     rewards = np.array([1, 1, 9, 9, 9, 5, 5, 0, 0, 0], dtype=np.float32)
     columns = np.zeros((10, 1), dtype=np.float32)

@@ -86,7 +86,8 @@ class ImplicitQLearning:
         self.discounts = discount * data.not_done
         self.returns = (returns - mean) / std
         self.advantage_scale = critic.advantage_std / std  # standardised advantages -> standardised values
-        self.v, self.advantage = deepcopy(critic.v), deepcopy(critic.advantage)
+        self.v = deepcopy(critic.v).requires_grad_()
+        self.advantage = deepcopy(critic.advantage).requires_grad_()
         parameters = [*self.v.parameters(), *self.advantage.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
         self.updates = 0
@@ -105,7 +106,7 @@ class ImplicitQLearning:
             self.update(rows.to(self.inputs.device), td_weight)
         self.updates = max(self.updates, updates)
 
-    @torch.no_grad()
+    @torch.enable_grad()
     def update(self, rows: Tensor, td_weight: float) -> None:
         """One optimiser step on (B,) rows of the data.
 
@@ -114,24 +115,26 @@ class ImplicitQLearning:
         """
         inputs, settings, critic = self.inputs[rows], self.settings, self.critic
         observations = inputs[:, : self.next_observations.shape[1]]
-        both = torch.cat([observations, self.next_observations[rows]])  # (2 B, observation_dim)
-        v_values, next_v_values = critic.v(both)[0].chunk(2)  # (B, 1) each
-        td_target = self.rewards[rows] + self.discounts[rows] * next_v_values
-        td_error = td_target - v_values
-        advantage_activations = self.advantage.activations(inputs)
-        advantage_error = advantage_activations[-1] - td_error / self.advantage_scale  # (K, B, 1)
-        self.advantage.set_gradients(advantage_activations, 2 / len(rows) * advantage_error)
-        advantage = advantage_activations[-1].amin(0)  # (B, 1)
+        with torch.no_grad():
+            both = torch.cat([observations, self.next_observations[rows]])  # (2 B, observation_dim)
+            v_values, next_v_values = critic.v(both)[0].chunk(2)  # (B, 1) each
+            td_target = self.rewards[rows] + self.discounts[rows] * next_v_values
+            td_error = td_target - v_values
+            v_target = torch.lerp(self.returns[rows], td_target, td_weight)
+        advantages = self.advantage(inputs)  # (K, B, 1)
+        advantage_losses = (advantages - td_error / self.advantage_scale) ** 2
+        advantage = advantages.detach().amin(0)  # (B, 1)
         weight = torch.where(advantage > 0, settings.expectile, 1 - settings.expectile)
-        v_activations = self.v.activations(observations)
-        v_error = v_activations[-1] - torch.lerp(self.returns[rows], td_target, td_weight)  # (1, B, 1)
-        self.v.set_gradients(v_activations, 2 / len(rows) * weight * v_error)
+        v_losses = weight * (self.v(observations) - v_target) ** 2  # (1, B, 1)
+        loss = advantage_losses.mean(1).sum() + v_losses.mean()
+        self.optimizer.zero_grad()
+        loss.backward()
         self.optimizer.step()
         soft_update(critic.v, self.v, settings.tau)
         soft_update(critic.advantage, self.advantage, settings.tau)
         self.last_metrics = {
-            "advantage_loss": (advantage_error**2).mean(),
-            "v_loss": (weight * v_error**2).mean(),
+            "advantage_loss": advantage_losses.detach().mean(),
+            "v_loss": v_losses.detach().mean(),
             "q_value": v_values + self.advantage_scale * advantage,
         }
 
