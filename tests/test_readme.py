@@ -320,17 +320,18 @@ def league_tables() -> dict[Path, str]:
     methods = sorted(league.means, key=lambda label: -league.means[label].value)  # those measured on all data
     head = f"| data | the data | {' | '.join(names[label] for label in methods)} |"
     scores, costs = [head, "| --- " * (len(methods) + 2) + "|"], []
-    for name, rows, first in zip(league.datasets, league.rows, league.first, strict=True):
+    datasets = [name.replace("/", " ") for name in league.datasets]
+    for name, rows, first in zip(datasets, league.rows, league.first, strict=True):
         data = next(group.of_data for group in groups if group.rows[0] in rows.values())
         cells = [estimate(rows[label].summary.mean, rows[label].summary.mean_interval) for label in methods]
         cells = [f"**{cell}**" if label in first else cell for label, cell in zip(methods, cells, strict=True)]
-        scores.append(f"| `{name}` | {data:.1f} | {' | '.join(cells)} |")
+        scores.append(f"| {name} | {data:.1f} | {' | '.join(cells)} |")
         for label in sorted(rows, key=lambda label: -rows[label].summary.mean):
             row = rows[label]
             values = np.concatenate([[episode for episode in run.returns.values()] for run in row.runs])
             trainings = f"{row.returns:.0f} ± {values.std():.0f} | {row.episodes}"
             minutes = "–" if row.training_cpu_s is None else f"{row.training_cpu_s / 60:.1f}"
-            costs.append(f"| `{name}` | {names[label]} | {trainings} | {row.summary.mean:.1f} | {minutes} |")
+            costs.append(f"| {name} | {names[label]} | {trainings} | {row.summary.mean:.1f} | {minutes} |")
     means = [estimate(league.means[label].value, league.means[label].interval) for label in methods]
     scores.append(f"| mean | | {' | '.join(means)} |")
     head = "| data | method | return (mean ± std) | seeds × episodes | normalised score | core-minutes |\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -53,13 +54,14 @@ def make_league(groups: Sequence[Group], settings: ReportSettings) -> League | N
     methods = list(dict.fromkeys(label for of_data in rows for label in of_data))
     if len(scored) < 2 or len(methods) < 2:
         return None
-    generator = np.random.default_rng(settings.seed)
     resampled = [
         {
-            method: resampled_means(row.values, resamples=settings.resamples, generator=generator)
+            method: resampled_means(
+                row.values, resamples=settings.resamples, generator=_generator(settings.seed, _name(group), method)
+            )
             for method, row in of_data.items()
         }
-        for of_data in rows
+        for group, of_data in zip(scored, rows, strict=True)
     ]
     means = {}
     for method in methods:
@@ -106,6 +108,11 @@ def _label(row: Row, group: Group) -> str:
     """Without the checkpoint, unless the dataset has several of the method."""
     alone = sum(other.label == row.label for other in group.rows) == 1
     return row.label if alone else row.full_label
+
+
+def _generator(seed: int, *names: str) -> np.random.Generator:
+    """One of its own for each dataset and method, so that a method's interval stays when others are added."""
+    return np.random.default_rng([seed, crc32("/".join(names).encode())])
 
 
 def _name(group: Group) -> str:
