@@ -142,6 +142,8 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     hindsight = settings(HindsightSettings, config.hindsight, "hindsight")
     baseline = baseline_settings(config.baseline) if "baseline" in config else None
     instead = "values of your own are a planner's (planner._target_)"
+    if "critic" in config and TARGET not in config.critic:  # of an experiment or a word of the command line
+        raise UserError(f"critic.{next(iter(config.critic))} must be left out with critic=none, which has no settings")
     critic = checked_settings(config.critic, "critic", CRITIC, CriticSettings, instead) if "critic" in config else None
     if isinstance(planner, PlannerSettings):
         planner.check_window(model.window)
