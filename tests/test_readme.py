@@ -44,6 +44,7 @@ OVERRIDE = re.compile(r"[+~]{0,2}[a-z][\w/.]*=\S+")
 # what an override that stands by itself may belong to, tried in this order
 CONTEXTS = (
     ("train",),
+    ("train", "critic=iql", "planner=critic"),
     ("analyze", "analysis=prediction", "checkpoint=last.ckpt"),
     ("analyze", "checkpoint=last.ckpt"),
     ("benchmark",),
