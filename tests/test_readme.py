@@ -338,7 +338,7 @@ def league_tables() -> dict[Path, str]:
         scores.append(f"| {name} | {data:.1f} | {' | '.join(cells)} |")
         for label in sorted(rows, key=lambda label: -rows[label].summary.mean):
             row = rows[label]
-            values = np.concatenate([[episode for episode in run.returns.values()] for run in row.runs])
+            values = np.concatenate([list(run.returns.values()) for run in row.runs])
             trainings = f"{row.returns:.0f} ± {values.std():.0f} | {row.episodes}"
             minutes = "–" if row.training_cpu_s is None else f"{row.training_cpu_s / 60:.1f}"
             costs.append(f"| {name} | {names[label]} | {trainings} | {row.summary.mean:.1f} | {minutes} |")

@@ -123,7 +123,11 @@ def test_help_shows_the_config_that_overrides_make_and_ends_quietly_where_nobody
         ("train", ["planner.beam_widht=3"], "Could not override 'planner.beam_widht'."),
         ("train", ["env=hoper"], "In 'train': Could not find 'env/hoper'"),
         ("train", ["experiment=null"], "error: experiment must be one of antmaze_published, bc_tokens, "),
-        ("train", ["critic=null", "--help"], "error: critic must be one of iql, iql_layer_norm, none, or left out, got 'null'"),
+        (
+            "train",
+            ["critic=null", "--help"],
+            "error: critic must be one of iql, iql_layer_norm, none, or left out, got 'null'",
+        ),
         ("train", ["--config-dir=nowhere"], "error: --config-dir must be a folder, got 'nowhere'"),
         (
             "train",

@@ -274,7 +274,6 @@ def test_settings_of_a_critic_need_one(refusal: Refusal) -> None:
     assert line == "error: critic.steps must be left out with critic=none, which has no settings"
 
 
-
 def test_without_a_critic_there_is_none_to_plan_with(place: Path, refusal: Refusal) -> None:
     checkpoint = place / "without" / "last.ckpt"
     assert refusal("evaluate", f"checkpoint={checkpoint}", "planner.value=critic", "logger=csv") == (
