@@ -316,6 +316,14 @@ def test_the_table_of_mazes_is_that_of_the_measurement() -> None:
     assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
 
 
+def test_the_table_of_true_dynamics_is_that_of_the_measurement() -> None:
+    lines = ["| horizon | the Transformer's dynamics | the simulator's |", "| --- | --- | --- |"]
+    for row in json.loads((ROOT / "results" / "true_dynamics.json").read_text())["rows"]:
+        cells = [f"{row[f'{name}_mean']:.0f} ± {row[f'{name}_std']:.0f}" for name in ("model", "simulator")]
+        lines.append(f"| {row['horizon']} | {cells[0]} | {cells[1]} |")
+    assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
+
+
 LEAGUE = ROOT / "results" / "league"
 METHODS = {"Trajectory Transformer + Q": "TT+Q", "Trajectory Transformer": "TT"}  # in the tables; others in capitals
 
