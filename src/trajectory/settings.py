@@ -117,6 +117,15 @@ class TrainingSettings:
         )
 
 
+def _critic_settings(config: DictConfig) -> CriticSettings:
+    if TARGET not in config:  # an experiment or the command line sets keys of a critic that is none
+        keys = ", ".join(f"critic.{key}" for key in config) or "critic"
+        raise UserError(f"{keys} must be left out with critic=none, which has no settings")
+    return checked_settings(
+        config, "critic", CRITIC, CriticSettings, "values of your own are a planner's (planner._target_)"
+    )
+
+
 def training_settings(config: DictConfig) -> TrainingSettings:
     """The settings in a config of `train`.
 
@@ -141,10 +150,7 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     optimizer = settings(OptimizerSettings, config.model.optimizer, "model.optimizer")
     hindsight = settings(HindsightSettings, config.hindsight, "hindsight")
     baseline = baseline_settings(config.baseline) if "baseline" in config else None
-    instead = "values of your own are a planner's (planner._target_)"
-    if "critic" in config and TARGET not in config.critic:  # of an experiment or a word of the command line
-        raise UserError(f"critic.{next(iter(config.critic))} must be left out with critic=none, which has no settings")
-    critic = checked_settings(config.critic, "critic", CRITIC, CriticSettings, instead) if "critic" in config else None
+    critic = _critic_settings(config.critic) if "critic" in config else None
     if isinstance(planner, PlannerSettings):
         planner.check_window(model.window)
         choices = "`critic=none planner=beam_search`, or `critic=iql planner=critic`"

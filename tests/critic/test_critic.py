@@ -272,6 +272,8 @@ def test_a_checkpoint_plans_with_its_critic_or_without(place: Path, value: str) 
 def test_settings_of_a_critic_need_one(refusal: Refusal) -> None:
     line = refusal("train", *TINY, "+critic.steps=5")
     assert line == "error: critic.steps must be left out with critic=none, which has no settings"
+    empty = refusal("train", *TINY, "+critic={}")
+    assert empty == "error: critic must be left out with critic=none, which has no settings"
 
 
 def test_without_a_critic_there_is_none_to_plan_with(place: Path, refusal: Refusal) -> None:
