@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Dict
 
-from trajectory.behaviour.record import RecordedEpisode
+from trajectory.data.checked import Spaces, array_of, checked_episode
 from trajectory.data.episodes import as_flags, ends_of
 from trajectory.data.store import check_id, in_store, metadata_of, save_episodes
 from trajectory.environments.make import make_environment, make_raw_environment
@@ -124,10 +123,10 @@ def _split(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
         require(name in columns, "episodes", "flat columns of D4RL's names", f"none named {name!r}")
     flat_observations = columns["observations"]
     parts = flat_observations if isinstance(flat_observations, Mapping) else {"": flat_observations}
-    observations = {key: _array(part, f"episodes: observations {key}".strip()) for key, part in parts.items()}
-    flat = {name: _array(columns[name], f"episodes: {name}") for name in ("actions", "rewards")}
+    observations = {key: array_of(part, f"episodes: observations {key}".strip()) for key, part in parts.items()}
+    flat = {name: array_of(columns[name], f"episodes: {name}") for name in ("actions", "rewards")}
     flags = {
-        name: as_flags(_array(columns[name], f"episodes: {name}"), f"episodes: {name}")
+        name: as_flags(array_of(columns[name], f"episodes: {name}"), f"episodes: {name}")
         for name in ("terminals", "timeouts")
     }
     lengths = {name: len(column) for name, column in {**observations, **flat, **flags}.items()}
@@ -155,10 +154,10 @@ def _save(
     require(len(episodes) > 0, "episodes", "at least one", 0)
     make_environment(environment).close()
     env = make_raw_environment(environment)
-    recorded = [
-        _checked(episode, env, f"episode {names[index] if names else index}") for index, episode in enumerate(episodes)
-    ]
+    spaces = Spaces(env.observation_space, env.action_space)
     env.close()
+    named = zip(names or range(len(episodes)), episodes, strict=True)
+    recorded = [checked_episode(episode, spaces, f"episode {name}") for name, episode in named]
     save_episodes(
         dataset_id,
         recorded,
@@ -167,69 +166,3 @@ def _save(
         author=author,
         description=description,
     )
-
-
-def _checked(episode: Mapping[str, Any], env: Any, source_name: str) -> RecordedEpisode:
-    """An episode in the environment's shapes and types; a `UserError` names what is wrong with it."""
-    for name in ("observations", "actions", "rewards", "terminated"):
-        require(
-            name in episode, source_name, "a mapping with observations, actions, rewards, terminated", list(episode)
-        )
-    rewards = _numbers(episode["rewards"], f"{source_name}: rewards", None).reshape(-1)
-    length = len(rewards)
-    require(length > 0, f"{source_name}: rewards", "of at least one transition", 0)
-    actions = _numbers(episode["actions"], f"{source_name}: actions", env.action_space.shape)
-    require(len(actions) == length, f"{source_name}: actions", f"{length} long as the rewards are", len(actions))
-    space = env.observation_space
-    observations: Any
-    if isinstance(space, Dict):
-        parts = episode["observations"]
-        is_valid = isinstance(parts, Mapping) and set(parts) == set(space.spaces)
-        require(
-            is_valid, f"{source_name}: observations", f"a mapping with {', '.join(space.spaces)}", type(parts).__name__
-        )
-        observations = {
-            key: _observations(parts[key], f"{source_name}: observations[{key!r}]", part, length)
-            for key, part in space.spaces.items()
-        }
-    else:
-        observations = _observations(episode["observations"], f"{source_name}: observations", space, length)
-    terminated = as_flags(_array(episode["terminated"], f"{source_name}: terminated"), f"{source_name}: terminated")
-    require(
-        len(terminated) in (1, length), f"{source_name}: terminated", "one flag, or one per transition", len(terminated)
-    )
-    require(
-        not terminated[:-1].any(), f"{source_name}: terminated", "set on the last transition alone", terminated.tolist()
-    )
-    return RecordedEpisode(observations, actions.astype(env.action_space.dtype), rewards, bool(terminated[-1]))
-
-
-def _observations(values: Any, source_name: str, space: Any, length: int) -> np.ndarray:
-    """(L + 1, D). If the observation after the last action is missing, the last one is repeated; nothing reads it."""
-    observations = _numbers(values, source_name, space.shape).astype(space.dtype)
-    rule = f"{length} or {length + 1} long, the rewards being {length}"
-    require(len(observations) in (length, length + 1), source_name, rule, len(observations))
-    return observations if len(observations) > length else np.concatenate([observations, observations[-1:]])
-
-
-def _numbers(values: Any, source_name: str, shape: tuple[int, ...] | None) -> np.ndarray:
-    """An array of finite numbers, each row of the given shape."""
-    array = _array(values, source_name)
-    if shape is not None:
-        require(
-            array.shape[1:] == shape, source_name, f"an array of shape (L, {', '.join(map(str, shape))})", array.shape
-        )
-    with np.errstate(over="ignore"):  # training uses float32
-        bad = np.argwhere(~np.isfinite(array.astype(np.float32)))
-    require(len(bad) == 0, source_name, "finite", f"{array[tuple(bad[0])]} at {bad[0].tolist()}" if len(bad) else None)
-    return array
-
-
-def _array(values: Any, source_name: str) -> np.ndarray:
-    """An array of numbers with at least one dimension."""
-    try:
-        array = np.atleast_1d(values)
-    except ValueError as error:
-        raise UserError(f"{source_name} must be rows of one length: {first_line(error)}") from error
-    require(array.dtype.kind in "fiub", source_name, "numbers", array.dtype.name)
-    return array
