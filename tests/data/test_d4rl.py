@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from helpers.example_data import contents, write_d4rl
-from trajectory.data.d4rl import load_d4rl
-from trajectory.data.episodes import Episodes
+from helpers.example_data import contents, same_episodes, write_d4rl
+from trajectory.data.d4rl import load_d4rl, read_d4rl
+from trajectory.data.episodes import Episodes, concatenate
 from trajectory.errors import UserError
 
 
@@ -124,6 +124,34 @@ class TestWithoutTimeouts:
                 count = 0
         assert episodes.ends.tolist() == ends
         np.testing.assert_array_equal(episodes.terminated, terminals[np.array(ends) - 1])
+
+
+class TestSomeRowsAtATime:
+    @pytest.mark.parametrize("timeouts", [True, False])
+    @pytest.mark.parametrize("read_rows", [1, 5, 64, 499, 500])
+    def test_whole_episodes_that_make_up_all(self, tmp_path: Path, timeouts: bool, read_rows: int) -> None:
+        rng = np.random.default_rng(0)
+        flags = {"terminals": rng.random(500) < 0.05, "timeouts": rng.random(500) < 0.05 if timeouts else None}
+        path = write_d4rl(tmp_path / "walks.hdf5", columns(500, **flags))
+        whole, parts = load_d4rl(path, 40), list(read_d4rl(path, 40, read_rows))
+        assert same_episodes(concatenate(parts), whole)
+        assert max(len(part.rewards) for part in parts) <= max(read_rows, 2 * whole.lengths.max())
+        if read_rows == 64:
+            assert len(parts) < len(whole), "several episodes at a time"
+
+    def test_an_episode_is_longer_than_what_is_read(self, tmp_path: Path) -> None:
+        path = write_d4rl(tmp_path / "walks.hdf5", columns(100, terminals=flags(length=100), timeouts=None))
+        (part,) = read_d4rl(path, None, 3)
+        assert part.ends.tolist() == [100]
+
+    def test_what_is_not_finite_is_named_with_its_place_in_the_file(self, tmp_path: Path) -> None:
+        observations = columns()["observations"]
+        observations[6, 0] = np.nan
+        parts = read_d4rl(write_d4rl(tmp_path / "walks.hdf5", columns(observations=observations)), None, 2)
+        assert next(parts).ends.tolist() == [3]
+        assert next(parts).ends.tolist() == [2]
+        with pytest.raises(UserError, match=r"got nan in observation\[0\], episode 2, step 1$"):
+            next(parts)
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {

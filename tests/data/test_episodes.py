@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trajectory.data.episodes import CHUNK, Episodes, allocate, as_flags, check_finite
+from helpers.example_data import same_episodes
+from trajectory.data.episodes import CHUNK, Episodes, allocate, as_flags, check_finite, concatenate
 from trajectory.errors import UserError
 
 
@@ -47,6 +48,14 @@ def test_allocated_columns_have_the_sizes_of_the_episodes() -> None:
     assert all(column.dtype == np.float32 for column in (episodes.observations, episodes.actions, episodes.rewards))
     assert episodes.ends.tolist() == [2, 3, 6]
     assert not episodes.terminated.any()
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_parts_make_up_the_whole(cut: int) -> None:
+    whole = small()
+    parts = [whole.select(np.arange(cut)), whole.select(np.arange(cut, 3))]
+    assert same_episodes(concatenate(parts), whole)
+    assert concatenate([whole]) is whole
 
 
 def test_content_hash_is_of_the_numbers_alone() -> None:

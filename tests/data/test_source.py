@@ -165,6 +165,15 @@ def test_a_d4rl_file_without_timeouts_is_cut_at_the_limit_of_its_environment(tmp
     assert episodes.terminated.tolist() == [True, False, False, False]
 
 
+@pytest.mark.parametrize("chosen", [[0], [3, 4, 9], [11], list(range(12))])
+def test_some_episodes_of_a_source_that_is_read_in_parts(tmp_path: Path, store: Path, chosen: list[int]) -> None:
+    source = locate(via_d4rl(made_up_episodes(12), PENDULUM, tmp_path), PENDULUM)
+    parts = replace(source, options={**source.options, "read_rows": 10})
+    assert len(list(parts.chunks())) > 2
+    assert same_episodes(parts.load(), source.load())
+    assert same_episodes(parts.load(np.array(chosen)), source.load().select(np.array(chosen)))
+
+
 def key(dataset: dict[str, Any], environment: EnvironmentSettings) -> str:
     """What tokens of this source are kept under."""
     source = locate(dataset, environment)

@@ -18,14 +18,16 @@ import numpy as np
 import pytest
 from minari.namespace import list_local_namespaces
 
-from helpers.example_data import ABOUT, HOPPER, MAZE, PENDULUM, contents, made_up_episodes, save
+from helpers.example_data import ABOUT, HOPPER, MAZE, PENDULUM, contents, made_up_episodes, same_episodes, save
 from trajectory.data import store as module
+from trajectory.data.episodes import concatenate
 from trajectory.data.store import (
     check_id,
     dataset_lock,
     in_store,
     load_episodes,
     metadata_of,
+    read_episodes,
     save_episodes,
     temporary_store,
 )
@@ -62,6 +64,13 @@ class TestRoundTrip:
         assert all(column.dtype == np.float32 for column in columns)
         np.testing.assert_allclose(episodes.returns(), [sum(e.rewards) for e in recorded], rtol=1e-6, atol=1e-6)
         assert (episodes.layout.observation_dim, episodes.layout.action_dim) == (3, 1)
+
+    @pytest.mark.parametrize("read_rows", [1, 20, 77, 78])
+    def test_some_episodes_at_a_time_make_up_all(self, store: Path, read_rows: int) -> None:
+        save("toy/pendulum-v0", made_up_episodes(12))
+        parts = list(read_episodes("toy/pendulum-v0", None, read_rows))
+        assert same_episodes(concatenate(parts), load_episodes("toy/pendulum-v0"))
+        assert len(parts) == {1: 12, 20: 4, 77: 2, 78: 1}[read_rows]
 
     @pytest.mark.parametrize("keys", [None, ["observation", "desired_goal"], ["desired_goal", "observation"]])
     def test_dict_observations_are_flat_in_the_asked_order(self, store: Path, keys: list[str] | None) -> None:

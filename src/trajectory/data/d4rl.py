@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from trajectory.data.episodes import Episodes, as_flags, check_finite, ends_of
+from trajectory.data.episodes import READ_ROWS, Episodes, as_flags, check_finite, concatenate, ends_of
 from trajectory.errors import UserError, first_line, require
 
 
 def load_d4rl(path: Path, max_episode_steps: int | None) -> Episodes:
+    """All of what `read_d4rl` reads."""
+    return concatenate(read_d4rl(path, max_episode_steps))
+
+
+def read_d4rl(path: Path, max_episode_steps: int | None, read_rows: int = READ_ROWS) -> Iterator[Episodes]:
     """Read the columns `observations`, `actions`, `rewards`, `terminals` and, if it exists, `timeouts`.
 
     An episode ends where `terminals` (the task ended) or `timeouts` (a time limit cut it off) is set; a row with both
@@ -21,6 +27,7 @@ def load_d4rl(path: Path, max_episode_steps: int | None) -> Episodes:
     Args:
         path: a file such as hopper_medium-v2.hdf5.
         max_episode_steps: of the environment; None for no limit.
+        read_rows: at most so many at a time, unless an episode is longer.
 
     Raises:
         UserError: not a complete HDF5 file, a column missing, of another shape or length, not of numbers or not finite.
@@ -28,14 +35,27 @@ def load_d4rl(path: Path, max_episode_steps: int | None) -> Episodes:
     source_name = f"dataset.path={str(path)!r}"
     try:
         with h5py.File(path, "r") as file:
-            return _read(file, source_name, max_episode_steps)
+            columns = _columns(file, source_name)
+            start = episode = 0
+            while start < len(columns["rewards"]):
+                ends, terminated = _episodes(columns, start, read_rows, source_name, max_episode_steps)
+                stop = start + int(ends[-1])
+                numbers = {
+                    name: _numbers(columns[name], start, stop) for name in ("observations", "actions", "rewards")
+                }
+                numbers["rewards"] = numbers["rewards"].reshape(-1)
+                episodes = Episodes(**numbers, ends=ends, terminated=terminated)
+                check_finite(episodes, source_name, episode)
+                yield episodes
+                start, episode = stop, episode + len(ends)
     except UserError:
         raise
     except Exception as error:  # a damaged file makes HDF5 raise errors of many types
         raise UserError(f"{source_name} must be a complete HDF5 file: {first_line(error)}") from error
 
 
-def _read(file: h5py.File, source_name: str, max_episode_steps: int | None) -> Episodes:
+def _columns(file: h5py.File, source_name: str) -> dict[str, h5py.Dataset]:
+    """The columns of a file, which are of one length, of the right dimensions and of numbers."""
     columns: dict[str, h5py.Dataset] = {}
     for name in ("observations", "actions", "rewards", "terminals", "timeouts"):
         column = file.get(name)
@@ -53,28 +73,35 @@ def _read(file: h5py.File, source_name: str, max_episode_steps: int | None) -> E
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(f"{source_name} must have columns of one length, got {lengths}")
-    rows = lengths["rewards"]
-    require(rows > 0, source_name, "a file of at least one transition", rows)
+    require(lengths["rewards"] > 0, source_name, "a file of at least one transition", lengths["rewards"])
+    return columns
 
-    numbers = {}
-    for name in ("observations", "actions", "rewards"):
-        numbers[name] = np.empty(columns[name].shape, dtype=np.float32)
-        columns[name].read_direct(numbers[name])
-    terminals = as_flags(columns["terminals"][()], f"{source_name}: terminals")
-    if "timeouts" in columns:
-        ended = terminals | as_flags(columns["timeouts"][()], f"{source_name}: timeouts")
-    else:
-        ended = terminals | _time_limits(terminals, max_episode_steps)
-    ends = ends_of(ended)
-    episodes = Episodes(
-        observations=numbers["observations"],
-        actions=numbers["actions"],
-        rewards=numbers["rewards"].reshape(rows),
-        ends=ends,
-        terminated=terminals[ends - 1],
-    )
-    check_finite(episodes, source_name)
-    return episodes
+
+def _episodes(
+    columns: dict[str, h5py.Dataset], start: int, read_rows: int, source_name: str, limit: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) ends, counted from the row `start`, of the episodes that end within `read_rows`, and which terminated.
+
+    If none does, the first one that ends behind them.
+    """
+    rows = len(columns["rewards"])
+    while True:
+        stop = min(start + read_rows, rows)
+        terminals = as_flags(columns["terminals"][start:stop], f"{source_name}: terminals")
+        if "timeouts" in columns:
+            ended = terminals | as_flags(columns["timeouts"][start:stop], f"{source_name}: timeouts")
+        else:
+            ended = terminals | _time_limits(terminals, limit)
+        ends = ends_of(ended) if stop == rows else np.flatnonzero(ended) + 1
+        if len(ends):
+            return ends, terminals[ends - 1]
+        read_rows *= 2
+
+
+def _numbers(column: h5py.Dataset, start: int, stop: int) -> np.ndarray:
+    numbers = np.empty((stop - start, *column.shape[1:]), dtype=np.float32)
+    column.read_direct(numbers, np.s_[start:stop])
+    return numbers
 
 
 def _time_limits(terminals: np.ndarray, limit: int | None) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from trajectory.errors import UserError, require
 from trajectory.transition import TransitionLayout
 
 CHUNK = 1 << 16  # rows per step of computations, to bound their memory
+READ_ROWS = 1 << 18  # about so many that a source reads at a time
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,20 @@ class Episodes:
         for column in (self.observations, self.actions, self.rewards, self.ends, self.terminated):
             digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()[:16]
+
+
+def concatenate(parts: Iterable[Episodes]) -> Episodes:
+    """The episodes of all parts, of which there is at least one."""
+    parts = list(parts)
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *(len(part.rewards) for part in parts[:-1])])
+    ends = np.concatenate([part.ends + start for part, start in zip(parts, starts, strict=True)])
+    terminated = np.concatenate([part.terminated for part in parts])
+    columns = [[getattr(part, name) for part in parts] for name in ("observations", "actions", "rewards")]
+    del parts  # so that a column's parts are freed as soon as it is whole
+    observations, actions, rewards = (np.concatenate(columns.pop(0)) for _ in range(3))
+    return Episodes(observations, actions, rewards, ends, terminated)
 
 
 def rows_of(ends: np.ndarray, episodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -144,8 +159,12 @@ def ends_of(ended: np.ndarray) -> np.ndarray:
     return ends if ended[-1:].all() else np.append(ends, len(ended))
 
 
-def check_finite(episodes: Episodes, source_name: str) -> None:
-    """Raise a `UserError` for numbers that are not finite. It names the dataset (`source_name`), episode and column."""
+def check_finite(episodes: Episodes, source_name: str, first_episode: int = 0) -> None:
+    """Raise a `UserError` for numbers that are not finite. It names the dataset (`source_name`), episode and column.
+
+    Args:
+        first_episode: the number of the first one in its dataset.
+    """
     for name, values in (
         ("observation", episodes.observations),
         ("action", episodes.actions),
@@ -159,5 +178,5 @@ def check_finite(episodes: Episodes, source_name: str) -> None:
                 step = row - episodes.starts[episode]
                 raise UserError(
                     f"{source_name} must hold finite numbers only, got {values[row, column]} in "
-                    f"{name}[{column}], episode {episode}, step {step}"
+                    f"{name}[{column}], episode {first_episode + episode}, step {step}"
                 )

@@ -9,7 +9,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import minari
 
-from trajectory.data.store import check_id, dataset_lock, in_store, load_episodes, store_path, temporary_store
+from trajectory.data.store import check_id, dataset_lock, in_store, read_episodes, store_path, temporary_store
 from trajectory.environments.make import check_layout, make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, first_line
@@ -44,9 +44,9 @@ def _download(dataset_id: str, environment: EnvironmentSettings) -> None:
             raise UserError(
                 f"{source_name} must be in the local Minari store or published: {first_line(error)}"
             ) from error
-        episodes = load_episodes(dataset_id, environment.observation_keys)
         env = make_environment(environment)
-        check_layout(env, episodes.layout, source_name)
+        for episodes in read_episodes(dataset_id, environment.observation_keys):
+            check_layout(env, episodes.layout, source_name)
         env.close()
 
 

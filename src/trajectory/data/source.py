@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from trajectory.data.builtin import ensure_builtin
-from trajectory.data.d4rl import load_d4rl
-from trajectory.data.episodes import Episodes
+from trajectory.data.d4rl import read_d4rl
+from trajectory.data.episodes import Episodes, concatenate
 from trajectory.data.own import ensure_own
 from trajectory.data.published import ensure_published
 from trajectory.data.settings import SOURCES, check_dataset
-from trajectory.data.store import dataset_files, load_episodes, metadata_of
+from trajectory.data.store import dataset_files, metadata_of, read_episodes
 from trajectory.environments.make import check_layout, make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import require
@@ -32,7 +34,8 @@ class Source:
         behaviour: the behaviour policy in a few words, or `unknown`.
         environment: the environment that it is used for.
         files: its content depends on their bytes.
-        read: reads and validates it, given `options`, on which its content depends too.
+        read: reads and validates it, given `options`, on which its content depends too: into one `Episodes`, or into
+            several, one after the other, so that data larger than memory can be tokenised. It may be called again.
         recorded_in: the id of the environment that its metadata name, if any.
     """
 
@@ -41,27 +44,50 @@ class Source:
     behaviour: str
     environment: EnvironmentSettings
     files: list[Path]
-    read: Callable[..., Episodes]
+    read: Callable[..., Episodes | Iterable[Episodes]]
     options: dict[str, Any]
     recorded_in: str | None = None
 
-    def load(self) -> Episodes:
-        """All episodes, validated and checked against the environment.
+    def chunks(self) -> Iterator[Episodes]:
+        """All episodes in order, some at a time, validated and checked against the environment.
 
         Raises:
             UserError: what the reader refuses, or dimensions that differ from the environment's.
         """
-        episodes = self.read(**self.options)
+        found = self.read(**self.options)
         env = make_environment(self.environment)
-        check_layout(env, episodes.layout, f"dataset.id={self.id!r}")
-        env.close()
-        return episodes
+        try:
+            for episodes in [found] if isinstance(found, Episodes) else found:
+                check_layout(env, episodes.layout, f"dataset.id={self.id!r}")
+                yield episodes
+        finally:
+            env.close()
+
+    def load(self, chosen: np.ndarray | None = None) -> Episodes:
+        """All episodes, or some of them, in memory.
+
+        Args:
+            chosen: (n,) ascending indices of episodes.
+
+        Raises:
+            UserError: what `chunks` refuses.
+        """
+        return concatenate(self.chunks() if chosen is None else _selected(self.chunks(), chosen))
 
     def cache_metadata(self) -> dict[str, Any]:
         """What content and summary depend on besides the bytes of the files, as plain values."""
         environment = {"id": self.environment.id, "kwargs": self.environment.kwargs}
         source = {"id": self.id, "kind": self.kind, "behaviour": self.behaviour}
         return {**source, "environment": environment, **self.options}
+
+
+def _selected(chunks: Iterable[Episodes], chosen: np.ndarray) -> Iterator[Episodes]:
+    first = 0
+    for episodes in chunks:
+        inside = chosen[np.searchsorted(chosen, first) : np.searchsorted(chosen, first + len(episodes))] - first
+        if len(inside):
+            yield episodes.select(inside)
+        first += len(episodes)
 
 
 class DatasetSource(Protocol):
@@ -134,7 +160,7 @@ def _d4rl(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
     options = {"path": path, "max_episode_steps": limit}
     named = re.match("(hopper|halfcheetah|walker2d|ant)[-_]", path.stem)  # as D4RL names its files
     recorded_in = named[1] if named else None
-    return Source(path.stem, "d4rl", "as D4RL recorded it", environment, [path], load_d4rl, options, recorded_in)
+    return Source(path.stem, "d4rl", "as D4RL recorded it", environment, [path], read_d4rl, options, recorded_in)
 
 
 def _stored(kind: str, dataset_id: str, environment: EnvironmentSettings) -> Source:
@@ -143,4 +169,4 @@ def _stored(kind: str, dataset_id: str, environment: EnvironmentSettings) -> Sou
     behaviour = str(metadata.get("algorithm_name") or "unknown")
     recorded_in = json.loads(metadata.get("env_spec") or "{}").get("id")
     files = dataset_files(dataset_id)
-    return Source(dataset_id, kind, behaviour, environment, files, load_episodes, options, recorded_in)
+    return Source(dataset_id, kind, behaviour, environment, files, read_episodes, options, recorded_in)

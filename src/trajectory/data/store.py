@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from minari.data_collector import EpisodeBuffer
 from minari.namespace import create_namespace, list_local_namespaces
 
 from trajectory.behaviour.record import RecordedEpisode
-from trajectory.data.episodes import Episodes, allocate, as_flags, check_finite
+from trajectory.data.episodes import READ_ROWS, Episodes, allocate, as_flags, check_finite, concatenate
 from trajectory.environments.make import check_box, flatten, make_raw_environment, observation_keys
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, first_line, require
@@ -53,10 +53,16 @@ def check_id(dataset_id: Any) -> None:
 
 
 def load_episodes(dataset_id: str, keys: list[str] | None = None) -> Episodes:
+    """All of what `read_episodes` reads."""
+    return concatenate(read_episodes(dataset_id, keys))
+
+
+def read_episodes(dataset_id: str, keys: list[str] | None = None, read_rows: int = READ_ROWS) -> Iterator[Episodes]:
     """Read a dataset of the local Minari store through `minari.load_dataset` and validate it.
 
     Args:
         keys: `env.observation_keys`, the parts of Dict observations to use; None for all.
+        read_rows: about so many at a time, in whole episodes.
 
     Raises:
         UserError: the dataset is not in the store, is empty, has spaces that are not boxes (or Dicts of boxes), has
@@ -72,36 +78,43 @@ def load_episodes(dataset_id: str, keys: list[str] | None = None) -> Episodes:
     with _complete(dataset_id):
         dataset = minari.load_dataset(dataset_id)
         spaces: tuple[Any, Any] = (dataset.observation_space, dataset.action_space)
-        lengths = [
-            int(metadata["total_steps"]) for metadata in dataset.storage.get_episode_metadata(dataset.episode_indices)
-        ]
         keys = observation_keys(spaces[0], keys, source_name)
         check_box(spaces[1], "action", source_name)
-        require(len(lengths) > 0, source_name, "a dataset of at least one episode", 0)
-        require(min(lengths) > 0, source_name, "a dataset of episodes with at least one transition", min(lengths))
-        observation_dim = sum(spaces[0][key].shape[0] for key in keys) if keys else spaces[0].shape[0]
-        columns = allocate(lengths, observation_dim, spaces[1].shape[0])
-        for index, episode in enumerate(dataset.iterate_episodes()):
-            length = lengths[index]
-            rows = slice(columns.ends[index] - length, columns.ends[index])
-            terminations = as_flags(episode.terminations, f"{source_name}, episode {index}: terminations")
-            parts = (
-                # a Minari episode also stores the observation after its last transition
-                ("observations", flatten(episode.observations, keys)[:length], columns.observations[rows]),
-                ("actions", episode.actions, columns.actions[rows]),
-                ("rewards", episode.rewards.reshape(-1), columns.rewards[rows]),
-                ("terminations", terminations, np.empty(length)),
-            )
-            for name, part, column in parts:
-                require(
-                    part.shape == column.shape, f"{source_name}, episode {index}: {name}", f"{column.shape}", part.shape
-                )
-                column[:] = part
-            ended = np.flatnonzero(terminations).tolist()
-            rule = f"terminated at its last step, {length - 1}, or not at all"
-            require(ended in ([], [length - 1]), f"{source_name}, episode {index}", rule, ended)
-            columns.terminated[index] = bool(ended)
-    check_finite(columns, source_name)
+        count = len(dataset.episode_indices)
+        require(count > 0, source_name, "a dataset of at least one episode", 0)
+        at_once = max(1, int(read_rows * count / max(1, dataset.total_steps)))
+        for first in range(0, count, at_once):
+            episodes = _read(dataset, first, min(first + at_once, count), keys, source_name)
+            check_finite(episodes, source_name, first)
+            yield episodes
+
+
+def _read(dataset: minari.MinariDataset, first: int, stop: int, keys: list[str] | None, source_name: str) -> Episodes:
+    """The episodes from number `first` up to `stop` (excluded)."""
+    spaces: tuple[Any, Any] = (dataset.observation_space, dataset.action_space)
+    indices = dataset.episode_indices[first:stop]
+    lengths = [int(metadata["total_steps"]) for metadata in dataset.storage.get_episode_metadata(indices)]
+    require(min(lengths) > 0, source_name, "a dataset of episodes with at least one transition", min(lengths))
+    observation_dim = sum(spaces[0][key].shape[0] for key in keys) if keys else spaces[0].shape[0]
+    columns = allocate(lengths, observation_dim, spaces[1].shape[0])
+    for index, episode in enumerate(dataset.iterate_episodes(indices)):
+        name, length = f"{source_name}, episode {first + index}", lengths[index]
+        rows = slice(columns.ends[index] - length, columns.ends[index])
+        terminations = as_flags(episode.terminations, f"{name}: terminations")
+        parts = (
+            # a Minari episode also stores the observation after its last transition
+            ("observations", flatten(episode.observations, keys)[:length], columns.observations[rows]),
+            ("actions", episode.actions, columns.actions[rows]),
+            ("rewards", episode.rewards.reshape(-1), columns.rewards[rows]),
+            ("terminations", terminations, np.empty(length)),
+        )
+        for kind, part, column in parts:
+            require(part.shape == column.shape, f"{name}: {kind}", f"{column.shape}", part.shape)
+            column[:] = part
+        ended = np.flatnonzero(terminations).tolist()
+        rule = f"terminated at its last step, {length - 1}, or not at all"
+        require(ended in ([], [length - 1]), name, rule, ended)
+        columns.terminated[index] = bool(ended)
     return columns
 
 
