@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from trajectory.analysis.settings import AttentionSettings, PredictionSettings
-from trajectory.baselines.settings import baseline_settings
+from trajectory.baselines.settings import BehaviourSettings, baseline_settings
 from trajectory.benchmarks.settings import (
     DataBenchmarkSettings,
     LaptopBenchmarkSettings,
@@ -99,7 +99,13 @@ class TrainingSettings:
     @property
     def metric(self) -> str:
         """The metric by which runs are compared."""
-        return self.evaluation.metric(self.environment.reference, self.environment.goal)
+        environment = self.environment
+        return self.evaluation.metric(
+            environment.reference,
+            environment.goal,
+            has_simulator=environment.has_simulator,
+            has_model=self.baseline is None,
+        )
 
     def __str__(self) -> str:
         """One line about the training to come."""
@@ -111,9 +117,11 @@ class TrainingSettings:
         method = f"baseline {name}" if self.baseline else f"{self.trainer.max_steps:,} training steps"
         if not self.baseline:
             method += f" of {self.data.batch_size} windows of {self.model.window} transitions"
+        environment = self.environment
+        where = f"{environment.name} ({environment.id})" if environment.has_simulator else "no simulator"
+        episodes = "episodes" if environment.has_simulator else "held-out episodes"
         return (
-            f"{self.environment.name} ({self.environment.id}), dataset {source} {data}: {method}, "
-            f"seed {self.seed}, then {self.evaluation.episodes} episodes"
+            f"{where}, dataset {source} {data}: {method}, seed {self.seed}, then {self.evaluation.episodes} {episodes}"
         )
 
 
@@ -161,17 +169,18 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     check_seed(config.seed)
     dataset = without_missing(config.dataset)
     check_dataset(dataset)
-    evaluation.metric(environment.reference, environment.goal)
     environment.check_goal(evaluation.goal, f"env={environment.name}")
     require(baseline is None or trainer.processes == 1, "baseline", "none with several processes", "given")
     if baseline is not None:
-        share = data.validation_share
+        share = data.validation_share if environment.has_simulator else 0
         require(share == 0, "data.validation_share", "0 with a baseline, which learns from all episodes", share)
         external = [name for name, each in callbacks.items() if isinstance(each, ExternalTarget)]
         require(not external, "callbacks", "without your own with a baseline, which has none", ", ".join(external))
     held_out = data.validation_share > 0 or evaluation.best_by == "planning"
     require(held_out, "data.validation_share", "above 0 with evaluation.best_by=val/loss", data.validation_share)
-    return TrainingSettings(
+    if not environment.has_simulator:
+        _check_without_simulator(environment, dataset, data, baseline)
+    found = TrainingSettings(
         environment=environment,
         dataset=dataset,
         tokenizer=tokenizer,
@@ -189,6 +198,21 @@ def training_settings(config: DictConfig) -> TrainingSettings:
         critic=critic,
         seed=config.seed,
     )
+    assert found.metric  # refused now rather than at the end
+    return found
+
+
+def _check_without_simulator(
+    environment: EnvironmentSettings, dataset: dict[str, Any], data: DataSettings, baseline: Any
+) -> None:
+    """Refuse what needs a simulator where there is none."""
+    source, share = dataset.get("source"), data.validation_share
+    require(source != "builtin", "dataset", "own, minari or d4rl with env=none: a simulator records builtin", source)
+    require(share > 0, "data.validation_share", "above 0 with env=none: held-out episodes are what is judged on", share)
+    require(not environment.wrappers, "env.wrappers", "[] with env=none", environment.wrappers)
+    require(environment.reference is None, "env.reference", "null with env=none", environment.reference)
+    is_behaviour = isinstance(baseline, BehaviourSettings)
+    require(not is_behaviour, "baseline", "one that learns with env=none: behaviour acts in a simulator", "behaviour")
 
 
 def trainer_settings(config: DictConfig) -> TrainerSettings:

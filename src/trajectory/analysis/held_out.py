@@ -11,12 +11,11 @@ from torch import Tensor
 
 from trajectory.data.episodes import Episodes
 from trajectory.data.returns import return_to_go, shape_rewards
-from trajectory.data.source import locate
+from trajectory.data.source import locate, requested_dataset
 from trajectory.data.windows import tokenize
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import require
 from trajectory.model.checkpoint import Checkpoint
-from trajectory.targets import TARGET
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +57,12 @@ def load_analysed_data(
         require(
             not unknown, f"dataset.{', dataset.'.join(unknown)}", "left out: nothing reads it", "a key that was added"
         )
-        steps, requested = requested["steps"], requested_dataset(checkpoint)
+        steps, requested = requested["steps"], requested_dataset(checkpoint.hyperparameters["dataset"])
         if requested["source"] == "builtin":
             requested = {**requested, "seed": requested["seed"] + 1, "steps": steps}
     source = locate(requested, environment)
-    same = source.recorded_in is None or environment_kind(source.recorded_in) == environment_kind(environment.id)
+    unknown = source.recorded_in is None or environment.id is None
+    same = unknown or environment_kind(source.recorded_in) == environment_kind(environment.id)
     require(same, "dataset", f"of {environment.id}, as the checkpoint's", f"{source.id} of {source.recorded_in}")
     episodes, layout = source.load(), checkpoint.gpt.layout
     rule = f"of {layout.observation_dim} observations and {layout.action_dim} actions, as the checkpoint's"
@@ -91,23 +91,13 @@ def training_episodes(checkpoint: Checkpoint, environment: EnvironmentSettings) 
     Raises:
         UserError: what their source refuses.
     """
-    source = locate(requested_dataset(checkpoint), environment)
+    source = locate(requested_dataset(checkpoint.hyperparameters["dataset"]), environment)
     episodes = source.load()
     if episodes.content_hash() != checkpoint.hyperparameters["dataset"]["content_hash"]:
         log.warning("%s is not what the checkpoint was trained on: its content has changed since", source.id)
     return episodes
 
 
-def requested_dataset(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The `dataset` config that a checkpoint was trained with."""
-    dataset = checkpoint.hyperparameters["dataset"]
-    rule = "one that knows how its dataset was requested, as all do today"
-    require("requested" in dataset, "checkpoint", rule, f"one of {dataset['id']}")
-    rule = "given: the checkpoint's own comes from code of others, and a checkpoint chooses no code"
-    require("source" in dataset["requested"], "dataset", rule, str(dataset["requested"].get(TARGET)))
-    return dataset["requested"]
-
-
-def environment_kind(environment_id: str) -> str:
-    """The name of an environment without module and version: those are not told apart."""
-    return re.sub(r"-v\d+$", "", environment_id.rpartition(":")[2]).lower()
+def environment_kind(environment_id: str | None) -> str:
+    """The name of an environment without module and version: those are not told apart. Empty for `env=none`."""
+    return re.sub(r"-v\d+$", "", (environment_id or "").rpartition(":")[2]).lower()

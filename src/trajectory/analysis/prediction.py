@@ -102,7 +102,9 @@ def predict(checkpoint: Checkpoint, data: AnalysedData, settings: PredictionSett
     seconds["predictions"] = round(perf_counter() - begun, 1)
     write_file(folder / "curves.csv", as_csv(curves))
     write_file(folder / "prediction.png", draw_curves(curves, data.id, settings.masked_share))
-    if settings.video:
+    if settings.video and not data.environment.has_simulator:
+        log.info("no video and no states.png: env=none has no simulator to draw states with")
+    elif settings.video:
         compared = {"true": task.true[0].numpy()} | {name: shown[name] for name in ("transformer", "ensemble")}
         show(data.environment, task.present[0].numpy(), compared, folder)
     steps = [step for step in TABLE_STEPS if step <= settings.horizon]

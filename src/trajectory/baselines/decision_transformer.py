@@ -122,6 +122,12 @@ class DecisionTransformerAgent:
             self.steps[environment] += 1
         return actions[0] if np.ndim(observation) == 1 else actions
 
+    def replace_actions(self, actions: np.ndarray, environments: Sequence[int] | None = None) -> None:
+        """Say which actions were executed in the place of those that `act` returned last."""
+        environments = range(len(self.history)) if environments is None else environments
+        for environment, action in zip(environments, np.atleast_2d(actions), strict=True):
+            self.history[environment][-1][2] = np.asarray(action, dtype=np.float32)
+
     def save(self, path: Path) -> None:
         """Write the weights as safetensors."""
         write_file(path, save(self.model.state_dict()))

@@ -103,6 +103,11 @@ class MBOPAgent:
         actions = self.previous_actions[rows].numpy()
         return actions[0] if np.ndim(observation) == 1 else actions
 
+    def replace_actions(self, actions: np.ndarray, environments: Sequence[int] | None = None) -> None:
+        """Say which actions were executed in the place of those that `act` returned last."""
+        rows = list(range(len(self.plans)) if environments is None else environments)
+        self.previous_actions[rows] = torch.from_numpy(np.atleast_2d(np.asarray(actions, dtype=np.float32)))
+
     def _plan(self, observations: Tensor, rows: list[int]) -> Tensor:
         """(E, H, A): the mean of the trajectories' actions, weighted by exp(return / temperature)."""
         settings, E = self.settings, len(observations)

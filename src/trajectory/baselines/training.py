@@ -19,7 +19,6 @@ from trajectory.baselines.rebrac import train_rebrac
 from trajectory.baselines.settings import BehaviourSettings
 from trajectory.data.episodes import Episodes
 from trajectory.data.settings import HindsightSettings
-from trajectory.data.source import Source
 from trajectory.environments.make import action_bounds
 from trajectory.errors import require
 from trajectory.settings import TrainingSettings
@@ -92,9 +91,12 @@ def train_baseline(
 
 
 def make_baseline_agent(
-    settings: TrainingSettings, source: Source, folder: Path
+    settings: TrainingSettings, episodes: Callable[[], Episodes], folder: Path
 ) -> tuple[TrainedAgent | BehaviourAgent, dict[str, Any]]:
     """Train the baseline of a run on its dataset and save it as `policy.safetensors`.
+
+    Args:
+        episodes: reads those to train on.
 
     Returns:
         The agent, and the keys of `results.json` that describe it.
@@ -111,10 +113,10 @@ def make_baseline_agent(
         return make_behaviour_agent(settings.environment, settings.dataset.get("quality")), metadata
     path = folder / "policy.safetensors"
     policy = train_baseline(
-        source.load(),
+        episodes(),
         baseline,
         settings.seed,
-        action_bounds=action_bounds(settings.environment),
+        action_bounds=action_bounds(settings.environment) if settings.environment.has_simulator else None,
         goal=settings.environment.goal,
         hindsight=settings.hindsight,
     )

@@ -18,6 +18,7 @@ from trajectory.commands.choices import CONF
 from trajectory.commands.folder import run_folder
 from trajectory.config import check_keys, settings
 from trajectory.environments.settings import environment_settings
+from trajectory.errors import require
 from trajectory.imports import gc_paused
 
 log = logging.getLogger("train_behaviour")
@@ -31,6 +32,8 @@ def train_behaviour(config: DictConfig, folder: Path) -> None:
     with gc_paused():
         from trajectory.behaviour.recipe import train_behaviour
 
+    require(environment.has_simulator, "env", "one with a simulator: policies are trained in it", "none")
+    assert environment.id is not None
     chosen = train_behaviour(environment.id, environment.kwargs, folder, recipe)
     log.info("policies to ship in %s: %s", folder / "policies", chosen)
 

@@ -59,6 +59,9 @@ def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: int
         UserError: an unknown quality, or an environment other than the one its policies were trained in.
     """
     name = environment.name
+    rule = "own, minari or d4rl with env=none: built-in datasets are recorded in a simulator"
+    require(environment.has_simulator, "dataset", rule, "builtin")
+    assert environment.id is not None
     allowed = qualities(name)
     require(quality in allowed, "dataset.quality", f"one of {', '.join(allowed)} for env={name}", quality)
     rule = "[] with dataset=builtin, which is recorded in the environment as it is"

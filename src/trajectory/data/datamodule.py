@@ -79,6 +79,16 @@ class TrajectoryDataModule(pl.LightningDataModule):
         episodes = self.source.load()
         return episodes if self.validation is None else episodes.select(self.episodes)
 
+    def validation_episodes(self) -> Episodes:
+        """The held-out episodes, read anew.
+
+        Raises:
+            UserError: there are none.
+        """
+        episodes, share = self.source.load(), self.validation_share
+        require(share > 0, "data.validation_share", "above 0, to hold episodes out", share)
+        return episodes.select(held_out_episodes(len(episodes), share, self.seed))
+
     def train_dataloader(self) -> DataLoader:
         """Batches of (tokens, mask), of each this rank's part. Order and goals depend on seed and epoch alone.
 

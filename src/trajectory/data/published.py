@@ -44,10 +44,12 @@ def _download(dataset_id: str, environment: EnvironmentSettings) -> None:
             raise UserError(
                 f"{source_name} must be in the local Minari store or published: {first_line(error)}"
             ) from error
-        env = make_environment(environment)
+        env = make_environment(environment) if environment.has_simulator else None
         for episodes in read_episodes(dataset_id, environment.observation_keys):
-            check_layout(env, episodes.layout, source_name)
-        env.close()
+            if env is not None:
+                check_layout(env, episodes.layout, source_name)
+        if env is not None:
+            env.close()
 
 
 def _check_network(dataset_id: str) -> None:

@@ -21,7 +21,7 @@ from trajectory.data.store import dataset_files, metadata_of, read_episodes
 from trajectory.environments.make import check_layout, make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import require
-from trajectory.targets import ExternalTarget, resolve_target
+from trajectory.targets import TARGET, ExternalTarget, resolve_target
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,21 @@ class Source:
     recorded_in: str | None = None
 
     def chunks(self) -> Iterator[Episodes]:
-        """All episodes in order, some at a time, validated and checked against the environment.
+        """All episodes in order, some at a time, validated and checked against the environment's simulator, if any.
 
         Raises:
             UserError: what the reader refuses, or dimensions that differ from the environment's.
         """
         found = self.read(**self.options)
-        env = make_environment(self.environment)
+        env = make_environment(self.environment) if self.environment.has_simulator else None
         try:
             for episodes in [found] if isinstance(found, Episodes) else found:
-                check_layout(env, episodes.layout, f"dataset.id={self.id!r}")
+                if env is not None:
+                    check_layout(env, episodes.layout, f"dataset.id={self.id!r}")
                 yield episodes
         finally:
-            env.close()
+            if env is not None:
+                env.close()
 
     def load(self, chosen: np.ndarray | None = None) -> Episodes:
         """All episodes, or some of them, in memory.
@@ -117,6 +119,22 @@ def summarize(episodes: Episodes, source: Source) -> dict[str, Any]:
     }
 
 
+def requested_dataset(trained: dict[str, Any]) -> dict[str, Any]:
+    """The `dataset` config that a checkpoint was trained with.
+
+    Args:
+        trained: what the checkpoint says about its data.
+
+    Raises:
+        UserError: it does not know how they were requested, or by code of others.
+    """
+    rule = "one that knows how its dataset was requested, as all do today"
+    require("requested" in trained, "checkpoint", rule, f"one of {trained['id']}")
+    rule = "given: the checkpoint's own comes from code of others, and a checkpoint chooses no code"
+    require("source" in trained["requested"], "dataset", rule, str(trained["requested"].get(TARGET)))
+    return trained["requested"]
+
+
 def locate(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
     """The dataset of a config, which is recorded, downloaded or imported first if necessary.
 
@@ -154,9 +172,11 @@ def _own(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
 def _d4rl(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
     path = Path(dataset["path"])
     require(path.is_file(), "dataset.path", "the path of a D4RL HDF5 file", str(path))
-    env = make_environment(environment)
-    limit = env.spec.max_episode_steps
-    env.close()
+    limit = None
+    if environment.has_simulator:
+        env = make_environment(environment)
+        limit = env.spec.max_episode_steps
+        env.close()
     options = {"path": path, "max_episode_steps": limit}
     named = re.match("(hopper|halfcheetah|walker2d|ant)[-_]", path.stem)  # as D4RL names its files
     recorded_in = named[1] if named else None

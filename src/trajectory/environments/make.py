@@ -40,8 +40,10 @@ def make_raw_environment(settings: EnvironmentSettings) -> Any:
     """A Gymnasium environment with its wrappers, whatever its spaces.
 
     Raises:
-        UserError: an unknown id, arguments it does not take, or a wrapper that cannot be made.
+        UserError: an unknown id, arguments it does not take, a wrapper that cannot be made, or `env=none`.
     """
+    if settings.id is None:
+        raise UserError("env must be one with a simulator here, such as env=hopper or env=gym env.id=..., got none")
     choose_gl()
     if settings.id.startswith("gymnasium_robotics:"):
         with optional_import(f"env.id={settings.id}", "robotics"):
@@ -159,7 +161,7 @@ def check_goal(goal: Sequence[float] | None, settings: EnvironmentSettings, sour
         source_name: of the environment or checkpoint, for messages.
     """
     settings.check_goal(goal, source_name)
-    if settings.goal is None:
+    if settings.goal is None or not settings.has_simulator:
         return
     env = make_environment(settings)
     env.reset(seed=0)

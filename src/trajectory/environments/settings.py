@@ -22,6 +22,7 @@ class EnvironmentSettings:
     Args:
         name: the short name in the names of built-in datasets and run folders.
         id: a registered Gymnasium id with Box actions and Box or Dict observations. `module:Name-v0` imports `module`.
+            None where there is no simulator (`env=none`).
         kwargs: passed to `gymnasium.make`.
         wrappers: the innermost first; each is the `_target_` of a user's `gymnasium.Wrapper` with its arguments.
         observation_keys: the parts of Dict observations to use, in this order; None takes all in the space's order.
@@ -31,7 +32,7 @@ class EnvironmentSettings:
     """
 
     name: str
-    id: str
+    id: str | None
     kwargs: dict[str, Any] = field(default_factory=dict)
     observation_keys: list[str] | None = None
     goal: list[int] | None = None
@@ -52,13 +53,20 @@ class EnvironmentSettings:
             reference,
         )
 
+    @property
+    def has_simulator(self) -> bool:
+        """Whether episodes can be played; otherwise there are recorded ones alone."""
+        return self.id is not None
+
     def check_goal(self, goal: Sequence[float] | None, source_name: str) -> None:
         """Raise a `UserError` for an `evaluation.goal` of the wrong size, or where there are no goals.
 
         Args:
             source_name: of the environment or checkpoint, for messages.
         """
-        if self.goal is None:
+        if not self.has_simulator:
+            require(goal is None, "evaluation.goal", "null with env=none, where recorded episodes have their own", goal)
+        elif self.goal is None:
             require(goal is None, "evaluation.goal", f"null with {source_name}, which was made without goals", goal)
         elif goal is not None:
             right = len(goal) == len(self.goal) and all(map(math.isfinite, goal))
@@ -90,7 +98,7 @@ def trained_environment(trained: dict[str, Any], changes: dict[str, Any], source
         require(changes.get(key, trained.get(key)) == trained.get(key), f"env.{key}", rule, changes.get(key))
     changed = {key: changes[key] for key in ("kwargs", "wrappers", "reference") if key in changes}
     environment = settings(EnvironmentSettings, {**trained, **changed}, "env")
-    module = environment.id.rpartition(":")[0]
+    module = (environment.id or "").rpartition(":")[0]
     if "id" not in changes and module not in ("", *TRUSTED_MODULES):
         raise UserError(
             f"env.id must be given, for example env.id={environment.id}: {source_name} names an environment of the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,14 +10,18 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from trajectory.data.episodes import Episodes
 from trajectory.distributed import all_gather_object
 from trajectory.environments.settings import EnvironmentSettings
+from trajectory.evaluation.recorded import LearnedModel, evaluate_recorded
 from trajectory.evaluation.results import metrics_of, summarize_rollouts
 from trajectory.evaluation.rollout import RolloutInterrupted, run_on_all_ranks
 from trajectory.interruption import Interruption
 from trajectory.model.module import TrajectoryModule
 from trajectory.planning.agent import make_agent
+from trajectory.planning.protocol import Agent
 from trajectory.planning.settings import Planner
+from trajectory.ranks import rank, world_size
 from trajectory.renamed import with_current_fields
 from trajectory.steps import ends_step
 
@@ -29,6 +34,7 @@ class PlanningEvaluation(pl.Callback):
 
     Args:
         every_n_steps: training steps between evaluations. The last step always has one. None never evaluates.
+        held_out: recorded episodes to compare with where there is no simulator; as many as there are seeds.
         seeds: one episode per seed, the same every time.
         max_steps: of an episode; None is the environment's limit.
         best_path: of the best checkpoint; None saves none.
@@ -43,7 +49,9 @@ class PlanningEvaluation(pl.Callback):
         environment: EnvironmentSettings,
         planner: Planner,
         discount: float,
+        terminal_reward: float | None = None,
         *,
+        held_out: Episodes | None = None,
         every_n_steps: int | None,
         seeds: Sequence[int],
         max_steps: int | None = None,
@@ -56,6 +64,8 @@ class PlanningEvaluation(pl.Callback):
         self.environment = environment
         self.planner = planner
         self.discount = discount
+        self.terminal_reward = terminal_reward
+        self.held_out = held_out
         self.every_n_steps = every_n_steps
         self.seeds = seeds
         self.max_steps = max_steps
@@ -129,19 +139,19 @@ class PlanningEvaluation(pl.Callback):
         assert isinstance(module, TrajectoryModule)
         modes = [(part, part.training) for part in module.modules()]
         module.eval()
-        agent = make_agent(
-            self.planner, module.inference_model().eval(), module.discretizer, self.discount, critic=module.critic
-        )
+        learned = (module.inference_model().eval(), module.discretizer, self.discount)
+        model = LearnedModel(*learned, self.terminal_reward, module.critic)
+        agent = make_agent(self.planner, *learned, critic=module.critic)
         final = final or trainer.global_step >= trainer.max_steps
         # the last evaluation is not interrupted, because no later step would repeat it
         stop = None if final else (lambda: self.interruption.requested)
+        began = time.perf_counter()
         try:
-            rollouts = run_on_all_ranks(agent, self.environment, self.seeds, max_steps=self.max_steps, stop=stop)
+            summary = self._summary(agent, model, stop)
         finally:
             for part, training in modes:
                 part.training = training
-        summary = summarize_rollouts(rollouts, self.environment.reference)
-        self.history.append({"step": trainer.global_step, "seconds": rollouts.seconds, **summary})
+        self.history.append({"step": trainer.global_step, "seconds": time.perf_counter() - began, **summary})
         metrics = metrics_of("evaluation", summary, module.hparams["dataset"])
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
@@ -154,3 +164,16 @@ class PlanningEvaluation(pl.Callback):
         self.pruned = all_gather_object(may_prune and self.prune(trainer.global_step, summary[self.metric]))[0]
         trainer.should_stop = trainer.should_stop or self.pruned
         return summary
+
+    def _summary(self, agent: Agent, model: LearnedModel, stop: Callable[[], bool] | None) -> dict[str, Any]:
+        """Of episodes planned in the environment; or, without a simulator, of recorded ones, by the first rank."""
+        if self.environment.has_simulator:
+            rollouts = run_on_all_ranks(agent, self.environment, self.seeds, max_steps=self.max_steps, stop=stop)
+            return summarize_rollouts(rollouts, self.environment.reference)
+        assert self.held_out is not None
+        here = None
+        if rank() == 0:
+            settings: dict[str, Any] = {"count": len(self.seeds), "seed": self.seeds[0], "max_steps": self.max_steps}
+            settings |= {"goal": self.environment.goal, "stop": stop if world_size() == 1 else None}
+            here = evaluate_recorded(agent, model, self.held_out, **settings)
+        return all_gather_object(here)[0]

@@ -10,10 +10,15 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from trajectory.config import without_missing
+from trajectory.data.episodes import Episodes, held_out_episodes
 from trajectory.data.goals import goal_tokens
+from trajectory.data.source import locate, requested_dataset
 from trajectory.environments.make import check_goal, check_layout, make_environment
-from trajectory.environments.settings import trained_environment
+from trajectory.environments.settings import EnvironmentSettings, trained_environment
+from trajectory.errors import require
 from trajectory.evaluation.log_results import close_loggers
+from trajectory.evaluation.recorded import LearnedModel
+from trajectory.evaluation.recorded_report import evaluate_recorded_and_report
 from trajectory.evaluation.report import RunRecord, evaluate_and_report
 from trajectory.files import write_file
 from trajectory.hardware import select_device, set_threads
@@ -41,16 +46,21 @@ def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> 
     trained = checkpoint.hyperparameters
     planner = trained_planner(trained["planner"], settings.planner, source_name)
     environment = trained_environment(trained["environment"], settings.environment, source_name)
-    metric = evaluation.metric(environment.reference, environment.goal)
-    env = make_environment(environment)
-    check_layout(env, checkpoint.gpt.layout, source_name)
-    env.close()
+    metric = evaluation.metric(environment.reference, environment.goal, has_simulator=environment.has_simulator)
+    held_out = None
+    if environment.has_simulator:
+        env = make_environment(environment)
+        check_layout(env, checkpoint.gpt.layout, source_name)
+        env.close()
+    else:
+        held_out = load_held_out(trained["dataset"], environment, source_name)
     check_goal(evaluation.goal, environment, source_name)
     if evaluation.goal is not None and environment.goal is not None:
         goal = np.array(evaluation.goal)
         goal_tokens(checkpoint.discretizer, environment.goal, goal, key="evaluation.goal")
     tokenizer = trained["tokenizer"]
     learned = (checkpoint.gpt, checkpoint.discretizer, tokenizer["discount"], tokenizer["terminal_reward"])
+    model = LearnedModel(*learned, checkpoint.critic)
     agent = make_agent(planner, *learned, checkpoint.critic)
     set_threads(settings.runtime.threads)
     check_not_training_folder(folder)
@@ -71,4 +81,24 @@ def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> 
         "steps": checkpoint.step,
         "wall_clock_s": {"record": 0.0, "train": 0.0},
     }
-    return evaluate_and_report(RunRecord(folder, environment, metadata, log), agent, evaluation)[metric]
+    record = RunRecord(folder, environment, metadata, log)
+    if held_out is None:
+        return evaluate_and_report(record, agent, evaluation)[metric]
+    return evaluate_recorded_and_report(record, agent, evaluation, held_out, model)[metric]
+
+
+def load_held_out(trained: dict[str, Any], environment: EnvironmentSettings, source_name: str) -> Episodes:
+    """The recorded episodes that a checkpoint without a simulator was not trained on.
+
+    Args:
+        trained: what the checkpoint says about its data.
+        source_name: of the checkpoint, for messages.
+
+    Raises:
+        UserError: what the source of the data refuses, or data that have changed since.
+    """
+    episodes = locate(requested_dataset(trained), environment).load()
+    rule = f"the data with content_hash {trained['content_hash']}, on which {source_name} was trained"
+    found = episodes.content_hash()
+    require(found == trained["content_hash"], f"dataset.id={trained['id']!r}", rule, found)
+    return episodes.select(held_out_episodes(len(episodes), **trained["held_out"]))

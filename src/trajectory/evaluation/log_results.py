@@ -25,8 +25,9 @@ def close_loggers(loggers: Sequence[RunLogger], results: dict[str, Any], folder:
     for logger in reversed(loggers):
         logger.log_metrics(metrics_of("final", results, results.get("dataset", {})), step)
         for board in _dashboards([logger]):
-            board.log_table("final/episodes", results["episodes"], step)
-            for name in ("rollout.png", "goals.png", "episode.mp4"):
+            episodes = results.get("recorded_episodes") or results["episodes"]
+            board.log_table("final/episodes", episodes, step)
+            for name in ("rollout.png", "goals.png", "episode.mp4", "held_out.png"):
                 if (folder / name).exists():
                     board.log_picture(f"final/{_media_name(folder / name)}", folder / name, step)
             board.finish(folder, results.get("dataset"), results.get("checkpoint"))

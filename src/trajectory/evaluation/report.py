@@ -90,5 +90,6 @@ def report_pruned_trial(run: RunRecord, last: Mapping[str, Any]) -> dict[str, An
     if rank() == 0:
         run.log(results)
         write_results(run.folder / "results.json", results)
-        log.info("the search stopped this trial at step %d: mean return %.1f", last["step"], last["return_mean"])
+        metric = "return_mean" if "return_mean" in last else "log_likelihood"
+        log.info("the search stopped this trial at step %d: %s %.4g", last["step"], metric, last[metric])
     return results

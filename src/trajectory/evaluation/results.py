@@ -61,6 +61,15 @@ def metrics_of(prefix: str, summary: Mapping[str, Any], dataset: Mapping[str, An
     Args:
         dataset: the data trained on. Percent of its mean return is left out where that is not positive.
     """
+    if "recorded_episodes" in summary:  # no simulator
+        found = {name: summary.get(name) for name in ("log_likelihood", "action_r2", "decision_latency_ms")}
+        found |= {f"log_likelihood_{kind}": value for kind, value in summary.get("log_likelihood_by_kind", {}).items()}
+        found |= {
+            f"return_correlation_{name}": value["correlation"]
+            for name, value in summary.get("predicted_return", {}).items()
+        }
+        found |= {"fitted_q": summary["fitted_q"]["agent"][0]} if "fitted_q" in summary else {}
+        return {f"{prefix}/{name}": value for name, value in found.items() if value is not None}
     metrics = {name: summary[name] for name in ("return_mean", "return_std", "decision_latency_ms")}
     metrics["length_mean"] = float(np.mean([episode["length"] for episode in summary["episodes"]]))
     data_return = dataset.get("return_mean", 0.0)

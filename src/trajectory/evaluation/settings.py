@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from trajectory.errors import require
 
 BEST_BY = ("planning", "val/loss")
+METRICS = ("return_mean", "normalized_score_mean", "success_rate")
+RECORDED_METRICS = ("log_likelihood", "action_r2")  # without a simulator
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class EvaluationSettings:
     best_by: str = "planning"
 
     def __post_init__(self) -> None:
-        metrics = ("return_mean", "normalized_score_mean", "success_rate")
+        metrics = (*METRICS, *RECORDED_METRICS)
         rule = f"one of {', '.join(metrics)}"
         is_valid = self.optimized_metric in (None, *metrics)
         require(is_valid, "evaluation.optimized_metric", f"null or {rule}", self.optimized_metric)
@@ -39,15 +41,24 @@ class EvaluationSettings:
             value = getattr(self, key)
             require(value is None or value >= 1, f"evaluation.{key}", "null or at least 1", value)
 
-    def metric(self, reference: object, goal: object) -> str:
-        """The metric of the results by which runs in an environment are compared.
+    def metric(self, reference: object, goal: object, *, has_simulator: bool = True, has_model: bool = True) -> str:
+        """The metric of the results by which runs in an environment are compared; the highest is the best.
 
         Args:
-            reference, goal: of the environment's settings.
+            reference, goal, has_simulator: of the environment's settings.
+            has_model: whether a Transformer is evaluated, not a baseline.
 
         Raises:
-            UserError: a score without reference returns, or a success rate without goals.
+            UserError: a score without reference returns, a success rate without goals, or a metric that needs a
+                simulator or a Transformer that is not there.
         """
+        allowed = METRICS if has_simulator else RECORDED_METRICS if has_model else RECORDED_METRICS[1:]
+        rule = f"one of {', '.join(allowed)} with {'a simulator' if has_simulator else 'env=none'}"
+        if not has_model and not has_simulator:
+            rule += " and a baseline"
+        require(self.optimized_metric in (None, *allowed), "evaluation.optimized_metric", rule, self.optimized_metric)
+        if not has_simulator:
+            return self.optimized_metric or allowed[0]
         metric = self.optimized_metric or ("return_mean" if goal is None else "success_rate")
         require(bool(reference) or metric != "normalized_score_mean", "env.reference", f"given for {metric}", reference)
         require(goal is not None or metric != "success_rate", "env.goal", f"given for {metric}", goal)

@@ -197,6 +197,34 @@ class TrajectoryAgent:
         result = actions.cpu().numpy()
         return result[0] if np.ndim(observation) == 1 else result
 
+    def replace_actions(self, actions: np.ndarray, environments: Sequence[int] | None = None) -> None:
+        """Say which actions were executed in the place of those that `act` returned last, if others were.
+
+        A safety filter or an operator may choose another action, and a recorded episode always has its own. What was
+        planned behind the replaced action is dropped.
+
+        Args:
+            actions: (action_dim,) or (E, action_dim).
+            environments: as for `act`.
+
+        Raises:
+            UserError: actions of the wrong size, or numbers that are not finite.
+        """
+        layout = self.gpt.layout
+        environments = range(len(self.history)) if environments is None else environments
+        executed = np.atleast_2d(np.asarray(actions, dtype=np.float32))
+        shape = (len(environments), layout.action_dim)
+        require(executed.shape == shape, "actions", f"of shape {shape}", np.shape(actions))
+        require(bool(np.isfinite(executed).all()), "actions", "finite", np.asarray(actions).tolist())
+        tokens = self.discretizer.encode(torch.from_numpy(executed).to(self.gpt.head.device), layout.action)
+        for environment, action in zip(environments, tokens, strict=True):
+            pending = self.pending[environment]
+            require(pending is not None, "actions", "given after the `act` that they replace", actions)
+            assert pending is not None
+            if not torch.equal(pending[layout.action], action):
+                self.pending[environment] = torch.cat([pending[layout.observation], action])
+                self.planned[environment] = []
+
     def plan(
         self,
         observation: np.ndarray,

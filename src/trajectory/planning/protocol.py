@@ -34,6 +34,15 @@ class Agent(Protocol):
 
 
 @runtime_checkable
+class RememberingAgent(Agent, Protocol):
+    """An agent whose decisions depend on the actions before them, which may not be those that it chose."""
+
+    def replace_actions(self, actions: np.ndarray, environments: Sequence[int] | None = None) -> None:
+        """Say which (E, action_dim) actions were executed in the place of those that `act` returned last."""
+        ...
+
+
+@runtime_checkable
 class PlanningAgent(Agent, Protocol):
     """An agent that can also return its plans."""
 

@@ -12,8 +12,9 @@ from trajectory.evaluation.results import provenance
 from trajectory.reporting.figures import draw_bars, draw_curves, draw_league, draw_profile
 from trajectory.reporting.league import League, league_table, league_values, make_league
 from trajectory.reporting.published import PublishedScore, of_tasks, published_scores
+from trajectory.reporting.recorded import recorded_table
 from trajectory.reporting.rows import Group, Row
-from trajectory.reporting.runs import Run, SkippedRun
+from trajectory.reporting.runs import Collected, RecordedRun, Run, SkippedRun
 from trajectory.reporting.settings import ReportSettings
 from trajectory.reporting.tables import (
     METHOD,
@@ -44,6 +45,7 @@ class Report:
     """Everything that a report shows.
 
     Args:
+        recorded: runs without a simulator.
         notes: episodes that were planned twice and count once.
         published: scores of the environments' tasks on other data.
         league: all methods on all datasets; None where there is one dataset or method.
@@ -52,6 +54,7 @@ class Report:
 
     runs: list[Run]
     problems: list[SkippedRun]
+    recorded: list[RecordedRun]
     groups: list[Group]
     notes: list[str]
     published: list[PublishedScore]
@@ -61,9 +64,7 @@ class Report:
     pictures: list[list[Picture]]
 
 
-def make_report(
-    runs: list[Run], problems: list[SkippedRun], groups: list[Group], notes: list[str], settings: ReportSettings
-) -> Report:
+def make_report(found: Collected, groups: list[Group], notes: list[str], settings: ReportSettings) -> Report:
     """Choose what is published on the same tasks, and draw."""
     scored = [group for group in groups if group.scored]
     published = published_scores()
@@ -77,7 +78,7 @@ def make_report(
         description = "Mean normalised score of each method over all datasets, with its 95 % bootstrap interval."
         overview = [Picture("league", description, draw_league(league)), *overview]
     pictures = [_pictures(index, group) for index, group in enumerate(groups)]
-    return Report(runs, problems, groups, notes, published, league, date.today().isoformat(), overview, pictures)
+    return Report(*found, groups, notes, published, league, date.today().isoformat(), overview, pictures)
 
 
 def _pictures(index: int, group: Group) -> list[Picture]:
@@ -105,6 +106,8 @@ def as_markdown(report: Report) -> str:
         parts.append(f"## {escape_markdown(group.dataset['id'])}\n\n{escape_markdown(describe_data(group))}\n")
         parts.append(to_markdown(score_table(group)))
         parts += [_link(picture) for picture in pictures]
+    if report.recorded:
+        parts += ["## Without a simulator\n", to_markdown(recorded_table(report.recorded))]
     parts.append(f"## Published, on other data\n\n{APART}\n")
     parts += [to_markdown(table) for table in published_tables(report.published)]
     parts += ["## All runs\n", to_markdown(runs_table(report.runs))]
@@ -118,6 +121,7 @@ def _link(picture: Picture) -> str:
 def as_latex(report: Report) -> str:
     """Tables of scores and of what is published, to be put into a document that has the package booktabs."""
     tables = [league_table(report.league)] if report.league else []
+    tables += [recorded_table(report.recorded)] if report.recorded else []
     tables += [*(score_table(group) for group in report.groups), *published_tables(report.published)]
     left_out = [f"% left out: {' '.join(f'{one.folder}: {one.reason}'.split())}" for one in report.problems]
     note = "% " + METHOD
@@ -137,6 +141,9 @@ def as_values(report: Report) -> dict[str, Any]:
             for group in report.groups
         ],
         "league": league_values(report.league) if report.league else None,
+        "without_simulator": [
+            {"folder": str(run.folder), "method": run.method, **run.results} for run in report.recorded
+        ],
         "left_out": [{"folder": str(one.folder), "reason": one.reason} for one in report.problems],
         "notes": report.notes,
         "published": [asdict(score) for score in report.published],

@@ -11,6 +11,7 @@ from pathlib import Path
 from trajectory.reporting.contents import Picture, Report
 from trajectory.reporting.figures import inline_svg
 from trajectory.reporting.league import league_table
+from trajectory.reporting.recorded import recorded_table
 from trajectory.reporting.rows import Group
 from trajectory.reporting.runs import Run
 from trajectory.reporting.tables import (
@@ -38,8 +39,8 @@ def render_page(report: Report, svgs: Mapping[str, str], *, video_mb: float) -> 
     videos, left_out = choose_videos(report.runs, video_mb)
     parts = [
         "<h1>Runs of the Trajectory Transformer and its baselines</h1>",
-        f'<p class="quiet">Made {escape(report.made)}, {len(report.runs)} runs, {len(report.groups)} datasets; '
-        f"{len(report.problems)} runs left out.</p>",
+        f'<p class="quiet">Made {escape(report.made)}, {len(report.runs) + len(report.recorded)} runs, '
+        f"{len(report.groups)} datasets; {len(report.problems)} runs left out.</p>",
     ]
     if report.problems or report.notes:
         notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
@@ -57,6 +58,9 @@ def render_page(report: Report, svgs: Mapping[str, str], *, video_mb: float) -> 
         parts += [_picture(picture, svgs) for picture in report.pictures[index]]
         parts.append(_videos(group, videos))
         parts.append("</section>")
+    if report.recorded:
+        parts.append("<section><h2>Without a simulator</h2>")
+        parts.append(render_table(recorded_table(report.recorded)) + "</section>")
     if left_out:
         names = "".join(f"<li>{escape(str(path))}</li>" for path in left_out)
         parts.append(f"<p>Videos left out, beyond report.video_mb={video_mb:g} MB:</p><ul>{names}</ul>")

@@ -12,6 +12,7 @@ from trajectory.reporting.contents import as_latex, as_markdown, as_values, make
 from trajectory.reporting.figures import as_png, as_svg
 from trajectory.reporting.league import league_table
 from trajectory.reporting.page import render_page
+from trajectory.reporting.recorded import recorded_table
 from trajectory.reporting.rows import group_runs
 from trajectory.reporting.runs import collect
 from trajectory.reporting.settings import ReportSettings
@@ -33,9 +34,9 @@ def report(patterns: Sequence[str], settings: ReportSettings, folder: Path, *, f
     Raises:
         UserError: no run, or none that can be used.
     """
-    runs, problems = collect(patterns)
-    groups, notes = group_runs(runs, settings, force=force)
-    contents = make_report(runs, problems, groups, notes, settings)
+    found = collect(patterns)
+    groups, notes = group_runs(found.runs, settings, force=force)
+    contents = make_report(found, groups, notes, settings)
     svgs = {}
     for picture in [*contents.overview, *(picture for pictures in contents.pictures for picture in pictures)]:
         svgs[picture.name] = as_svg(picture.figure)
@@ -50,7 +51,9 @@ def report(patterns: Sequence[str], settings: ReportSettings, folder: Path, *, f
         log.info("%s", to_text(score_table(group)))
     if contents.league:
         log.info("%s", to_text(league_table(contents.league)))
-    for problem in problems:
+    if found.recorded:
+        log.info("%s", to_text(recorded_table(found.recorded)))
+    for problem in found.problems:
         log.warning("left out: %s: %s", problem.folder, problem.reason)
     for note in notes:
         log.warning("counted once: %s", note)

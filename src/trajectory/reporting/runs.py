@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
@@ -76,6 +76,19 @@ class Run:
 
 
 @dataclass(frozen=True)
+class RecordedRun:
+    """A finished run without a simulator, which was compared with held-out recorded episodes.
+
+    Args:
+        results: as in `results.json`.
+    """
+
+    folder: Path
+    method: str
+    results: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class SkippedRun:
     """A run that is in no table, and why."""
 
@@ -83,7 +96,15 @@ class SkippedRun:
     reason: str
 
 
-def collect(patterns: Sequence[str]) -> tuple[list[Run], list[SkippedRun]]:
+class Collected(NamedTuple):
+    """What there is below some folders: runs, what is left out, and runs without a simulator."""
+
+    runs: list[Run]
+    problems: list[SkippedRun]
+    recorded: list[RecordedRun]
+
+
+def collect(patterns: Sequence[str]) -> Collected:
     """All runs at and below the folders that the patterns match.
 
     Raises:
@@ -99,20 +120,22 @@ def collect(patterns: Sequence[str]) -> tuple[list[Run], list[SkippedRun]]:
             trainings[Path(str(results.get("checkpoint"))).parent] = folder
     runs: list[Run] = []
     problems: list[SkippedRun] = []
+    recorded: list[RecordedRun] = []
     for folder in folders:
         try:
-            runs.append(read_run(folder, trainings))
+            run = read_run(folder, trainings)
+            recorded.append(run) if isinstance(run, RecordedRun) else runs.append(run)
         except UserError as error:
             problems.append(SkippedRun(folder, first_line(error)))
-    if not runs:
+    if not runs and not recorded:
         raise UserError(
             f"runs must have a finished one, got {len(folders)} of which none can be used; "
             f"{problems[0].folder}: {problems[0].reason}"
         )
-    return runs, problems
+    return Collected(runs, problems, recorded)
 
 
-def read_run(folder: Path, trainings: Mapping[Path, Path]) -> Run:
+def read_run(folder: Path, trainings: Mapping[Path, Path]) -> Run | RecordedRun:
     """What a run left.
 
     Args:
@@ -129,6 +152,10 @@ def read_run(folder: Path, trainings: Mapping[Path, Path]) -> Run:
         raise UserError("results.json is unreadable, half-written or no JSON")
     config = _yaml(folder / "config.yaml")
     try:
+        if "recorded_episodes" in results:
+            dataset, held_out = results["dataset"], results["held_out"]
+            str(dataset["id"]), str(dataset["content_hash"]), int(held_out["episodes"]), float(results["action_r2"])
+            return RecordedRun(folder, _method(results), results)
         return _read(folder, results, config, trainings)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
@@ -142,15 +169,9 @@ def _read(folder: Path, results: dict[str, Any], config: dict[str, Any], trainin
     if "world_size" not in results:  # an evaluation
         home = trainings.get(checkpoint.parent, checkpoint.parent)
         training = _json(home / "results.json") or {}
-    planner = results["planner"]
-    if planner is None:
-        name = str(results["baseline"]["name"])
-        method = RENAMED_VALUES["baseline.name"].get(name, name)
-        share = float(results["baseline"].get("best_share", 1.0))  # of behaviour cloning
-        method = method if share == 1.0 else f"{100 * share:g} % {method}"
-    else:  # of an older version, it lacks what was not there to be set
+    planner, method = results["planner"], _method(results)
+    if planner is not None:  # of an older version, it lacks what was not there to be set
         planner = merge(asdict(PlannerSettings()), planner)
-        method = WITH_CRITIC if planner["value"] == "critic" else TRANSFORMER
     trained_with = config if home == folder else _yaml(home / "config.yaml")
     skipped = KEYS_OUTSIDE_METHOD if planner is not None else (*KEYS_OUTSIDE_METHOD, *TRANSFORMER_KEYS)
     settings = {
@@ -196,6 +217,16 @@ def _read(folder: Path, results: dict[str, Any], config: dict[str, Any], trainin
         video=video if video.is_file() else None,
         machine=str(results.get("machine", "")),
     )
+
+
+def _method(results: dict[str, Any]) -> str:
+    planner = results["planner"]
+    if planner is not None:
+        return WITH_CRITIC if planner.get("value") == "critic" else TRANSFORMER
+    name = str(results["baseline"]["name"])
+    method = RENAMED_VALUES["baseline.name"].get(name, name)
+    share = float(results["baseline"].get("best_share", 1.0))  # of behaviour cloning
+    return method if share == 1.0 else f"{100 * share:g} % {method}"
 
 
 def _unfinished(folder: Path) -> str:

@@ -62,6 +62,10 @@ def make_callbacks(
             settings.environment,
             settings.planner,
             settings.tokenizer.discount,
+            settings.tokenizer.terminal_reward,
+            held_out=None
+            if settings.environment.has_simulator or not evaluation.every_n_steps
+            else data.validation_episodes(),
             every_n_steps=evaluation.every_n_steps,
             seeds=evaluation.periodic_seeds,
             max_steps=evaluation.max_steps,

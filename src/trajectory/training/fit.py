@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.evaluation.callback import PlanningEvaluation
+from trajectory.evaluation.recorded import LearnedModel
 from trajectory.hardware import keep_freed_memory
 from trajectory.interruption import Interruption
 from trajectory.loggers.dashboard import RunLogger
@@ -100,7 +101,7 @@ def fit(
     *,
     checkpoint: Path | None,
     prune: Callable[[int, float], bool] | None,
-) -> tuple[Agent, dict[str, Any]]:
+) -> tuple[Agent, LearnedModel, dict[str, Any]]:
     """Train to the last step, to `trainer.max_time`, or until a callback or an interruption stops it.
 
     Args:
@@ -108,7 +109,7 @@ def fit(
         prune: of the search that this run is a trial of.
 
     Returns:
-        The agent that plans with what was learned, and what the results say about the training.
+        The agent that plans with what was learned, what was learned, and what the results say about the training.
 
     Raises:
         UserError: a flag that Lightning refuses, a callback that raises, or a loss that is not finite.
@@ -126,16 +127,16 @@ def fit(
             trainer.fit(module, data, ckpt_path=checkpoint)
     interruption.exit_if_preempted()
     module.to(machine.device).eval()
-    agent = make_agent(
-        settings.planner,
+    model = LearnedModel(
         module.inference_model().eval(),
         module.discretizer,
         settings.tokenizer.discount,
         settings.tokenizer.terminal_reward,
         module.critic,
     )
+    agent = make_agent(settings.planner, *vars(model).values())
     metadata: dict[str, Any] = {"planner": planner_as_dict(settings.planner), "steps": trainer.global_step}
     metadata |= {"evaluations": planning.history} | ({"pruned": True} if planning.pruned else {})
     metadata |= {"skipped_steps": guard.skipped, "interrupted": interruption.training_stopped or planning.pruned}
     losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-    return agent, metadata | ({"validation": losses} if losses else {})
+    return agent, model, metadata | ({"validation": losses} if losses else {})

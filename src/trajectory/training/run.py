@@ -14,6 +14,8 @@ from trajectory.baselines.training import make_baseline_agent
 from trajectory.config import without_missing
 from trajectory.distributed import all_gather_object, process_group
 from trajectory.evaluation.log_results import close_loggers
+from trajectory.evaluation.recorded import LearnedModel
+from trajectory.evaluation.recorded_report import evaluate_recorded_and_report
 from trajectory.evaluation.report import RunRecord, evaluate_and_report, report_pruned_trial
 from trajectory.interruption import Interruption
 from trajectory.planning.protocol import Agent
@@ -46,21 +48,24 @@ def run(config: DictConfig, settings: TrainingSettings, start: Start, folder: Pa
         began, cpu_began = time.perf_counter(), time.process_time()
         data = load_data(settings, start, resumed)
         dataset = {**data.summary, "requested": without_missing(config.dataset)}
+        if settings.data.validation_share:
+            dataset["held_out"] = {"share": settings.data.validation_share, "seed": settings.seed}
         loggers = open_loggers(config, settings, machine, data, folder) if rank() == 0 else []
         interruption = Interruption()
 
         # fit
         agent: Agent
+        model: LearnedModel | None = None
         metadata: dict[str, Any] = {"dataset": dataset, "seed": settings.seed, "world_size": settings.trainer.processes}
         if settings.baseline is not None:
-            agent, trained = make_baseline_agent(settings, data.source, folder)
+            agent, trained = make_baseline_agent(settings, data.training_episodes, folder)
         else:
             module = make_module(settings, machine, data, dataset)
             stack.enter_context(ranks)
             finished, checkpoint = agree(settings, start, machine)
             if finished is not None:
                 return finished[settings.metric]
-            agent, trained = fit(
+            agent, model, trained = fit(
                 settings, machine, module, data, folder, loggers, interruption, checkpoint=checkpoint, prune=prune
             )
             trained |= {"checkpoint": str(folder / LAST_CHECKPOINT)}
@@ -76,4 +81,8 @@ def run(config: DictConfig, settings: TrainingSettings, start: Start, folder: Pa
         if metadata.get("pruned"):
             return report_pruned_trial(record, metadata["evaluations"][-1])[settings.metric]
         with interruption.handle_signals(defer=False):
-            return evaluate_and_report(record, agent, settings.evaluation)[settings.metric]
+            if settings.environment.has_simulator:
+                return evaluate_and_report(record, agent, settings.evaluation)[settings.metric]
+            held_out = data.validation_episodes()
+            results = evaluate_recorded_and_report(record, agent, settings.evaluation, held_out, model)
+            return results[settings.metric]

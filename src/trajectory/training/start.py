@@ -59,14 +59,15 @@ def prepare(config: DictConfig, settings: TrainingSettings, folder: Path) -> Sta
             or what the dataset's source refuses.
     """
     environment, trainer = settings.environment, settings.trainer
-    make_environment(environment).close()
+    if environment.has_simulator:
+        make_environment(environment).close()
     check_goal(settings.evaluation.goal, environment, f"env={environment.name}")
     check_processes(trainer.devices, trainer.num_nodes)
     # the first rank finds what to continue, and tells the others once they are connected
     checkpoint = checkpoint_to_resume(config, folder) if rank() == 0 else None
     results = finished_results(folder) if config.resume and rank() == 0 else None
     if results is not None:
-        log.info("the run of %s is finished: mean return %.1f", folder, results["return_mean"])
+        log.info("the run of %s is finished: %s %.4g", folder, settings.metric, results[settings.metric])
         return Start(checkpoint, results, None, 0.0)
     if config.resume and not checkpoint:
         log.info("there is no checkpoint to go on from: beginning anew in %s", folder)
