@@ -94,7 +94,7 @@ def trained_environment(trained: dict[str, Any], changes: dict[str, Any], source
     unknown = sorted(changes.keys() - {TARGET, *(field.name for field in fields(EnvironmentSettings))})
     require(not unknown, f"env.{', env.'.join(unknown)}", "left out: nothing reads it", "a key that was added")
     for key in ("id", "observation_keys", "goal"):
-        rule = f"{trained.get(key)}, with which {source_name} was trained"
+        rule = f"{'null' if trained.get(key) is None else trained[key]}, with which {source_name} was trained"
         require(changes.get(key, trained.get(key)) == trained.get(key), f"env.{key}", rule, changes.get(key))
     changed = {key: changes[key] for key in ("kwargs", "wrappers", "reference") if key in changes}
     environment = settings(EnvironmentSettings, {**trained, **changed}, "env")

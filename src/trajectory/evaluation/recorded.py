@@ -241,7 +241,7 @@ def token_log_probs(
             if goal is not None:
                 goals = episodes.observations[episodes.ends[which[batch]] - 1][:, list(goal)]
                 sequence = torch.cat([goal_tokens(discretizer, goal, goals), sequence], dim=1)
-            logits = gpt(sequence[:, :-1]).float()[:, -D:]  # of the last D tokens; D - 1 where nothing is before
+            logits = gpt(sequence[:, :-1])[:, -D:]  # of the last D tokens; D - 1 where nothing is before
             found = F.log_softmax(logits, -1).gather(-1, sequence[:, -logits.shape[1] :, None])[..., 0]
             log_probs[batch, D - logits.shape[1] :] = found.cpu().numpy()
             expected = discretizer.expectation(logits[:, -1].softmax(-1), gpt.layout.value_index)
