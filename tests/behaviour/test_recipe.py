@@ -113,4 +113,4 @@ def test_an_exported_policy_acts_as_the_librarys_own(algorithm: str) -> None:
 def test_without_the_libraries_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sb3_contrib", None)
     with pytest.raises(UserError, match=r"needs the optional extra: `pip install -e '\.\[behaviour\]'`$"):
-        train_behaviour(HOPPER.id, {}, tmp_path, RecipeSettings("TRPO", **SMALL))
+        train_behaviour(str(HOPPER.id), {}, tmp_path, RecipeSettings("TRPO", **SMALL))

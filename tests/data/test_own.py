@@ -36,7 +36,7 @@ from trajectory.errors import UserError
 ID = "me/pendulum/swings-v0"
 
 
-def create(episodes: Any, env_id: str = "Pendulum-v1", **options: Any) -> None:
+def create(episodes: Any, env_id: str | None = "Pendulum-v1", **options: Any) -> None:
     create_dataset(ID, episodes, env_id, behaviour="a hand", **options)
 
 

@@ -32,7 +32,7 @@ def shipped(quality: str, environment: str = "hopper") -> GaussianPolicy:
 
 def made_up_episodes(count: int, environment: EnvironmentSettings = PENDULUM) -> list[RecordedEpisode]:
     """Random numbers of an environment's shapes; lengths 1, 2, 3, ... and every other episode terminated."""
-    env: Any = gymnasium.make(environment.id, **environment.kwargs)
+    env: Any = gymnasium.make(environment.id or "", **environment.kwargs)
     rng = np.random.default_rng(0)
 
     def numbers(rows: int, space: Any) -> Any:

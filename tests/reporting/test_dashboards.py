@@ -96,7 +96,7 @@ def test_the_run_is_named_and_configured(run: Path, results: dict[str, Any]) -> 
     assert (record["project"], record["tags"]) == ("mine", ["one", "two"])
     shown = record["config"]["update"]
     resolved: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    summary = {name: value for name, value in results["dataset"].items() if name != "requested"}
+    summary = {name: value for name, value in results["dataset"].items() if name not in ("requested", "held_out")}
     assert shown.pop("data") == resolved.pop("data") | summary
     assert {name: value for name, value in shown.items() if name != "_wandb"} == resolved
 

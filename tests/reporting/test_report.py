@@ -25,7 +25,7 @@ QUICK = ReportSettings(resamples=100)
 
 
 def groups_of(*patterns: Path | str, force: bool = False) -> list[Group]:
-    runs, _ = collect([str(pattern) for pattern in patterns])
+    runs, *_ = collect([str(pattern) for pattern in patterns])
     return group_runs(runs, QUICK, force=force)[0]
 
 
@@ -94,7 +94,7 @@ def test_evaluation_finds_its_training_after_both_were_moved(tmp_path: Path) -> 
     training = write_training(tmp_path / "there" / "t", [1000.0], seed=7)
     write_evaluation(tmp_path / "there" / "e", training / "best.ckpt", [2000.0])
     (tmp_path / "there").rename(tmp_path / "here")
-    runs, problems = collect([str(tmp_path / "here")])
+    runs, problems, _ = collect([str(tmp_path / "here")])
     assert {(run.checkpoint, run.seed, run.training_s) for run in runs} == {("last", 7, 600.0), ("best", 7, 600.0)}
     assert problems == []
 
@@ -117,7 +117,7 @@ def test_episodes_planned_twice_count_once(tmp_path: Path) -> None:
     training = write_training(tmp_path / "t", [1000.0, 1100.0])
     write_evaluation(tmp_path / "again", training / "last.ckpt", [1000.0, 1100.0, 1200.0])
     write_evaluation(tmp_path / "others", training / "last.ckpt", [1300.0], first=3000)
-    runs, _ = collect([str(tmp_path)])
+    runs, *_ = collect([str(tmp_path)])
     (group,), notes = group_runs(runs, QUICK, force=False)
     (row,) = group.rows
     assert row.episodes == "1 × 4"
@@ -190,7 +190,7 @@ def test_crashed_half_written_and_other_runs_are_named(tmp_path: Path) -> None:
     edit(tmp_path / "infinite", episodes=[{"seed": 1, "return": float("nan")}])
     (tmp_path / "unreadable" / "config.yaml").write_text("a: [")
     (tmp_path / "curves" / "metrics.csv").write_bytes(b"step,train/loss\n1,\xff\xfe\n")
-    runs, problems = collect([str(tmp_path)])
+    runs, problems, _ = collect([str(tmp_path)])
     assert [run.folder.name for run in runs] == ["good"]
     reasons = {problem.folder.name: problem.reason for problem in problems}
     assert reasons.keys() == {"crashed", "killed", "half", "other", "infinite", "unreadable", "curves"}

@@ -25,7 +25,7 @@ SUFFIXES = (".npz", ".parquet")
 def create_dataset(
     dataset_id: str,
     episodes: Sequence[Mapping[str, Any]] | Mapping[str, Any],
-    env_id: str,
+    env_id: str | None,
     *,
     behaviour: str,
     env_kwargs: dict[str, Any] | None = None,
@@ -42,7 +42,7 @@ def create_dataset(
             `rewards` (L,); and `terminated`, True if the task ended and False if a time limit cut the episode off. Or
             one mapping of flat columns over all episodes, with `terminals` (T,) and `timeouts` (T,) instead, 1 on the
             last transition of an episode that ended in that way.
-        env_id: the Gymnasium environment of the data, with `env_kwargs`.
+        env_id: the Gymnasium environment of the data, with `env_kwargs`; None where there is no simulator of it.
         behaviour: the behaviour policy in a few words.
         reference: `random` and `expert` returns for normalised scores.
 
@@ -51,7 +51,7 @@ def create_dataset(
     """
     check_id(dataset_id)
     require(not in_store(dataset_id), "dataset.id", "one that is not yet in the local Minari store", dataset_id)
-    environment = EnvironmentSettings(env_id, env_id, env_kwargs or {}, reference=reference)
+    environment = EnvironmentSettings(env_id or "logged", env_id, env_kwargs or {}, reference=reference)
     if isinstance(episodes, Mapping):
         episodes = _split(episodes)
     _save(dataset_id, episodes, environment, behaviour, author, description or "own data")
