@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from helpers.synthetic_data import STOP, numbered_windows, random_episodes
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.episodes import Episodes
-from trajectory.data.windows import BLOCK, ShuffledBatches, permute, token_dtype, tokenize
+from trajectory.data.windows import BLOCK, ShuffledBatches, ValidationBatches, permute, token_dtype, tokenize
 
 
 def slow_window(
@@ -48,6 +48,27 @@ def test_no_window_crosses_an_episode(episodes: list[tuple[int, bool]], window: 
         expected_tokens, expected_mask = slow_window(lengths, terminated, window, start)
         assert tokens[start].tolist() == expected_tokens
         assert mask[start].tolist() == expected_mask
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    episodes=st.lists(st.tuples(st.integers(1, 9), st.booleans(), st.booleans()), min_size=1, max_size=8),
+    window=st.integers(1, 12),
+)
+def test_windows_of_some_episodes_are_those_of_all(episodes: list[tuple[int, bool, bool]], window: int) -> None:
+    """Also of some of some."""
+    lengths, terminated = [length for length, _, _ in episodes], [over for _, over, _ in episodes]
+    chosen = [one for _, _, one in episodes]
+    windows = numbered_windows(lengths, terminated, window)
+    keep = np.flatnonzero(chosen)
+    if len(keep) == 0:
+        return
+    some = windows.of(np.arange(int(keep[-1]) + 1)).of(keep)
+    rows = torch.from_numpy(np.flatnonzero(np.repeat(chosen, lengths)))
+    for part, whole in zip(some[torch.arange(len(some))], windows[rows], strict=True):
+        assert torch.equal(part, whole)
+    assert torch.equal(some.first_of(torch.arange(len(some))), windows.tokens[rows])
+    assert some.tokens.data_ptr() == windows.tokens.data_ptr()
 
 
 def test_stop_tokens_count_after_a_termination_but_not_after_a_time_limit() -> None:
@@ -265,6 +286,23 @@ class _Seen(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return None
+
+
+@settings(deadline=None, max_examples=50)
+@given(rows=st.integers(1, 200), batch_size=st.integers(1, 50), ranks=st.integers(1, 3))
+def test_validation_takes_every_row_once_and_ranks_take_parts(rows: int, batch_size: int, ranks: int) -> None:
+    parts = [list(ValidationBatches(rows, batch_size, 3, rank, ranks)) for rank in range(ranks)]
+    assert {len(part) for part in parts} == {len(ValidationBatches(rows, batch_size, 3, 0, ranks))}
+    rest = rows % batch_size
+    seen = torch.cat([torch.cat(batch) for batch in zip(*parts, strict=True)]) if parts[0] else torch.empty(0)
+    expected = permute(np.arange(rows), rows, (3,))[: rows - (rest if rest < ranks else 0)]
+    if batch_size >= ranks:
+        assert seen.tolist() == expected.tolist()
+
+
+def test_validation_of_more_rows_than_are_permuted_at_a_time() -> None:
+    rows = torch.cat(list(ValidationBatches(2 * BLOCK + 5, 7, seed=0))).numpy()
+    np.testing.assert_array_equal(rows, permute(np.arange(2 * BLOCK + 5), 2 * BLOCK + 5, (0,)))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -108,7 +108,10 @@ class TrajectoryDataModule(pl.LightningDataModule):
         return self._loader(self.validation, batches)
 
     def _loader(self, windows: TokenWindows, batches: ShuffledBatches | ValidationBatches) -> DataLoader:
+        assert self.windows is not None
         if self.trainer:
+            self.windows.to(self.trainer.strategy.root_device)
+            windows.tokens = self.windows.tokens  # one copy on a GPU
             windows.to(self.trainer.strategy.root_device)
         goal = self.source.environment.goal
         dataset = windows if goal is None else HindsightWindows(windows, goal, self.hindsight, batches)

@@ -71,7 +71,7 @@ class HindsightWindows(Dataset):
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) rows -> (B, 1 + W, D) tokens and (B, 1 + W) bool, the transitions that count in the loss."""
         tokens, mask = self.windows[index]
-        goals = self.windows.tokens[torch.from_numpy(self.goal_rows(index.numpy())).to(tokens.device)]
+        goals = self.windows.first_of(torch.from_numpy(self.goal_rows(index.numpy())))
         prefix = torch.full_like(tokens[:, :1], self.windows.stop_token)
         prefix[:, 0, self.dimensions] = goals[:, self.dimensions]
         return torch.cat([prefix, tokens], dim=1), torch.cat([torch.zeros_like(mask[:, :1]), mask], dim=1)

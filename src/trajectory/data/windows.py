@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from trajectory.data.discretizer import Discretizer
-from trajectory.data.episodes import Episodes, rows_of
+from trajectory.data.episodes import Episodes
 
 MAX_GPU_MEMORY_FRACTION = 0.25  # of a GPU's free memory, for all tokens
 BLOCK = 1 << 14  # rows encoded, or positions permuted, at a time; fits into the processor's cache
@@ -54,42 +55,57 @@ class TokenWindows(Dataset):
 
     No window crosses the end of its episode. After a termination it is padded with the stop token, which the model
     learns to predict. After a time limit it is padded too, but the loss masks the padding.
+
+    The tokens may be memory-mapped: a batch reads its own windows alone.
     """
 
     def __init__(self, tokens: Tensor, ends: np.ndarray, terminated: np.ndarray, window: int, bins: int) -> None:
         self.tokens = tokens
         self.ends = torch.from_numpy(np.ascontiguousarray(ends, dtype=np.int64))
         self.terminated = torch.from_numpy(np.ascontiguousarray(terminated))
+        self.left_out = torch.zeros_like(self.ends)  # rows of the tokens before each episode that have no window here
         self.offsets = torch.arange(window)
         self.stop_token = bins
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return int(self.ends[-1])
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) rows -> (B, W, D) tokens and (B, W) bool, the transitions that count in the loss."""
+        """(B,) windows -> (B, W, D) tokens and (B, W) bool, the transitions that count in the loss."""
         index = index.to(self.tokens.device)
-        episode = self.episodes_of(index)
+        episode = self.episodes_of(index)[:, None]
         rows = index[:, None] + self.offsets
-        inside = rows < self.ends[episode, None]
+        inside = rows < self.ends[episode]
+        rows += self.left_out[episode]
         tokens = self.tokens[rows.clamp(max=len(self.tokens) - 1)]
         tokens = tokens.masked_fill(~inside[:, :, None], self.stop_token)
-        return tokens, inside | self.terminated[episode, None]
+        return tokens, inside | self.terminated[episode]
+
+    def first_of(self, index: Tensor) -> Tensor:
+        """(B,) windows -> (B, D) tokens of the first transition of each."""
+        index = index.to(self.tokens.device)
+        return self.tokens[index + self.left_out[self.episodes_of(index)]]
 
     def of(self, episodes: np.ndarray) -> TokenWindows:
-        """The windows of some episodes, given by (E,) ascending indices."""
-        rows, ends = rows_of(self.ends.numpy(), episodes)
-        terminated = self.terminated.numpy()[episodes]
-        return TokenWindows(self.tokens[torch.from_numpy(rows)], ends, terminated, len(self.offsets), self.stop_token)
+        """The windows of some episodes, given by (E,) ascending indices. Both have the same tokens."""
+        chosen = copy(self)
+        index = torch.from_numpy(episodes)
+        lengths = torch.diff(self.ends, prepend=self.ends.new_zeros(1))
+        starts = (self.ends - lengths + self.left_out)[index]
+        chosen.ends = torch.cumsum(lengths[index], 0)
+        chosen.left_out = starts - (chosen.ends - lengths[index])
+        chosen.terminated = self.terminated[index]
+        return chosen
 
     def to(self, device: torch.device) -> None:
         """Move all tokens to the model's device, to gather batches there, unless they take too much of its memory."""
-        if device.type != "cuda" or self.tokens.nbytes < MAX_GPU_MEMORY_FRACTION * torch.cuda.mem_get_info(device)[0]:
-            for name in ("tokens", "ends", "terminated", "offsets"):
+        there = self.tokens.device == device or device.type != "cuda"
+        if there or self.tokens.nbytes < MAX_GPU_MEMORY_FRACTION * torch.cuda.mem_get_info(device)[0]:
+            for name in ("tokens", "ends", "terminated", "left_out", "offsets"):
                 setattr(self, name, getattr(self, name).to(device))
 
     def episodes_of(self, index: Tensor) -> Tensor:
-        """(B,) rows -> (B,) indices of their episodes."""
+        """(B,) windows -> (B,) indices of their episodes."""
         return torch.searchsorted(self.ends, index, right=True)
 
 
@@ -122,10 +138,8 @@ class ShuffledBatches(Sampler):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Tensor]:
-        batches_at_once = max(1, BLOCK // self.batch_size)
         start, self.start = self.start, 0
-        for first in range(start, len(self), batches_at_once):
-            last = min(first + batches_at_once, len(self))
+        for first, last in _at_once(start, len(self), self.batch_size):
             for batch in self.rows_of(first, last).split(self.batch_size):
                 yield batch.tensor_split(self.ranks)[self.rank]
 
@@ -149,16 +163,29 @@ class ValidationBatches(Sampler):
     epoch = 0  # so that hindsight goals are the same too
 
     def __init__(self, rows: int, batch_size: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
-        order = torch.from_numpy(permute(np.arange(rows), rows, (seed,)))
-        whole = [batch for batch in order.split(batch_size) if len(batch) >= ranks]
-        self.batches = [batch.tensor_split(ranks)[rank] for batch in whole]
+        self.rows = rows
+        self.batch_size = batch_size
         self.seed = seed
+        self.rank = rank
+        self.ranks = ranks
 
     def __len__(self) -> int:
-        return len(self.batches)
+        whole, rest = divmod(self.rows, self.batch_size)
+        return whole + (rest >= self.ranks)
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.batches)
+        for first, last in _at_once(0, len(self), self.batch_size):
+            positions = np.arange(first * self.batch_size, min(last * self.batch_size, self.rows))
+            rows = torch.from_numpy(permute(positions, self.rows, (self.seed,)))
+            for batch in rows.split(self.batch_size):
+                yield batch.tensor_split(self.ranks)[self.rank]
+
+
+def _at_once(start: int, stop: int, batch_size: int) -> Iterator[tuple[int, int]]:
+    """First batch and batch after the last of parts of about BLOCK rows, from `start` up to `stop`."""
+    step = max(1, BLOCK // batch_size)
+    for first in range(start, stop, step):
+        yield first, min(first + step, stop)
 
 
 ROUNDS = 6  # of the Feistel network; with a random round function four suffice for a pseudo-random permutation
