@@ -187,6 +187,70 @@ def test_a_continued_offline_run_takes_the_place_of_the_killed_one_under_its_id(
     assert [row["train/loss"] for row in rows(folder)] == ["2.515625", "1.515625", ""]
 
 
+def test_where_the_shell_wants_runs_they_keep_their_id(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With WANDB_DIR several runs lie side by side; a continued one replaces itself alone, under its id."""
+    place, other = folder / "elsewhere", folder / "other"
+    place.mkdir()
+    other.mkdir()
+    monkeypatch.setenv("WANDB_DIR", str(place))
+    monkeypatch.setenv("WANDB_PROJECT", "of-the-shell")
+    for where in (other, folder, folder):
+        loggers = make_loggers({"wandb": WandbSettings()}, where, {})
+        for logger in loggers:
+            logger.log_metrics({"train/loss": 1.0}, step=1)
+        close_loggers(loggers, RESULTS, where)
+    assert not [*folder.glob("wandb/*run-*"), *other.glob("wandb/*run-*")]
+    ids = {path.stem.removeprefix("run-") for path in place.glob("wandb/offline-run-*/*.wandb")}
+    assert ids == {(where / "wandb" / "id.txt").read_text() for where in (other, folder)}
+    assert len(list(place.glob("wandb/offline-run-*"))) == 2
+    for path in place.glob("wandb/offline-run-*/*.wandb"):
+        assert b"of-the-shell" in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("variables", "settings", "mode", "project"),
+    [
+        ({}, {}, "offline", "trajectory-transformer"),
+        ({"WANDB_MODE": "online"}, {}, "online", "trajectory-transformer"),
+        ({"WANDB_MODE": "dryrun"}, {}, "offline", "trajectory-transformer"),
+        ({"WANDB_MODE": "run"}, {}, "online", "trajectory-transformer"),
+        ({"WANDB_MODE": "online", "WANDB_DISABLED": "true"}, {}, "disabled", "trajectory-transformer"),
+        ({"WANDB_DISABLED": "false", "WANDB_PROJECT": "mine"}, {}, "offline", "mine"),
+        ({"WANDB_MODE": "online", "WANDB_PROJECT": "mine"}, {"mode": "offline", "project": "p"}, "offline", "p"),
+        ({"WANDB_DISABLED": "1"}, {"mode": "online"}, "online", "trajectory-transformer"),
+    ],
+)
+def test_the_shell_says_what_the_config_leaves_open(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], settings: dict[str, Any], mode: str, project: str
+) -> None:
+    for name in ("WANDB_MODE", "WANDB_DISABLED", "WANDB_PROJECT", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    chosen = WandbSettings(**settings)
+    assert (chosen.chosen_mode, chosen.chosen_project) == (mode, project)
+
+
+def test_what_the_shell_cannot_want_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose_config("train").logger
+    for name, value, rule in (
+        ("WANDB_DIR", str(tmp_path / "nowhere"), "WANDB_DIR must be a folder that can be written"),
+        (
+            "WANDB_MODE",
+            "sometimes",
+            "WANDB_MODE must be one of offline, online, disabled, dryrun, run",
+        ),
+        ("WANDB_MODE", "online", "WANDB_MODE must be offline unless WANDB_API_KEY is set"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv("NETRC", str(tmp_path / "netrc"))
+            patch.delenv("WANDB_API_KEY", raising=False)
+            patch.setenv("HOME", str(tmp_path))
+            patch.setenv(name, value)
+            with pytest.raises(UserError, match=f"^{rule}"):
+                logger_settings(config)
+
+
 def picture(path: Path) -> Path:
     matplotlib.image.imsave(path, np.zeros((4, 6, 3)))
     return path

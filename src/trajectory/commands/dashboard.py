@@ -25,7 +25,9 @@ def dashboard(config: DictConfig, folder: Path) -> None:
     """Write the workspace to `folder`, and save it as a new view of the project if there is a login."""
     check_keys(config, ("logger", "name", "entity", "sections"))
     check_complete(config)
-    projects = [one.project for one in logger_settings(config.get("logger")).values() if isinstance(one, WandbSettings)]
+    projects = [
+        one.chosen_project for one in logger_settings(config.get("logger")).values() if isinstance(one, WandbSettings)
+    ]
     require(bool(projects), "logger", "wandb", ", ".join(config.get("logger") or {}))
     check_dashboard(without_missing(config)["sections"])
     with gc_paused():

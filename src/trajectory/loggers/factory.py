@@ -43,7 +43,7 @@ def make_loggers(
     for logger in settings.values():
         if isinstance(logger, TensorBoardSettings):
             loggers.append(begin_tensorboard(folder, config, rows, file))
-        elif isinstance(logger, WandbSettings) and logger.mode != "disabled":
+        elif isinstance(logger, WandbSettings) and logger.chosen_mode != "disabled":
             begin = partial(
                 begin_wandb, logger, folder, config, rows, job=job, training_folder=training_folder or folder
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,12 +12,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from trajectory.files import write_file
 from trajectory.imports import optional_import
 from trajectory.loggers.dashboard import Dashboard
 from trajectory.loggers.metrics_file import STEP, MetricsFile
-from trajectory.loggers.settings import WandbSettings
+from trajectory.loggers.settings import DIR_VARIABLE, WandbSettings
 from trajectory.loggers.wandb_artifacts import log_lineage, run_name
 
+ID_FILE = "id.txt"  # where WANDB_DIR names another place for the run itself
 WANDB_THREAD = ThreadPoolExecutor(1, thread_name_prefix="wandb")  # shared by all runs, which follow one another
 
 
@@ -89,7 +92,9 @@ def begin_wandb(
     job: str,
     training_folder: Path,
 ) -> Any:
-    """A run of Weights & Biases; offline it replaces earlier ones in its folder.
+    """A run of Weights & Biases, below WANDB_DIR or else the run's folder; offline it replaces earlier ones of its id.
+
+    The id stays when a run is resumed, so that synchronising it again makes no second run.
 
     Args:
         rows: of `metrics.csv`, with which an offline run begins.
@@ -100,32 +105,45 @@ def begin_wandb(
         import wandb
 
     logging.getLogger("wandb").setLevel(logging.ERROR)
-    earlier = sorted((folder / "wandb").glob("*run-*/run-*.wandb"))
+    mode, place = settings.chosen_mode, Path(os.environ.get(DIR_VARIABLE) or folder)
+    earlier = _earlier_id(folder)
     init: Any = wandb.init
     run = init(
-        id=earlier[-1].stem.removeprefix("run-") if earlier else None,
-        resume="allow" if settings.mode == "online" else None,
+        id=earlier,
+        resume="allow" if mode == "online" else None,
         reinit="finish_previous",  # of a job of the same sweep that failed
-        project=settings.project,
-        dir=folder,
+        project=settings.chosen_project,
+        dir=place,
         name=run_name(folder),
         group=settings.group or _group(training_folder),
         tags=settings.tags,
         job_type=job,
-        mode=settings.mode,
+        mode=mode,
         config=config,
         settings=wandb.Settings(silent=True, console="off"),
     )
     run.define_metric(STEP)
     run.define_metric("*", step_metric=STEP, step_sync=True)
-    if settings.mode == "offline":
+    if place != folder:
+        (folder / "wandb").mkdir(exist_ok=True)
+        write_file(folder / "wandb" / ID_FILE, run.id)
+    if mode == "offline":
         for row in rows:
             run.log({**{name: value for name, value in row.items() if name != "step"}, STEP: int(row["step"])})
         present = Path(run.dir).resolve().parent
-        for path in (folder / "wandb").glob("offline-run-*"):  # one killed at its very start holds no file yet
+        # in the run's own folder, one killed at its very start holds no file yet
+        for path in (place / "wandb").glob("offline-run-*" if place == folder else f"offline-run-*-{run.id}"):
             if path.resolve() != present:
                 shutil.rmtree(path)
     return run
+
+
+def _earlier_id(folder: Path) -> str | None:
+    """The id under which the run in `folder` has been logged, if it has."""
+    if (folder / "wandb" / ID_FILE).is_file():
+        return (folder / "wandb" / ID_FILE).read_text()
+    earlier = sorted((folder / "wandb").glob("*run-*/run-*.wandb"))
+    return earlier[-1].stem.removeprefix("run-") if earlier else None
 
 
 def _group(folder: Path) -> str:
