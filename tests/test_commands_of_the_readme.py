@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 
 from helpers.command_line import ROOT, SHORT, run_main
+from helpers.example_data import write_d4rl
 
 COMMANDS = re.findall(r"^python src/(\w+)\.py (.*)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
 PREDICTION = (
@@ -49,6 +50,11 @@ def write_own_episodes(folder: Path) -> None:
 
 def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
     write_own_episodes(tmp_path / "FOLDER")
+    ended = np.arange(300) % 20 == 19
+    columns = {name: np.random.default_rng(0).normal(size=(300, 2)) for name in ("observations", "actions")}
+    write_d4rl(
+        tmp_path / "logged.hdf5", {**columns, "rewards": np.arange(300) % 7, "terminals": ended, "timeouts": ended}
+    )
     assert len(COMMANDS) >= 14
     for main, arguments in COMMANDS:
         trained = sorted((tmp_path / "outputs" / "train" / "hopper").glob("*/results.json"))
@@ -61,6 +67,7 @@ def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
     trainings = list((tmp_path / "outputs" / "train").rglob("results.json"))
     trained = [(main, arguments) for main, arguments in COMMANDS if main == "train"]
     assert len(trainings) == len(trained) + 3  # the sweep has four jobs
-    assert all(json.loads(path.read_text())["episodes"] for path in trainings)
+    results = [json.loads(path.read_text()) for path in trainings]
+    assert all(each.get("episodes") or each["recorded_episodes"] for each in results)
     for name in ("evaluate", "analyze", "report"):
         assert list((tmp_path / "outputs" / name).rglob("*.json")), name
