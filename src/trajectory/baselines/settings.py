@@ -113,7 +113,7 @@ class CQLSettings:
 
     name: str = "cql"
     hidden: tuple[int, ...] = (128, 128)
-    steps: int = 50_000
+    steps: int = 30_000
     batch_size: int = 256
     learning_rate: float = 3e-4
     actor_learning_rate: float = 1e-4
