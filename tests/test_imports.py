@@ -21,7 +21,19 @@ PLUGINS = SRC / "hydra_plugins" / "trajectory_sweepers"
 # the rooms of the house from the ground up; those of one floor do not know each other
 FLOORS: list[set[str]] = [
     {"colors", "errors", "transition"},
-    {"config", "files", "hardware", "imports", "interruption", "locks", "networks", "progress", "ranks", "worlds"},
+    {
+        "config",
+        "files",
+        "hardware",
+        "imports",
+        "interruption",
+        "locks",
+        "networks",
+        "progress",
+        "ranks",
+        "spaces",
+        "worlds",
+    },
     {"renamed", "steps", "targets"},
     {"settings"},  # and the file settings.py of every room
     {"distributed", "resume"},

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+# of each column: (lowest, number) of the values of a choice, or None for a number
+Choices = tuple[tuple[int, int] | None, ...]
+
 
 class TokenKind(StrEnum):
     """The four kinds of token, in their order in a transition."""
@@ -23,10 +26,18 @@ class TransitionLayout:
 
     The value token is the return-to-go (paper, section 3.2). A sequence of W transitions is flattened to W * D tokens,
     and the token at position p has dimension p % D.
+
+    Args:
+        choices: of the observation's and the action's dimensions; empty if all are numbers.
     """
 
     observation_dim: int
     action_dim: int
+    choices: Choices = ()
+
+    def __post_init__(self) -> None:
+        plain = tuple(None if choice is None else (int(choice[0]), int(choice[1])) for choice in self.choices)
+        object.__setattr__(self, "choices", plain if any(plain) else ())  # files have lists
 
     @property
     def transition_dim(self) -> int:
@@ -53,6 +64,16 @@ class TransitionLayout:
         """Dimensions of the action tokens."""
         return slice(self.observation_dim, self.observation_dim + self.action_dim)
 
+    @property
+    def observation_choices(self) -> Choices:
+        """Of each dimension of the observation."""
+        return (self.choices or (None,) * self.observation_dim)[: self.observation_dim]
+
+    @property
+    def action_choices(self) -> Choices:
+        """Of each dimension of the action."""
+        return self.choices[self.observation_dim :] or (None,) * self.action_dim
+
     def kind(self, dimension: int) -> TokenKind:
         """The kind of token at a dimension of the transition."""
         if dimension < self.observation_dim:
@@ -77,3 +98,8 @@ class TransitionLayout:
         if kind is TokenKind.ACTION:
             return f"action[{dimension - self.observation_dim}]"
         return str(kind)
+
+    def describe(self, dimension: int) -> str:
+        """What a dimension of observation or action holds, for messages: `a number`, `4 choices from 0 on`."""
+        choice = self.choices[dimension] if self.choices else None
+        return "a number" if choice is None else f"{choice[1]} choices from {choice[0]} on"

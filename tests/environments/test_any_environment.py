@@ -70,7 +70,7 @@ def test_the_checkpoint_knows_the_parts(walked: tuple[Path, dict[str, Any]]) -> 
     folder, results = walked
     content = torch.load(folder / "last.ckpt", weights_only=True)["hyper_parameters"]
     assert content["environment"]["observation_keys"] == results["environment"]["observation_keys"] == KEYS
-    assert content["layout"] == {"observation_dim": 6, "action_dim": 2}
+    assert content["layout"] == {"observation_dim": 6, "action_dim": 2, "choices": ()}
     agent = TrajectoryAgent.from_checkpoint(folder / "last.ckpt")
     env = make_environment(EnvironmentSettings(**content["environment"]))
     observation, _ = env.reset(seed=0)

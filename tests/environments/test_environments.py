@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete
 
 from helpers.command_line import CONF, compose_config
 from helpers.example_data import HOPPER, MAZE, PENDULUM
-from trajectory.environments.make import check_layout, flatten, make_environment, make_raw_environment, observation_keys
+from trajectory.environments.make import check_layout, make_environment, make_raw_environment
 from trajectory.environments.settings import EnvironmentSettings, environment_settings
 from trajectory.errors import UserError
 from trajectory.transition import TransitionLayout
@@ -27,7 +26,7 @@ def configured(name: str) -> EnvironmentSettings:
 
 WITH_GOALS = {"four_rooms": (2, 2), "pointmaze": (4, 2)}
 # dimensions, and how far from each other the places are that are rewarded in different episodes
-REWARDED = {
+REWARDED: dict[str, tuple[int, int, float]] = {
     "antmaze": (31, 8, 2.0),
     "four_rooms_reward": (2, 2, 0.0),
     "maze_large": (4, 2, 0.5),
@@ -59,8 +58,8 @@ def test_configured_environments_have_the_dimensions_of_d4rl(name: str) -> None:
 def test_configured_environments_with_a_rewarded_place_do_not_tell_it_to_the_model(name: str) -> None:
     environment = configured(name)
     env = make_environment(environment)
-    *dimensions, apart = REWARDED[name]
-    check_layout(env, TransitionLayout(*dimensions), "this test")
+    observations, actions, apart = REWARDED[name]
+    check_layout(env, TransitionLayout(observations, actions), "this test")
     assert (environment.goal, environment.reference) == (None, {"random": 0.0, "expert": 1.0})
     places = []
     for seed in range(8):
@@ -103,13 +102,6 @@ def test_box_observations_are_left_as_they_are() -> None:
     assert env.observation_space == raw.observation_space
 
 
-def test_parts_are_side_by_side_whatever_the_leading_dimensions() -> None:
-    parts = {"a": np.arange(12.0).reshape(3, 4), "b": -np.arange(6.0).reshape(3, 2)}
-    np.testing.assert_array_equal(flatten(parts, ["b", "a"]), np.concatenate([parts["b"], parts["a"]], axis=1))
-    np.testing.assert_array_equal(flatten({key: part[1] for key, part in parts.items()}, ["b"]), [-2, -3])
-    assert flatten(parts["a"], None) is parts["a"]
-
-
 @pytest.mark.parametrize(
     ("keys", "got"),
     [
@@ -134,31 +126,11 @@ def test_keys_for_a_box_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("space", "words"),
-    [
-        (Discrete(3), ["the observation space", "Discrete(3)"]),
-        (Box(0, 255, (4, 4, 3), np.uint8), ["the observation space", "(4, 4, 3)"]),
-        (Dict({"a": Box(-1, 1, (2,)), "b": Discrete(3)}), ["the observation 'b' space", "Discrete(3)"]),
-        (Dict({"a": Dict({"b": Box(-1, 1, (2,))})}), ["the observation 'a' space", "Dict('b'"]),
-    ],
-    ids=["discrete", "image", "a discrete part", "nested"],
-)
-def test_spaces_of_another_kind_are_refused(space: Any, words: list[str]) -> None:
-    with pytest.raises(UserError) as error:
-        observation_keys(space, None, "env.id=Some-v0")
-    assert str(error.value).startswith("env.id=Some-v0: ")
-    assert "must be a one-dimensional Box" in str(error.value)
-    assert all(word in str(error.value) for word in words)
-
-
-@pytest.mark.parametrize(
     ("env_id", "kwargs", "words"),
     [
         ("Hoper-v5", {}, ["env.id must be a registered Gymnasium environment", "'Hoper-v5'"]),
         ("Hopper-v99", {}, ["env.id must be a registered Gymnasium environment", "'Hopper-v99'"]),
         ("nosuch_module:Hopper-v5", {}, ["env.id must be", "'nosuch_module:Hopper-v5'"]),
-        ("CartPole-v1", {}, ["env.id=CartPole-v1: the action space must be a one-dimensional Box", "Discrete(2)"]),
-        ("FrozenLake-v1", {}, ["env.id=FrozenLake-v1: the observation space must be a", "Discrete(16)"]),
         ("Hopper-v5", {"nosuch": 1}, ["env.kwargs must be what Hopper-v5 takes", "{'nosuch': 1}"]),
         ("Hopper-v5", {"xml_file": "nosuch.xml"}, ["env.kwargs must be what Hopper-v5 takes", "nosuch.xml"]),
         ("Hopper-v5", {"frame_skip": "four"}, ["env.kwargs must be what Hopper-v5 takes", "four"]),
@@ -184,6 +156,14 @@ def test_dimensions_that_differ_are_refused() -> None:
     check_layout(env, TransitionLayout(3, 1), "checkpoint=last.ckpt")
     with pytest.raises(UserError, match=r"^checkpoint=last\.ckpt must have .* 3 observations and 1 .*got 2 and 1$"):
         check_layout(env, TransitionLayout(2, 1), "checkpoint=last.ckpt")
+
+
+def test_choices_that_differ_are_refused() -> None:
+    env = make_environment(EnvironmentSettings("lake", "FrozenLake-v1"))
+    check_layout(env, TransitionLayout(1, 1, ((0, 16), (0, 4))), "this test")
+    for choices, found in (((), "a number"), (((0, 16), (1, 4)), "4 choices from 1 on")):
+        with pytest.raises(UserError, match=rf"^this test must be .* as FrozenLake-v1 has it, got '{found}'$"):
+            check_layout(env, TransitionLayout(1, 1, choices), "this test")
 
 
 def test_a_module_that_registers_the_environment_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from trajectory.data.builtin import POLICIES
 from trajectory.data.episodes import Episodes
 from trajectory.data.store import save_episodes
 from trajectory.environments.settings import EnvironmentSettings
+from trajectory.spaces import stack
 
 HOPPER = EnvironmentSettings("hopper", "Hopper-v5", reference={"random": -20.272305, "expert": 3234.3})
 PENDULUM = EnvironmentSettings("pendulum", "Pendulum-v1")
@@ -36,10 +37,8 @@ def made_up_episodes(count: int, environment: EnvironmentSettings = PENDULUM) ->
     rng = np.random.default_rng(0)
 
     def numbers(rows: int, space: Any) -> Any:
-        if isinstance(space, gymnasium.spaces.Dict):
-            return {key: numbers(rows, part) for key, part in space.spaces.items()}
         space.seed(int(rng.integers(1_000)))
-        return np.stack([space.sample() for _ in range(rows)])
+        return stack([space.sample() for _ in range(rows)], space)
 
     return [
         RecordedEpisode(

@@ -11,9 +11,10 @@ from tqdm import tqdm
 
 from trajectory.behaviour.controllers import Controller
 from trajectory.behaviour.policy import GaussianPolicy
-from trajectory.environments.make import flatten, make_raw_environment
+from trajectory.environments.make import make_raw_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.progress import progress_bar
+from trajectory.spaces import FlatSpace, stack, storable
 
 # a policy, a controller that is made for every episode, or None for uniformly random actions
 BehaviourPolicy = GaussianPolicy | type[Controller] | None
@@ -26,14 +27,14 @@ class RecordedEpisode:
     """One episode with L transitions and L + 1 observations.
 
     Args:
-        observations: (L + 1, observation_dim); for a Dict observation space, a dictionary of such arrays.
-        actions: (L, action_dim).
+        observations: (L + 1, ...); for a Dict or Tuple, a dictionary or tuple of such arrays.
+        actions: (L, ...), in the same way.
         rewards: (L,) float64.
         terminated: whether the task ended; otherwise a time limit cut the episode off.
     """
 
     observations: Any
-    actions: np.ndarray
+    actions: Any
     rewards: np.ndarray
     terminated: bool
 
@@ -44,18 +45,15 @@ class _UnfinishedEpisode:
     def __init__(self, number: int, observation: Any) -> None:
         self.number = number
         self.observations = [observation]
-        self.actions: list[np.ndarray] = []
+        self.actions: list[Any] = []
         self.rewards: list[float] = []
 
-    def finish(self, terminated: bool) -> RecordedEpisode:
+    def finish(self, env: Any, terminated: bool) -> RecordedEpisode:
         """The episode as arrays, which need much less memory."""
-        first = self.observations[0]
-        observations: Any = (
-            {key: np.stack([observation[key] for observation in self.observations]) for key in first}
-            if isinstance(first, dict)
-            else np.stack(self.observations)
+        observations = stack(self.observations, storable(env.observation_space))
+        return RecordedEpisode(
+            observations, stack(self.actions, env.action_space), np.array(self.rewards), bool(terminated)
         )
-        return RecordedEpisode(observations, np.stack(self.actions), np.array(self.rewards), terminated)
 
 
 def record_episodes(
@@ -93,8 +91,9 @@ def _record_policy(
 ) -> list[RecordedEpisode]:
     slots = min(MAX_ENVIRONMENTS, 1 + steps // 2_000)
     envs = [make_raw_environment(environment) for _ in range(slots)]
-    space: Any = envs[0].action_space
-    low, high = space.low, space.high
+    name = f"env.id={environment.id}"
+    space = FlatSpace.of(envs[0].action_space, "action", name)
+    observation = FlatSpace.of(envs[0].observation_space, "observation", name, environment.observation_keys)
     seeds = seed.spawn(slots + 1)
     rng = np.random.default_rng(seeds[-1])
     episodes: dict[int, RecordedEpisode] = {}
@@ -104,8 +103,8 @@ def _record_policy(
 
     def begin(slot: int, first_seed: int | None = None) -> None:
         nonlocal begun
-        observation, _ = envs[slot].reset(seed=first_seed)
-        unfinished[slot] = _UnfinishedEpisode(begun, observation)
+        seen, _ = envs[slot].reset(seed=first_seed)
+        unfinished[slot] = _UnfinishedEpisode(begun, seen)
         if policy is not None and not isinstance(policy, GaussianPolicy):
             controllers[slot] = policy(envs[slot], rng)
         begun += 1
@@ -113,29 +112,28 @@ def _record_policy(
     for slot in range(slots):
         begin(slot, int(seeds[slot].generate_state(1)[0]))
     while unfinished:
-        noise = rng.standard_normal((slots, len(low)))
-        uniform = rng.random((slots, len(low)))
+        noise = rng.standard_normal((slots, space.size))
+        uniform = rng.random((slots, space.size))
         active = list(unfinished)
         if policy is None:
-            actions = (low + (high - low) * uniform[active]).astype(space.dtype)
+            actions = space.random(uniform[active], noise[active])
         else:
-            keys = environment.observation_keys
-            observations = np.stack([flatten(unfinished[slot].observations[-1], keys) for slot in active])
+            observations = np.stack([observation.flatten(unfinished[slot].observations[-1]) for slot in active])
             if isinstance(policy, GaussianPolicy):
                 actions = policy.act(observations, noise[active])
             else:
                 actions = np.stack([controllers[s].act(o) for s, o in zip(active, observations, strict=True)])
-            actions = np.clip(actions, low, high).astype(space.dtype)
+            actions = np.clip(actions, space.low, space.high)
         progress.update(min(len(active), max(0, steps - recorded)))
         recorded += len(active)
-        for slot, action in zip(active, actions, strict=True):
+        for slot, action in zip(active, map(space.unflatten, actions), strict=True):
             episode = unfinished[slot]
-            observation, reward, terminated, truncated, _ = envs[slot].step(action)
-            episode.observations.append(observation)
+            seen, reward, terminated, truncated, _ = envs[slot].step(action)
+            episode.observations.append(seen)
             episode.actions.append(action)
             episode.rewards.append(float(reward))
             if terminated or truncated:
-                episodes[episode.number] = episode.finish(terminated)
+                episodes[episode.number] = episode.finish(envs[slot], terminated)
                 del unfinished[slot]
                 if recorded < steps:
                     begin(slot)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trajectory.errors import UserError, require
-from trajectory.transition import TransitionLayout
+from trajectory.transition import Choices, TransitionLayout
 
 CHUNK = 1 << 16  # rows per step of computations, to bound their memory
 READ_ROWS = 1 << 18  # about so many that a source reads at a time
@@ -25,6 +25,7 @@ class Episodes:
         rewards: (T,) float32.
         ends: (E,) int64, the row after the last transition of each episode.
         terminated: (E,) bool, True if the task ended; False if a time limit or the recording cut the episode off.
+        choices: of the columns of observations and actions; None if the source does not know, as of flat files.
     """
 
     observations: np.ndarray
@@ -32,6 +33,7 @@ class Episodes:
     rewards: np.ndarray
     ends: np.ndarray
     terminated: np.ndarray
+    choices: Choices | None = None
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -49,7 +51,7 @@ class Episodes:
     @property
     def layout(self) -> TransitionLayout:
         """The token layout that these dimensions give."""
-        return TransitionLayout(self.observations.shape[1], self.actions.shape[1])
+        return TransitionLayout(self.observations.shape[1], self.actions.shape[1], self.choices or ())
 
     def returns(self) -> np.ndarray:
         """(E,) undiscounted return of each episode, float64."""
@@ -63,7 +65,7 @@ class Episodes:
         """Some of the episodes, given by (n,) ascending indices."""
         rows, ends = rows_of(self.ends, episodes)
         columns = (self.observations[rows], self.actions[rows], self.rewards[rows])
-        return Episodes(*columns, ends, self.terminated[episodes])
+        return Episodes(*columns, ends, self.terminated[episodes], self.choices)
 
     def content_hash(self) -> str:
         """A hash of the numbers, which does not depend on the file format."""
@@ -132,7 +134,9 @@ def blocks(ends: np.ndarray) -> Iterator[tuple[slice, slice]]:
         first, start = last, stop
 
 
-def allocate(lengths: Sequence[int] | np.ndarray, observation_dim: int, action_dim: int) -> Episodes:
+def allocate(
+    lengths: Sequence[int] | np.ndarray, observation_dim: int, action_dim: int, choices: Choices | None = None
+) -> Episodes:
     """Uninitialised columns of the right sizes, to read into without a copy."""
     ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
     rows = int(ends[-1])
@@ -142,6 +146,7 @@ def allocate(lengths: Sequence[int] | np.ndarray, observation_dim: int, action_d
         rewards=np.empty(rows, dtype=np.float32),
         ends=ends,
         terminated=np.zeros(len(ends), dtype=bool),
+        choices=choices,
     )
 
 
@@ -174,9 +179,25 @@ def check_finite(episodes: Episodes, source_name: str, first_episode: int = 0) -
             finite = np.isfinite(values[start : start + CHUNK])
             if not finite.all():
                 row, column = np.argwhere(~finite)[0] + (start, 0)
-                episode = int(np.searchsorted(episodes.ends, row, side="right"))
-                step = row - episodes.starts[episode]
-                raise UserError(
-                    f"{source_name} must hold finite numbers only, got {values[row, column]} in "
-                    f"{name}[{column}], episode {first_episode + episode}, step {step}"
-                )
+                where = f"{name}[{column}], {_place(episodes, row, first_episode)}"
+                raise UserError(f"{source_name} must hold finite numbers only, got {values[row, column]} in {where}")
+
+
+def check_choices(episodes: Episodes, source_name: str, first_episode: int = 0) -> None:
+    """Raise a `UserError` for a value that is not one of its column's choices. It is named as by `check_finite`."""
+    layout, columns = episodes.layout, [*episodes.observations.T, *episodes.actions.T]
+    for dimension, choice in enumerate(layout.choices):
+        if choice is None:
+            continue
+        first, count = choice
+        values = columns[dimension]
+        wrong = np.flatnonzero((values < first) | (values >= first + count) | (values != np.rint(values)))
+        if len(wrong):
+            where = f"{layout.name(dimension)}, {_place(episodes, wrong[0], first_episode)}"
+            rule = f"one of the {count} choices from {first} to {first + count - 1} in {where}"
+            raise UserError(f"{source_name} must hold {rule}, got {values[wrong[0]]:g}")
+
+
+def _place(episodes: Episodes, row: int, first_episode: int) -> str:
+    episode = int(np.searchsorted(episodes.ends, row, side="right"))
+    return f"episode {first_episode + episode}, step {row - episodes.starts[episode]}"

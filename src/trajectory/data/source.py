@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from trajectory.data.builtin import ensure_builtin
 from trajectory.data.d4rl import read_d4rl
-from trajectory.data.episodes import Episodes, concatenate
+from trajectory.data.episodes import Episodes, check_choices, concatenate
 from trajectory.data.own import ensure_own
 from trajectory.data.published import ensure_published
 from trajectory.data.settings import SOURCES, check_dataset
@@ -52,18 +52,21 @@ class Source:
         """All episodes in order, some at a time, validated and checked against the environment's simulator, if any.
 
         Raises:
-            UserError: what the reader refuses, or dimensions that differ from the environment's.
+            UserError: what the reader refuses, or columns that differ from the environment's.
         """
         found = self.read(**self.options)
         env = make_environment(self.environment) if self.environment.has_simulator else None
-        try:
-            for episodes in [found] if isinstance(found, Episodes) else found:
-                if env is not None:
-                    check_layout(env, episodes.layout, f"dataset.id={self.id!r}")
-                yield episodes
-        finally:
+        if env is not None:
+            env.close()
+        first, name = 0, f"dataset.id={self.id!r}"
+        for episodes in [found] if isinstance(found, Episodes) else found:
             if env is not None:
-                env.close()
+                if episodes.choices is None:
+                    episodes = replace(episodes, choices=env.layout.choices)
+                check_layout(env, episodes.layout, name)
+            check_choices(episodes, name, first)
+            first += len(episodes)
+            yield episodes
 
     def load(self, chosen: np.ndarray | None = None) -> Episodes:
         """All episodes, or some of them, in memory.

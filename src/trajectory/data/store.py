@@ -19,11 +19,12 @@ from minari.namespace import create_namespace, list_local_namespaces
 
 from trajectory.behaviour.record import RecordedEpisode
 from trajectory.data.episodes import READ_ROWS, Episodes, allocate, as_flags, check_finite, concatenate
-from trajectory.environments.make import check_box, flatten, make_raw_environment, observation_keys
+from trajectory.environments.make import make_raw_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, first_line, require
 from trajectory.files import TMP_PREFIX, remove_stale
 from trajectory.locks import file_lock
+from trajectory.spaces import FlatSpace, leaves, storable
 
 STORE_VARIABLE = "MINARI_DATASETS_PATH"
 ID = r"(?!\w/[^/]*$)([\w-]+/)*[\w-]+-v\d+"
@@ -65,7 +66,7 @@ def read_episodes(dataset_id: str, keys: list[str] | None = None, read_rows: int
         read_rows: about so many at a time, in whole episodes.
 
     Raises:
-        UserError: the dataset is not in the store, is empty, has spaces that are not boxes (or Dicts of boxes), has
+        UserError: the dataset is not in the store, is empty, has spaces without columns (see `trajectory.spaces`), has
             columns of different lengths, a termination that is not an episode's last transition, or a number that is
             not finite (named with its episode and column).
     """
@@ -77,34 +78,33 @@ def read_episodes(dataset_id: str, keys: list[str] | None = None, read_rows: int
         )
     with _complete(dataset_id):
         dataset = minari.load_dataset(dataset_id)
-        spaces: tuple[Any, Any] = (dataset.observation_space, dataset.action_space)
-        keys = observation_keys(spaces[0], keys, source_name)
-        check_box(spaces[1], "action", source_name)
+        observation = FlatSpace.of(dataset.observation_space, "observation", source_name, keys)
+        action = FlatSpace.of(dataset.action_space, "action", source_name)
         count = len(dataset.episode_indices)
         require(count > 0, source_name, "a dataset of at least one episode", 0)
         at_once = max(1, int(read_rows * count / max(1, dataset.total_steps)))
         for first in range(0, count, at_once):
-            episodes = _read(dataset, first, min(first + at_once, count), keys, source_name)
+            episodes = _read(dataset, first, min(first + at_once, count), observation, action, source_name)
             check_finite(episodes, source_name, first)
             yield episodes
 
 
-def _read(dataset: minari.MinariDataset, first: int, stop: int, keys: list[str] | None, source_name: str) -> Episodes:
+def _read(
+    dataset: minari.MinariDataset, first: int, stop: int, observation: FlatSpace, action: FlatSpace, source_name: str
+) -> Episodes:
     """The episodes from number `first` up to `stop` (excluded)."""
-    spaces: tuple[Any, Any] = (dataset.observation_space, dataset.action_space)
     indices = dataset.episode_indices[first:stop]
     lengths = [int(metadata["total_steps"]) for metadata in dataset.storage.get_episode_metadata(indices)]
     require(min(lengths) > 0, source_name, "a dataset of episodes with at least one transition", min(lengths))
-    observation_dim = sum(spaces[0][key].shape[0] for key in keys) if keys else spaces[0].shape[0]
-    columns = allocate(lengths, observation_dim, spaces[1].shape[0])
+    columns = allocate(lengths, observation.size, action.size, observation.choices + action.choices)
     for index, episode in enumerate(dataset.iterate_episodes(indices)):
         name, length = f"{source_name}, episode {first + index}", lengths[index]
         rows = slice(columns.ends[index] - length, columns.ends[index])
         terminations = as_flags(episode.terminations, f"{name}: terminations")
         parts = (
             # a Minari episode also stores the observation after its last transition
-            ("observations", flatten(episode.observations, keys)[:length], columns.observations[rows]),
-            ("actions", episode.actions, columns.actions[rows]),
+            ("observations", observation.flatten(episode.observations)[:length], columns.observations[rows]),
+            ("actions", action.flatten(episode.actions), columns.actions[rows]),
             ("rewards", episode.rewards.reshape(-1), columns.rewards[rows]),
             ("terminations", terminations, np.empty(length)),
         )
@@ -158,6 +158,7 @@ def save_episodes(
     reference = environment.reference or {"random": None, "expert": None}
     env = make_raw_environment(environment)
     spec = env.unwrapped.spec if environment.wrappers else env.spec  # a user's wrapper may have none
+    spaces: dict[str, Any] = {"observation_space": storable(env.observation_space), "action_space": env.action_space}
     env.close()
     with temporary_store(dataset_id), warnings.catch_warnings():
         _require_disk_space(buffers)
@@ -167,6 +168,8 @@ def save_episodes(
             buffers,
             env=spec,
             eval_env=spec,
+            **spaces,
+            jpeg_encoding=False,  # it would change small numbers of 8 bits
             ref_min_score=reference["random"],
             ref_max_score=reference["expert"],
             **metadata,
@@ -177,10 +180,8 @@ def _require_disk_space(buffers: Sequence[EpisodeBuffer]) -> None:
     """Raise an `OSError` if the disk is too full for these episodes: HDF5 would crash."""
     size = 0
     for buffer in buffers:
-        observations: Any = buffer.observations
-        columns = [*observations.values()] if isinstance(observations, dict) else [observations]
-        columns += [buffer.actions, buffer.rewards, buffer.terminations, buffer.truncations]
-        size += EPISODE_OVERHEAD + sum(column.nbytes for column in columns)
+        columns = (buffer.observations, buffer.actions, buffer.rewards, buffer.terminations, buffer.truncations)
+        size += EPISODE_OVERHEAD + sum(leaf.nbytes for leaf in leaves(columns))
     with tempfile.TemporaryFile(dir=store_path()) as file:
         if hasattr(os, "posix_fallocate"):  # not on macOS
             os.posix_fallocate(file.fileno(), 0, size)

@@ -6,17 +6,18 @@ import ctypes.util
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Space
+from gymnasium.spaces import Dict, Space
 
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, first_line, require
 from trajectory.imports import optional_import
+from trajectory.spaces import FlatSpace
 from trajectory.targets import TARGET, ExternalTarget
 from trajectory.transition import TransitionLayout
 
@@ -66,32 +67,57 @@ def make_raw_environment(settings: EnvironmentSettings) -> Any:
 
 
 def make_environment(settings: EnvironmentSettings) -> Any:
-    """A Gymnasium environment with one-dimensional Box observations and actions. Dict observations are flattened.
+    """A `FlatEnvironment`: one of Gymnasium's with flat columns as observations and actions, whatever its own spaces.
 
     In goal environments, whether the model sees the goal or not, `info` has `desired_goal` and `achieved_goal`.
 
     Raises:
         UserError: an unknown id, arguments that it does not take, observation keys or goals that it does not have, or
-            other spaces.
+            spaces without columns.
     """
     env = make_raw_environment(settings)
     try:
-        keys = observation_keys(env.observation_space, settings.observation_keys, f"env.id={settings.id}")
         if settings.goal is not None:
-            _check_goal_space(env.observation_space, keys, settings)
+            _check_goal_space(env.observation_space, settings)
         if isinstance(env.observation_space, Dict) and set(GOAL_KEYS) <= set(env.observation_space.spaces):
             env = _GoalInInfo(env, success=settings.goal is not None)
-        check_box(env.action_space, "action", f"env.id={settings.id}")
+        return FlatEnvironment(env, settings.observation_keys, f"env.id={settings.id}")
     except UserError:
         env.close()
         raise
-    if keys is None:
-        return env
-    space: Any = env.observation_space
-    parts = [space[key] for key in keys]
-    low, high = (np.concatenate([getattr(part, bound) for part in parts]) for bound in ("low", "high"))
-    flat = Box(low, high, dtype=np.result_type(*(part.dtype for part in parts)).type)
-    return gymnasium.wrappers.TransformObservation(env, lambda observation: flatten(observation, keys), flat)
+
+
+class FlatEnvironment(gymnasium.Wrapper):
+    """An environment whose observations and actions are the columns of `FlatSpace`.
+
+    Args:
+        keys: `env.observation_keys`.
+        source_name: of the environment, for messages.
+
+    Attributes:
+        layout: of its transitions.
+
+    Raises:
+        UserError: keys or spaces that `FlatSpace.of` refuses.
+    """
+
+    def __init__(self, env: Any, keys: Sequence[str] | None = None, source_name: str = "the environment") -> None:
+        super().__init__(env)
+        self.flat_observation = FlatSpace.of(env.observation_space, "observation", source_name, keys)
+        self.flat_action = FlatSpace.of(env.action_space, "action", source_name)
+        self.observation_space, self.action_space = self.flat_observation.box, self.flat_action.box
+        choices = self.flat_observation.choices + self.flat_action.choices
+        self.layout = TransitionLayout(self.flat_observation.size, self.flat_action.size, choices)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self.flat_observation.flatten(observation), info
+
+    def step(self, action: np.ndarray) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Act by (D,) columns; the environment gets a value of its own action space."""
+        own = action if self.flat_action.is_flat else self.flat_action.unflatten(np.asarray(action))
+        observation, reward, terminated, truncated, info = self.env.step(own)
+        return self.flat_observation.flatten(observation), reward, bool(terminated), bool(truncated), info
 
 
 class _GoalInInfo(gymnasium.Wrapper):
@@ -117,22 +143,20 @@ class _GoalInInfo(gymnasium.Wrapper):
         return observation, reward, terminated, truncated, info
 
     def _with_goals(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
-        goals = {key: np.array(observation[key]) for key in GOAL_KEYS}
+        goals = {key: np.atleast_1d(np.array(observation[key])) for key in GOAL_KEYS}
         success = [bool(info[name]) for name in ("success", "is_success") if name in info]
         return {**info, **goals, **({"success": success[0]} if success else {})}
 
 
-def _check_goal_space(space: Space, keys: Sequence[str] | None, settings: EnvironmentSettings) -> None:
-    rule = f"null with env.id={settings.id}, whose observations have no {' and '.join(GOAL_KEYS)}"
-    right = isinstance(space, Dict) and keys is not None and set(GOAL_KEYS) <= set(space.spaces)
-    require(right, "env.goal", rule, settings.goal)
-    assert isinstance(space, Dict)
-    assert keys is not None
-    assert settings.goal is not None
-    size = int(np.prod(space["desired_goal"].shape or (1,)))
-    dimensions = sum(int(np.prod(space[key].shape or (1,))) for key in keys)
+def _check_goal_space(space: Space, settings: EnvironmentSettings) -> None:
+    goal, name = settings.goal, f"env.id={settings.id}"
+    assert goal is not None
+    rule = f"null with {name}, whose observations have no {' and '.join(GOAL_KEYS)}"
+    require(isinstance(space, Dict) and set(GOAL_KEYS) <= set(space.spaces), "env.goal", rule, goal)
+    size = FlatSpace.of(space, "observation", name, ["desired_goal"]).size
+    dimensions = FlatSpace.of(space, "observation", name, settings.observation_keys).size
     rule = f"null or {size} of the {dimensions} dimensions of the observation of {settings.id}"
-    require(len(settings.goal) == size and max(settings.goal) < dimensions, "env.goal", rule, settings.goal)
+    require(len(goal) == size and max(goal) < dimensions, "env.goal", rule, goal)
 
 
 def set_goal(env: Any, goal: Sequence[float]) -> None:
@@ -171,62 +195,22 @@ def check_goal(goal: Sequence[float] | None, settings: EnvironmentSettings, sour
     env.close()
 
 
-def observation_keys(space: Space, requested: Sequence[str] | None, source_name: str) -> list[str] | None:
-    """The parts of a Dict observation space that make up the observation, in order; None for a Box.
-
-    Args:
-        requested: `env.observation_keys`.
-        source_name: of the environment or dataset, for messages.
-
-    Raises:
-        UserError: keys for a Box, keys that the Dict does not have, or a space or part that is not a flat Box.
-    """
-    if not isinstance(space, Dict):
-        check_box(space, "observation", source_name)
-        require(
-            requested is None,
-            "env.observation_keys",
-            f"null, as the observations of {source_name} are a Box",
-            requested,
-        )
-        return None
-    available = list(space.spaces)
-    keys = available if requested is None else list(requested)
-    rule = f"some of {', '.join(available)}, each once, for {source_name}"
-    require(0 < len(keys) == len(set(keys)) and set(keys) <= set(available), "env.observation_keys", rule, keys)
-    for key in keys:
-        check_box(space[key], f"observation {key!r}", source_name)
-    return keys
-
-
-def flatten(observation: Any, keys: Sequence[str] | None) -> np.ndarray:
-    """(..., D) flat observation: a Box one as it is, or the parts (..., D_key) of a Dict one, concatenated by key."""
-    if keys is None:
-        return observation
-    parts: Mapping[str, np.ndarray] = observation
-    return np.concatenate([parts[key] for key in keys], axis=-1)
-
-
-def check_box(space: Space, name: str, source_name: str) -> None:
-    """Raise a `UserError` for a space that is not a one-dimensional Box."""
-    if not isinstance(space, Box) or len(space.shape) != 1:
-        raise UserError(f"{source_name}: the {name} space must be a one-dimensional Box, got {space}")
-
-
 def action_bounds(settings: EnvironmentSettings) -> np.ndarray:
     """(2, action_dim) lower and upper bounds of the actions, infinite where there are none."""
     env = make_environment(settings)
-    bounds = np.stack([env.action_space.low, env.action_space.high])
     env.close()
-    return bounds
+    return np.stack([env.flat_action.low, env.flat_action.high])
 
 
 def check_layout(env: Any, layout: TransitionLayout, source_name: str) -> None:
-    """Raise a `UserError` for a dataset or checkpoint (`source_name`) with other dimensions than the environment."""
-    expected = (env.observation_space.shape[0], env.action_space.shape[0])
-    actual = (layout.observation_dim, layout.action_dim)
-    if actual != expected:
+    """Raise a `UserError` for a dataset or checkpoint (`source_name`) with other columns than the environment."""
+    expected, name = env.layout, env.spec.id if env.spec else "the environment"
+    if (layout.observation_dim, layout.action_dim) != (expected.observation_dim, expected.action_dim):
         raise UserError(
-            f"{source_name} must have the dimensions of {env.spec.id}, {expected[0]} observations and {expected[1]} "
-            f"actions, got {actual[0]} and {actual[1]}"
+            f"{source_name} must have the dimensions of {name}, {expected.observation_dim} observations and "
+            f"{expected.action_dim} actions, got {layout.observation_dim} and {layout.action_dim}"
         )
+    for dimension in range(expected.reward_index):
+        wanted, found = expected.describe(dimension), layout.describe(dimension)
+        rule = f"{wanted} in {expected.name(dimension)}, as {name} has it"
+        require(wanted == found, source_name, rule, found)
