@@ -137,7 +137,11 @@ def test_what_has_no_columns_is_not_stored() -> None:
     assert stack([{"mission": "go", "place": 2}, {"mission": "stop", "place": 0}], storable(parts))["place"].sum() == 2
     whole = SPACES["nested parts"]
     assert storable(whole) == whole
-    assert sorted(leaf.shape for leaf in leaves(stack([whole.sample() for _ in range(4)], whole))) == [(4,), (4,), (4, 2)]
+    assert sorted(leaf.shape for leaf in leaves(stack([whole.sample() for _ in range(4)], whole))) == [
+        (4,),
+        (4,),
+        (4, 2),
+    ]
 
 
 def test_leaves_are_read_where_the_structure_is_that_of_the_space() -> None:

@@ -272,8 +272,10 @@ def test_bad_files_end_with_one_line_and_stay_as_they_are(
         (["dataset.source=rlds"], ["dataset.source must be one of builtin, minari, d4rl, own, got 'rlds'"]),
         (["dataset.quality=poor"], ["dataset.quality must be one of random, ", "for env=hopper, got 'poor'"]),
         (["env=gym", "env.id=Swimmer-v5"], ["dataset.quality must be one of random for env=Swimmer-v5, got 'medium'"]),
-        (["env=gym", "env.id=CartPole-v1", "dataset.quality=random"], ["action space must be", "Discrete(2)"]),
-        (["env=gym", "env.id=FrozenLake-v1", "dataset.quality=random"], ["observation space must be", "Discrete(16)"]),
+        (
+            ["env=gym", "env.id=minigrid:MiniGrid-FourRooms-v0", "dataset.quality=random"],
+            ["the observation 'mission' space must be", "leave it out with env.observation_keys=[direction,image]"],
+        ),
         (["env.observation_keys=[position]", *RANDOM], ["env.observation_keys must be null", "['position']"]),
     ],
 )

@@ -209,8 +209,8 @@ def test_arguments_other_than_those_that_the_policies_know_are_refused(environme
         ),
         ({"environment": PENDULUM}, r"dataset\.quality must be one of random for env=pendulum, got 'medium'"),
         (
-            {"quality": "random", "environment": EnvironmentSettings("pole", "CartPole-v1")},
-            r"env\.id=CartPole-v1: the action space must be a one-dimensional Box, got Discrete\(2\)",
+            {"quality": "random", "environment": EnvironmentSettings("rooms", "minigrid:MiniGrid-FourRooms-v0")},
+            r"env\.id=minigrid:MiniGrid-FourRooms-v0: the observation 'mission' space must be of .*",
         ),
     ],
 )

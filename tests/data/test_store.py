@@ -16,6 +16,7 @@ import h5py
 import minari
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Discrete
 from minari.namespace import list_local_namespaces
 
 from helpers.example_data import ABOUT, HOPPER, MAZE, PENDULUM, contents, made_up_episodes, same_episodes, save
@@ -31,6 +32,7 @@ from trajectory.data.store import (
     save_episodes,
     temporary_store,
 )
+from trajectory.environments.make import make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError
 from trajectory.files import TMP_PREFIX
@@ -38,6 +40,18 @@ from trajectory.files import TMP_PREFIX
 PARTS = {"achieved_goal": 2, "desired_goal": 2, "observation": 4}
 
 COMPLETE = r"^dataset\.id='toy/pendulum-v0' must be a complete Minari dataset: "
+
+
+class Symbols(gymnasium.Env):
+    observation_space = Box(0, 255, (7, 7, 3), np.uint8)
+    action_space = Discrete(3)
+
+
+@pytest.fixture
+def symbols() -> EnvironmentSettings:
+    """An environment whose observations are a small table of symbols of 8 bits."""
+    gymnasium.register("Symbols-v0", entry_point=f"{__name__}:Symbols")
+    return EnvironmentSettings("symbols", "Symbols-v0")
 
 
 @pytest.fixture

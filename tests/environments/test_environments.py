@@ -130,6 +130,7 @@ def test_keys_for_a_box_are_refused() -> None:
     [
         ("Hoper-v5", {}, ["env.id must be a registered Gymnasium environment", "'Hoper-v5'"]),
         ("Hopper-v99", {}, ["env.id must be a registered Gymnasium environment", "'Hopper-v99'"]),
+        ("MiniGrid-Nosuch-v0", {}, ["env.id must be", "give env.id=minigrid:MiniGrid-Nosuch-v0"]),
         ("nosuch_module:Hopper-v5", {}, ["env.id must be", "'nosuch_module:Hopper-v5'"]),
         ("Hopper-v5", {"nosuch": 1}, ["env.kwargs must be what Hopper-v5 takes", "{'nosuch': 1}"]),
         ("Hopper-v5", {"xml_file": "nosuch.xml"}, ["env.kwargs must be what Hopper-v5 takes", "nosuch.xml"]),

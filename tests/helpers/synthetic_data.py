@@ -42,7 +42,7 @@ class Reader:
 
 
 def write_episodes(path: Path, episodes: Episodes) -> Path:
-    np.savez(path, **vars(episodes))
+    np.savez(path, **{name: column for name, column in vars(episodes).items() if name != "choices"})
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from gymnasium.spaces import Box, Dict, Space
 from trajectory.behaviour.record import RecordedEpisode
 from trajectory.data.episodes import as_flags
 from trajectory.errors import UserError, first_line, require
+from trajectory.spaces import check_choices, leaves, map_leaves, storable
 
 COLUMNS = ("observations", "actions", "rewards", "terminated")
 
@@ -70,8 +72,8 @@ def checked_episode(episode: Mapping[str, Any], spaces: Spaces, source_name: str
     """An episode in the shapes and types of the spaces.
 
     Args:
-        episode: `observations` (L or L + 1, ...), or a mapping of them for a Dict space; `actions` (L, ...); `rewards`
-            (L,); `terminated`, one flag or (L,).
+        episode: `observations` (L or L + 1, ...) and `actions` (L, ...), mappings or sequences of them for Dict and
+            Tuple spaces; `rewards` (L,); `terminated`, one flag or (L,).
         source_name: of the episode, for messages.
 
     Raises:
@@ -81,21 +83,11 @@ def checked_episode(episode: Mapping[str, Any], spaces: Spaces, source_name: str
     rewards = numbers(episode["rewards"], f"{source_name}: rewards", None).reshape(-1)
     length = len(rewards)
     require(length > 0, f"{source_name}: rewards", "of at least one transition", 0)
-    actions = numbers(episode["actions"], f"{source_name}: actions", spaces.action.shape)
-    require(len(actions) == length, f"{source_name}: actions", f"{length} long as the rewards are", len(actions))
-    space = spaces.observation
-    observations: Any
-    if isinstance(space, Dict):
-        parts = episode["observations"]
-        is_valid = isinstance(parts, Mapping) and set(parts) == set(space.spaces)
-        found = sorted(parts) if isinstance(parts, Mapping) else type(parts).__name__
-        require(is_valid, f"{source_name}: observations", f"a mapping with {', '.join(space.spaces)}", found)
-        observations = {
-            key: _observations(parts[key], f"{source_name}: observations[{key!r}]", part, length)
-            for key, part in space.spaces.items()
-        }
-    else:
-        observations = _observations(episode["observations"], f"{source_name}: observations", space, length)
+    actions = map_leaves(_values, episode["actions"], spaces.action, f"{source_name}: actions")
+    for leaf in leaves(actions):
+        require(len(leaf) == length, f"{source_name}: actions", f"{length} long as the rewards are", len(leaf))
+    space, name = storable(spaces.observation), f"{source_name}: observations"
+    observations = map_leaves(partial(_observations, length), episode["observations"], space, name)
     terminated = as_flags(array_of(episode["terminated"], f"{source_name}: terminated"), f"{source_name}: terminated")
     require(
         len(terminated) in (1, length), f"{source_name}: terminated", "one flag, or one per transition", len(terminated)
@@ -103,7 +95,7 @@ def checked_episode(episode: Mapping[str, Any], spaces: Spaces, source_name: str
     require(
         not terminated[:-1].any(), f"{source_name}: terminated", "set on the last transition alone", terminated.tolist()
     )
-    return RecordedEpisode(observations, actions.astype(spaces.action.dtype), rewards, bool(terminated[-1]))
+    return RecordedEpisode(observations, actions, rewards, bool(terminated[-1]))
 
 
 def _require_columns(episode: Mapping[str, Any], source_name: str) -> None:
@@ -111,9 +103,16 @@ def _require_columns(episode: Mapping[str, Any], source_name: str) -> None:
         require(name in episode, source_name, f"a mapping with {', '.join(COLUMNS)}", list(episode))
 
 
-def _observations(values: Any, source_name: str, space: Any, length: int) -> np.ndarray:
-    """(L + 1, D). If the observation after the last action is missing, the last one is repeated; nothing reads it."""
-    observations = numbers(values, source_name, space.shape).astype(space.dtype)
+def _values(values: Any, space: Space, source_name: str) -> np.ndarray:
+    """(L, ...) numbers or choices of a leaf of a space, in its type."""
+    array = numbers(values, source_name, space.shape)
+    check_choices(array, space, source_name)
+    return array.astype(space.dtype)
+
+
+def _observations(length: int, values: Any, space: Space, source_name: str) -> np.ndarray:
+    """(L + 1, ...). If the observation after the last action is missing, the last one is repeated; nothing reads it."""
+    observations = _values(values, space, source_name)
     rule = f"{length} or {length + 1} long, the rewards being {length}"
     require(len(observations) in (length, length + 1), source_name, rule, len(observations))
     return observations if len(observations) > length else np.concatenate([observations, observations[-1:]])

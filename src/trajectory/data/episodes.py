@@ -84,9 +84,10 @@ def concatenate(parts: Iterable[Episodes]) -> Episodes:
     ends = np.concatenate([part.ends + start for part, start in zip(parts, starts, strict=True)])
     terminated = np.concatenate([part.terminated for part in parts])
     columns = [[getattr(part, name) for part in parts] for name in ("observations", "actions", "rewards")]
+    choices = parts[0].choices
     del parts  # so that a column's parts are freed as soon as it is whole
     observations, actions, rewards = (np.concatenate(columns.pop(0)) for _ in range(3))
-    return Episodes(observations, actions, rewards, ends, terminated)
+    return Episodes(observations, actions, rewards, ends, terminated, choices)
 
 
 def rows_of(ends: np.ndarray, episodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,8 @@ def save_episodes(
     reference = environment.reference or {"random": None, "expert": None}
     env = make_raw_environment(environment)
     spec = env.unwrapped.spec if environment.wrappers else env.spec  # a user's wrapper may have none
+    if callable(spec.entry_point):  # files name a class
+        spec = replace(spec, entry_point=f"{spec.entry_point.__module__}:{spec.entry_point.__qualname__}")
     spaces: dict[str, Any] = {"observation_space": storable(env.observation_space), "action_space": env.action_space}
     env.close()
     with temporary_store(dataset_id), warnings.catch_warnings():

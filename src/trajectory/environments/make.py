@@ -21,6 +21,7 @@ from trajectory.spaces import FlatSpace
 from trajectory.targets import TARGET, ExternalTarget
 from trajectory.transition import TransitionLayout
 
+EXTRAS = {"gymnasium_robotics": "robotics", "minigrid": "minigrid"}  # of this project, by the module of an id
 GOAL_KEYS = ("desired_goal", "achieved_goal")
 
 logging.getLogger("OpenGL").setLevel(logging.WARNING)  # it logs missing extras of renderers
@@ -46,15 +47,17 @@ def make_raw_environment(settings: EnvironmentSettings) -> Any:
     if settings.id is None:
         raise UserError("env must be one with a simulator here, such as env=hopper or env=gym env.id=..., got none")
     choose_gl()
-    if settings.id.startswith("gymnasium_robotics:"):
-        with optional_import(f"env.id={settings.id}", "robotics"):
-            import_module("gymnasium_robotics")
+    module = settings.id.rpartition(":")[0]
+    if module in EXTRAS:
+        with optional_import(f"env.id={settings.id}", EXTRAS[module]):
+            import_module(module)
     try:
         env = gymnasium.make(settings.id, **settings.kwargs)
     except (gymnasium.error.Error, ImportError) as error:
-        raise UserError(
-            f"env.id must be a registered Gymnasium environment, got {settings.id!r}: {first_line(error)}"
-        ) from error
+        reason = first_line(error)
+        if not module and settings.id.startswith(("MiniGrid-", "BabyAI-")):
+            reason = f"give env.id=minigrid:{settings.id}"
+        raise UserError(f"env.id must be a registered Gymnasium environment, got {settings.id!r}: {reason}") from error
     except (TypeError, ValueError, OSError, AssertionError) as error:
         reason = first_line(error)
         raise UserError(f"env.kwargs must be what {settings.id} takes, got {settings.kwargs}: {reason}") from error

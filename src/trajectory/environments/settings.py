@@ -12,7 +12,7 @@ from trajectory.errors import UserError, require
 from trajectory.targets import TARGET, checked_settings
 
 MAKE = "gymnasium.make"
-TRUSTED_MODULES = ("gymnasium_robotics", "trajectory.worlds.four_rooms")  # of the ids in `conf/env/`
+TRUSTED_MODULES = ("gymnasium_robotics", "minigrid", "trajectory.worlds.four_rooms")  # of the project and its extras
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class EnvironmentSettings:
 
     Args:
         name: the short name in the names of built-in datasets and run folders.
-        id: a registered Gymnasium id with Box actions and Box or Dict observations. `module:Name-v0` imports `module`.
-            None where there is no simulator (`env=none`).
+        id: a registered Gymnasium id with spaces that have columns (`trajectory.spaces`). `module:Name-v0` imports
+            `module`. None where there is no simulator (`env=none`).
         kwargs: passed to `gymnasium.make`.
         wrappers: the innermost first; each is the `_target_` of a user's `gymnasium.Wrapper` with its arguments.
-        observation_keys: the parts of Dict observations to use, in this order; None takes all in the space's order.
+        observation_keys: the parts of Dict observations to use, in this order; None takes all, in alphabetical order.
         goal: for goal environments (`observation`, `achieved_goal`, `desired_goal`), the dimensions of the observation
             that make up a goal, in the order of `desired_goal`; None for an environment without goals.
         reference: `random` and `expert` returns for normalised scores; None for no scores.
