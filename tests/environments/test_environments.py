@@ -77,7 +77,7 @@ def test_configured_environments_with_a_rewarded_place_do_not_tell_it_to_the_mod
 
 def test_every_environment_of_conf_is_tested_here() -> None:
     tested = {*DIMENSIONS, *WITH_GOALS, *REWARDED}
-    assert {path.stem for path in (CONF / "env").glob("*.yaml")} == {*tested, "gym", "from_checkpoint"}
+    assert {path.stem for path in (CONF / "env").glob("*.yaml")} == {*tested, "gym", "none", "from_checkpoint"}
 
 
 @pytest.mark.parametrize(

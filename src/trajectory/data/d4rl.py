@@ -40,11 +40,10 @@ def read_d4rl(path: Path, max_episode_steps: int | None, read_rows: int = READ_R
             while start < len(columns["rewards"]):
                 ends, terminated = _episodes(columns, start, read_rows, source_name, max_episode_steps)
                 stop = start + int(ends[-1])
-                numbers = {
-                    name: _numbers(columns[name], start, stop) for name in ("observations", "actions", "rewards")
-                }
-                numbers["rewards"] = numbers["rewards"].reshape(-1)
-                episodes = Episodes(**numbers, ends=ends, terminated=terminated)
+                observations, actions, rewards = (
+                    _numbers(columns[name], start, stop) for name in ("observations", "actions", "rewards")
+                )
+                episodes = Episodes(observations, actions, rewards.reshape(-1), ends, terminated)
                 check_finite(episodes, source_name, episode)
                 yield episodes
                 start, episode = stop, episode + len(ends)
