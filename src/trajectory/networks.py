@@ -1,4 +1,4 @@
-"""Networks that the critic and the baselines share: normalisation, action bounds, and ensembles of MLPs."""
+"""Networks that the critic and the baselines share: normalisation, choices, action bounds, and ensembles of MLPs."""
 
 from __future__ import annotations
 
@@ -7,27 +7,61 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from trajectory.transition import Choices
+
+FURTHEST = 1_000.0  # times the data's range: bounds that are further away say nothing about the actions
+
+
+def one_hot(columns: Tensor, choices: Choices) -> Tensor:
+    """(..., dim) -> (..., inputs) of a network: of n choices, counted from 0, n columns; numbers as they are."""
+    if not any(choices):
+        return columns
+    parts = []
+    for column, choice in zip(columns.split(1, dim=-1), choices, strict=True):
+        if choice is not None:
+            values = torch.arange(choice[1], dtype=column.dtype, device=column.device)
+            column = (column == values).to(column.dtype)
+        parts.append(column)
+    return torch.cat(parts, dim=-1)
+
+
+def one_hot_size(choices: Choices) -> int:
+    """Columns that `one_hot` gives."""
+    return sum(1 if choice is None else choice[1] for choice in choices)
+
+
+def count_from_zero(mean: Tensor, std: Tensor, choices: Choices) -> None:
+    """Set the (dim,) units of choices, so that standardising counts them from 0."""
+    for column, choice in enumerate(choices):
+        if choice is not None:
+            mean[column], std[column] = choice[0], 1.0
 
 
 class Normalizer(nn.Module):
-    """Standardises inputs by the mean and the standard deviation of a dataset.
+    """Standardises numbers by the mean and the standard deviation of a dataset, and makes choices one-hot.
 
     Args:
         data: (T, dim).
+        choices: of the columns; all are numbers by default.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, data: Tensor) -> None:
+    def __init__(self, data: Tensor, choices: Choices = ()) -> None:
         super().__init__()
+        self.choices = choices or (None,) * data.shape[1]
+        self.size = one_hot_size(self.choices)  # of the output
         self.register_buffer("mean", data.mean(0))
         self.register_buffer("std", data.std(0) + 1e-6)
+        count_from_zero(self.mean, self.std, self.choices)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) -> (..., dim)."""
-        return (x - self.mean) / self.std
+        """(..., dim) -> (..., size)."""
+        return one_hot((x - self.mean) / self.std, self.choices)
 
 
 class ActionBounds(nn.Module):
@@ -47,7 +81,7 @@ class ActionBounds(nn.Module):
 
     @classmethod
     def from_data(cls, bounds: np.ndarray | None, actions: Tensor) -> ActionBounds:
-        """The environment's bounds, or the data's where the environment has none.
+        """The environment's bounds, or the data's where the environment has none that are near.
 
         Args:
             bounds: (2, action_dim) lowest and highest actions of the environment, which may be infinite.
@@ -55,8 +89,10 @@ class ActionBounds(nn.Module):
         """
         low_high = torch.stack([actions.amin(0), actions.amax(0)])
         if bounds is not None:
-            from_environment = torch.from_numpy(bounds).to(low_high.dtype)
-            low_high = torch.where(from_environment.isfinite(), from_environment, low_high)
+            from_environment = torch.from_numpy(bounds).double()
+            furthest = FURTHEST * (low_high[1] - low_high[0]).clamp(min=1.0)
+            is_near = (from_environment - low_high).abs() <= furthest
+            low_high = torch.where(is_near, from_environment, low_high).to(low_high.dtype)
         low, high = low_high
         return cls(low, torch.maximum(high, low + 1e-6))
 
@@ -69,6 +105,65 @@ class ActionBounds(nn.Module):
         return self.center + self.half_range * scaled
 
 
+class ActionColumns(nn.Module):
+    """Actions as networks take and give them: numbers scaled to [-1, 1], and one column for each value of a choice.
+
+    Args:
+        bounds: of the actions.
+        choices: of each dimension of the action.
+    """
+
+    def __init__(self, bounds: ActionBounds, choices: Choices) -> None:
+        super().__init__()
+        self.bounds, self.choices = bounds, choices
+        self.size = one_hot_size(choices)
+
+    @classmethod
+    def of(cls, bounds: np.ndarray | None, actions: Tensor, choices: Choices) -> ActionColumns:
+        """Of a dataset, by the arguments of `ActionBounds.from_data`."""
+        made = cls(ActionBounds.from_data(bounds, actions), choices)
+        count_from_zero(made.bounds.center, made.bounds.half_range, choices)
+        return made
+
+    def encode(self, actions: Tensor) -> Tensor:
+        """(..., action_dim) in the environment's units -> (..., size)."""
+        return one_hot(self.bounds.scale(actions), self.choices)
+
+    def decode(self, outputs: Tensor) -> Tensor:
+        """(..., size) of a network -> (..., action_dim) in the environment's units; the likeliest of choices."""
+        parts = [
+            part if choice is None else part.argmax(-1, keepdim=True).to(part.dtype)
+            for part, choice in zip(self._split(outputs), self.choices, strict=True)
+        ]
+        return self.bounds(torch.cat(parts, dim=-1))
+
+    def squash(self, outputs: Tensor) -> Tensor:
+        """(..., size) -> (..., size), of which a tanh keeps the numbers within [-1, 1]."""
+        if not any(self.choices):
+            return outputs.tanh()
+        parts = zip(self._split(outputs), self.choices, strict=True)
+        return torch.cat([part.tanh() if choice is None else part for part, choice in parts], dim=-1)
+
+    def loss(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """The mean over dimensions of squared errors, and of cross-entropies of choices.
+
+        Args:
+            outputs: (B, size) of a network.
+            actions: (B, action_dim) in the environment's units.
+        """
+        target = self.bounds.scale(actions)
+        if not any(self.choices):
+            return F.mse_loss(outputs, target)
+        losses = [
+            F.mse_loss(part, column) if choice is None else F.cross_entropy(part, column[:, 0].long())
+            for part, column, choice in zip(self._split(outputs), target.split(1, dim=-1), self.choices, strict=True)
+        ]
+        return torch.stack(losses).mean()
+
+    def _split(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        return outputs.split([1 if choice is None else choice[1] for choice in self.choices], dim=-1)
+
+
 class EnsembleMLP(nn.Module):
     """K multilayer perceptrons of one shape, computed by one batched product a layer, with ReLU between the layers.
 
@@ -76,12 +171,14 @@ class EnsembleMLP(nn.Module):
         members: K.
         sizes: of the inputs, the hidden layers and the outputs.
         norm: whether a layer norm without weights follows each ReLU.
+        choices: of the inputs, which are counted from 0 and made one-hot here; all are numbers by default.
     """
 
-    def __init__(self, members: int, sizes: Sequence[int], *, norm: bool = False) -> None:
+    def __init__(self, members: int, sizes: Sequence[int], *, norm: bool = False, choices: Choices = ()) -> None:
         super().__init__()
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for inputs, outputs in pairwise(sizes):
+        self.choices = choices or (None,) * sizes[0]
+        for inputs, outputs in pairwise((one_hot_size(self.choices), *sizes[1:])):
             bound = inputs**-0.5  # the initialisation of torch's linear layers
             self.weights.append(nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound)))
@@ -89,11 +186,12 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs) for all members, or (K, B, inputs) with a batch for each -> (K, B, outputs)."""
+        x = one_hot(x, self.choices)
         x = x.expand(len(self.weights[0]), *x.shape[-2:])  # (K, B, inputs)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if layer > 0:
-                x = nn.functional.relu(x)
-                x = nn.functional.layer_norm(x, x.shape[-1:]) if self.norm else x
+                x = F.relu(x)
+                x = F.layer_norm(x, x.shape[-1:]) if self.norm else x
             x = torch.baddbmm(bias, x, weight)
         return x
 

@@ -63,7 +63,7 @@ def test_the_same_seed_gives_the_same_clone_whatever_the_global_state() -> None:
 
 def test_saved_weights_are_the_policy(tmp_path: Path) -> None:
     data = linear_data(50)
-    clone = train_bc(data, QUICK, seed=0)
+    clone = train_bc(data, QUICK, seed=0, action_bounds=np.array([[-1.0, -1.0], [1.0, 1.0]]))
     clone.save(tmp_path / "clone.safetensors")
     weights = load_file(tmp_path / "clone.safetensors")
     hidden = (data.observations - weights["normal.mean"]) / weights["normal.std"]

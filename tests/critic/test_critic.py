@@ -26,7 +26,6 @@ from trajectory.model.callbacks.last_checkpoint import LastCheckpoint
 from trajectory.model.checkpoint import load_checkpoint, read_checkpoint
 from trajectory.model.settings import GPTSettings
 from trajectory.planning.settings import PlannerSettings
-from trajectory.transition import TransitionLayout
 
 STATES, ACTIONS = 6, np.array([-1.0, 0.0, 1.0], dtype=np.float32)
 DISCOUNT = 0.9
@@ -97,7 +96,7 @@ def fixed_point(episodes: Episodes, steps: np.ndarray, expectile: float) -> np.n
 
 def learn(episodes: Episodes, settings: CriticSettings, seed: int = 0) -> tuple[Critic, ImplicitQLearning]:
     torch.manual_seed(seed)
-    critic = Critic(TransitionLayout(episodes.observations.shape[1], episodes.actions.shape[1]), settings)
+    critic = Critic(episodes.layout, settings)
     critic.requires_grad_(False)
     learner = ImplicitQLearning(critic, *prepare_data(critic, episodes, TOKENIZER), settings, DISCOUNT, seed)
     return critic, learner
@@ -123,6 +122,22 @@ def test_q_is_what_dynamic_programming_finds(expectile: float, limit: int, stoch
     learner.train_until(SETTINGS.steps)
     assert np.ptp(expected) > 2
     for table in table_of(critic):
+        assert np.abs(table - expected).max() < 0.05 * np.ptp(expected)
+
+
+def test_q_of_choices_is_what_dynamic_programming_finds() -> None:
+    """States and actions are numbered in an order that means nothing: they enter one-hot."""
+    episodes, steps = walk(random_world(7, stochastic=True), episodes=600, limit=10)
+    coded: dict[str, Any] = {"observations": steps[:, :1] + 3, "actions": steps[:, 1:2]}
+    coded = {name: column.astype(np.float32) for name, column in coded.items()}
+    numbered = replace(episodes, **coded, choices=((3, STATES), (0, len(ACTIONS))))
+    critic, learner = learn(numbered, replace(SETTINGS, expectile=0.9))
+    assert critic.advantage.weights[0].shape[1] == STATES + len(ACTIONS)
+    learner.train_until(SETTINGS.steps)
+    states = torch.arange(3.0, STATES + 2).repeat_interleave(len(ACTIONS))[:, None]
+    actions = torch.arange(float(len(ACTIONS))).repeat(STATES - 1)[:, None]
+    expected = fixed_point(episodes, steps, 0.9)
+    for table in critic.q_values(states, actions).view(-1, STATES - 1, len(ACTIONS)).numpy():
         assert np.abs(table - expected).max() < 0.05 * np.ptp(expected)
 
 

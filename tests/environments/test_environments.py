@@ -24,7 +24,11 @@ def configured(name: str) -> EnvironmentSettings:
     return environment_settings(compose_config("train", f"env={name}").env)
 
 
-WITH_GOALS = {"four_rooms": (2, 2), "pointmaze": (4, 2)}
+WITH_GOALS = {
+    "four_rooms": TransitionLayout(2, 2),
+    "four_rooms_grid": TransitionLayout(2, 1, ((0, 13), (0, 13), (0, 4))),
+    "pointmaze": TransitionLayout(4, 2),
+}
 # dimensions, and how far from each other the places are that are rewarded in different episodes
 REWARDED: dict[str, tuple[int, int, float]] = {
     "antmaze": (31, 8, 2.0),
@@ -38,7 +42,7 @@ REWARDED: dict[str, tuple[int, int, float]] = {
 def test_configured_environments_with_goals_have_these_among_their_observations(name: str) -> None:
     environment = configured(name)
     env = make_environment(environment)
-    check_layout(env, TransitionLayout(*WITH_GOALS[name]), "this test")
+    check_layout(env, WITH_GOALS[name], "this test")
     assert environment.goal == [0, 1]
     env.close()
 

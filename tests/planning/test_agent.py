@@ -23,12 +23,14 @@ from helpers.tiny_planner import (
     random_observations,
 )
 from trajectory import TrajectoryAgent
+from trajectory.data.discretizer import Discretizer
 from trajectory.errors import UserError
 from trajectory.model.module import TrajectoryModule
 from trajectory.model.settings import OptimizerSettings
 from trajectory.planning.beam_search import Plan, beam_search, uniforms_shape
 from trajectory.planning.execution import actions_to_execute
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
+from trajectory.transition import TransitionLayout
 
 WINDOW = 4
 ACTION_SHAPE = (LAYOUT.action_dim,)
@@ -190,6 +192,36 @@ def test_a_cold_mean_is_the_best_and_beams_that_are_alike_count_alike() -> None:
     alike = actions_to_execute(Plan(tokens, torch.full((1, 4), 7.0), None), model.discretizer, LAYOUT, cold)
     decoded = model.discretizer.decode(actions[0, :, 0], LAYOUT.action)
     torch.testing.assert_close(alike, decoded.mean(0, keepdim=True).to(alike.dtype))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_choices_the_one_with_the_largest_weight_is_executed(seed: int) -> None:
+    """Against a loop over beams; a dimension of numbers beside them keeps its mean."""
+    rng, bins = np.random.default_rng(seed), 4
+    layout = TransitionLayout(1, 3, (None, (-1, 4), None, (5, 3)))
+    columns = [rng.normal(size=50), rng.integers(-1, 3, 50), rng.normal(size=50), rng.integers(5, 8, 50)]
+    discretizer = Discretizer.fit([*columns, rng.normal(size=50), rng.normal(size=50)], bins, "quantile", layout)
+    beams, steps = 7, 2
+    tokens = torch.from_numpy(rng.integers(0, 3, (1, beams, steps, layout.transition_dim)))
+    tokens[0, 1:3, 1] = bins  # these beams foresee an end
+    objective = torch.from_numpy(rng.normal(size=(1, beams))).sort(descending=True).values
+    settings = replace(PLANNER, execute="mean", execute_temperature=1.5, beam_width=beams, replan_interval=steps)
+    executed = actions_to_execute(Plan(tokens, objective, None), discretizer, layout, settings)
+    scores = objective[0].numpy()
+    for step in range(steps):
+        votes: list[dict[float, float]] = [{}, {}, {}]
+        mean = total = 0.0
+        for beam in range(beams):
+            if (tokens[0, beam, step] == bins).any():
+                continue
+            weight = np.exp((scores[beam] - scores[0]) / (1.5 * scores.std()))
+            for column in range(3):
+                value = float(discretizer.values[1 + column, tokens[0, beam, step, 1 + column]])
+                votes[column][value] = votes[column].get(value, 0.0) + weight
+            mean += weight * float(discretizer.values[2, tokens[0, beam, step, 2]])
+            total += weight
+        expected = [max(votes[0], key=votes[0].__getitem__), mean / total, max(votes[2], key=votes[2].__getitem__)]
+        np.testing.assert_allclose(executed[step], expected, rtol=1e-5)
 
 
 def test_stop_tokens_are_never_queued_as_actions() -> None:

@@ -1,5 +1,7 @@
 """Behaviour cloning (BC): regression of actions on observations, and on goals where there are goals.
 
+Actions that are choices are classified instead.
+
 With `best_share` below 1 it is %BC (Chen et al. 2021, section 5.1): BC on the episodes of the highest return.
 """
 
@@ -10,7 +12,6 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trajectory.baselines.policy import PolicyAgent
@@ -18,24 +19,29 @@ from trajectory.baselines.settings import BCSettings
 from trajectory.data.episodes import Episodes
 from trajectory.data.goals import later_rows
 from trajectory.data.settings import HindsightSettings
-from trajectory.networks import Normalizer
+from trajectory.networks import ActionColumns, Normalizer
 from trajectory.progress import progress_bar
 
 
 class _Policy(nn.Module):
     """An MLP from standardised observations to actions."""
 
-    def __init__(self, observations: Tensor, action_dim: int, hidden: Sequence[int]) -> None:
+    def __init__(self, normalizer: Normalizer, actions: ActionColumns, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.normal = Normalizer(observations)
-        sizes = [observations.shape[1], *hidden]
+        self.normal, self.actions = normalizer, actions
+        sizes = [normalizer.size, *hidden]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], action_dim))
+        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], actions.size))
+
+    def outputs(self, observations: Tensor) -> Tensor:
+        """(..., observation_dim) -> (..., size) of the actions' columns."""
+        return self.layers(self.normal(observations))
 
     def forward(self, observations: Tensor) -> Tensor:
-        return self.layers(self.normal(observations))
+        """(..., observation_dim) -> (..., action_dim) in the environment's units."""
+        return self.actions.decode(self.outputs(observations))
 
 
 def train_bc(
@@ -44,6 +50,7 @@ def train_bc(
     seed: int,
     goal: Sequence[int] | None = None,
     hindsight: HindsightSettings | None = None,
+    action_bounds: np.ndarray | None = None,
 ) -> PolicyAgent:
     """Train a policy on the episodes of the highest return; the same seed gives the same policy.
 
@@ -51,6 +58,7 @@ def train_bc(
         goal: observation dimensions that make up a goal. The policy's input is then the observation and a goal taken
             from a later observation of the same episode.
         hindsight: how that later observation is sampled.
+        action_bounds: (2, action_dim), as for `ActionBounds.from_data`.
     """
     generator = torch.Generator().manual_seed(seed)
     observations, actions = torch.from_numpy(episodes.observations), torch.from_numpy(episodes.actions)
@@ -69,11 +77,14 @@ def train_bc(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        policy = _Policy(inputs(training_rows), actions.shape[1], settings.hidden)
+        choices = episodes.layout.observation_choices
+        choices += tuple(choices[dimension] for dimension in goal or ())
+        columns = ActionColumns.of(action_bounds, actions, episodes.layout.action_choices)
+        policy = _Policy(Normalizer(inputs(training_rows), choices), columns, settings.hidden)
     optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate)
     for _ in progress_bar(range(settings.steps), desc="behaviour cloning", unit="step"):
         rows = training_rows[torch.randint(len(training_rows), (settings.batch_size,), generator=generator)]
-        loss = F.mse_loss(policy(inputs(rows)), actions[rows])
+        loss = columns.loss(policy.outputs(inputs(rows)), actions[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

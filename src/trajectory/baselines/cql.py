@@ -56,12 +56,13 @@ def train_cql(
         action_bounds: (2, action_dim), as for `ActionBounds.from_data`.
     """
     data, generator = Transitions.of(episodes), torch.Generator().manual_seed(seed)
-    inputs, outputs = data.observations.shape[1], data.actions.shape[1]
-    normalizer, bounds = Normalizer(data.observations), ActionBounds.from_data(action_bounds, data.actions)
+    outputs = data.actions.shape[1]
+    normalizer = Normalizer(data.observations, episodes.layout.observation_choices)
+    bounds = ActionBounds.from_data(action_bounds, data.actions)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        policy = _Policy(normalizer, bounds, (inputs, *settings.hidden, outputs))
-        critics = EnsembleMLP(2, (inputs + outputs, *settings.hidden, 1))
+        policy = _Policy(normalizer, bounds, (normalizer.size, *settings.hidden, outputs))
+        critics = EnsembleMLP(2, (normalizer.size + outputs, *settings.hidden, 1))
     target_critics = deepcopy(critics).requires_grad_(False)
     log_alpha = nn.Parameter(torch.zeros(()))  # log of the entropy weight, which is tuned for an entropy of -A
     critic_optimizer = torch.optim.Adam(critics.parameters(), lr=settings.learning_rate, fused=True)

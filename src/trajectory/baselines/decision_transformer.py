@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from trajectory.baselines.settings import DecisionTransformerSettings
 from trajectory.data.episodes import Episodes
 from trajectory.files import write_file
-from trajectory.networks import Normalizer
+from trajectory.networks import ActionColumns, Normalizer
 from trajectory.progress import progress_bar
 
 TOKENS_PER_STEP = 3  # return-to-go, observation, action
@@ -27,7 +26,8 @@ class DecisionTransformer(nn.Module):
     """A causal Transformer over the tokens (return-to-go, observation, action) of successive steps.
 
     Args:
-        observations: (N, O) of the data, by which inputs are standardised.
+        normalizer: of the (..., O) observations.
+        actions: how the network takes and gives them.
         max_steps: number of step embeddings, the length of the longest episode.
         return_scale: divides returns-to-go.
     """
@@ -35,41 +35,43 @@ class DecisionTransformer(nn.Module):
     def __init__(
         self,
         settings: DecisionTransformerSettings,
-        observations: Tensor,
-        action_dim: int,
+        normalizer: Normalizer,
+        actions: ActionColumns,
         max_steps: int,
         return_scale: float,
     ) -> None:
         super().__init__()
         C = settings.n_embd
         self.window = settings.window
-        self.normal = Normalizer(observations)
-        self.embed_return, self.embed_action = nn.Linear(1, C), nn.Linear(action_dim, C)
-        self.embed_observation = nn.Linear(observations.shape[1], C)
+        self.normal, self.actions = normalizer, actions
+        self.embed_return, self.embed_action = nn.Linear(1, C), nn.Linear(actions.size, C)
+        self.embed_observation = nn.Linear(normalizer.size, C)
         self.embed_step = nn.Embedding(max_steps, C)
         self.embedding_norm = nn.LayerNorm(C)
         layer = nn.TransformerEncoderLayer(
             C, settings.n_head, 4 * C, settings.dropout, "gelu", batch_first=True, norm_first=True
         )
         self.blocks = nn.TransformerEncoder(layer, settings.n_layer, nn.LayerNorm(C), enable_nested_tensor=False)
-        self.head = nn.Linear(C, action_dim)
+        self.head = nn.Linear(C, actions.size)
         self.register_buffer("return_scale", torch.tensor(return_scale))
         self.return_scale: Tensor
 
     def forward(self, returns: Tensor, observations: Tensor, actions: Tensor, steps: Tensor) -> Tensor:
-        """(B, T, 1) returns-to-go, (B, T, O) observations, (B, T, A) actions at (B, T) steps -> (B, T, A) actions."""
+        """(B, T, 1) returns-to-go, (B, T, O) observations, (B, T, A) actions at (B, T) steps -> (B, T, size)
+        columns of actions, as `ActionColumns` has them.
+        """
         step_embedding = self.embed_step(steps.clamp(max=self.embed_step.num_embeddings - 1))
         tokens = torch.stack(
             [
                 self.embed_return(returns / self.return_scale) + step_embedding,
                 self.embed_observation(self.normal(observations)) + step_embedding,
-                self.embed_action(actions) + step_embedding,
+                self.embed_action(self.actions.encode(actions)) + step_embedding,
             ],
             dim=2,
         ).flatten(1, 2)  # (B, 3 T, C)
         mask = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1], device=tokens.device)
         hidden = self.blocks(self.embedding_norm(tokens), mask=mask, is_causal=True)
-        return self.head(hidden[:, 1::TOKENS_PER_STEP]).tanh()  # from the observation tokens
+        return self.actions.squash(self.head(hidden[:, 1::TOKENS_PER_STEP]))  # from the observation tokens
 
 
 class DecisionTransformerAgent:
@@ -99,7 +101,7 @@ class DecisionTransformerAgent:
         environments = range(len(self.history)) if environments is None else environments
         observations = np.atleast_2d(np.asarray(observation, dtype=np.float32))
         rewards = np.zeros(len(observations)) if previous_reward is None else np.atleast_1d(previous_reward)
-        no_action = np.zeros(self.model.head.out_features, dtype=np.float32)  # causal: the observation does not see it
+        no_action = np.zeros(len(self.model.actions.choices), dtype=np.float32)  # causal: no observation sees it
         for environment, row, reward in zip(environments, observations, rewards, strict=True):
             history = self.history[environment]
             return_to_go = history[-1][0] - reward if history else np.array([self.target_return])
@@ -116,7 +118,7 @@ class DecisionTransformerAgent:
             ]
             last_steps = torch.tensor([self.steps[environments[index]] for index in batch])
             steps = last_steps[:, None] + torch.arange(length) + 1 - length
-            actions[batch] = self.model(*columns, steps)[:, -1].numpy()
+            actions[batch] = self.model.actions.decode(self.model(*columns, steps)[:, -1]).numpy()
         for environment, action in zip(environments, actions, strict=True):
             self.history[environment][-1][2] = action
             self.steps[environment] += 1
@@ -134,12 +136,15 @@ class DecisionTransformerAgent:
 
 
 def train_decision_transformer(
-    episodes: Episodes, settings: DecisionTransformerSettings, seed: int
+    episodes: Episodes, settings: DecisionTransformerSettings, seed: int, action_bounds: np.ndarray | None = None
 ) -> DecisionTransformerAgent:
     """Train a model on windows of a dataset; the same seed gives the same model.
 
     Windows are sampled as published: an episode with probability proportional to its length, and any of its steps as
     the window's last.
+
+    Args:
+        action_bounds: (2, action_dim), as for `ActionBounds.from_data`.
     """
     observations, actions = torch.from_numpy(episodes.observations), torch.from_numpy(episodes.actions)
     # returns-to-go are undiscounted and end with the recording, as published
@@ -152,7 +157,10 @@ def train_decision_transformer(
         torch.manual_seed(seed)
         max_steps = int(episodes.lengths.max())
         return_scale = max(1.0, float(np.abs(episodes.returns()).mean()))
-        model = DecisionTransformer(settings, observations, actions.shape[1], max_steps, return_scale)
+        layout = episodes.layout
+        normalizer = Normalizer(observations, layout.observation_choices)
+        columns = ActionColumns.of(action_bounds, actions, layout.action_choices)
+        model = DecisionTransformer(settings, normalizer, columns, max_steps, return_scale)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
@@ -166,7 +174,7 @@ def train_decision_transformer(
             mask = rows <= last[:, None]
             rows = torch.minimum(rows, last[:, None])
             predicted = model(returns_to_go[rows, None], observations[rows], actions[rows], rows - starts[last, None])
-            loss = F.mse_loss(predicted[mask], actions[rows][mask])
+            loss = columns.loss(predicted[mask], actions[rows][mask])
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)

@@ -45,13 +45,13 @@ def train_iql(
     scale = 1_000.0 / max(float(returns.max() - returns.min()), 1e-6)
     data, generator = Transitions.of(episodes, scale * episodes.rewards), torch.Generator().manual_seed(seed)
     bounds = ActionBounds.from_data(action_bounds, data.actions)
-    inputs, outputs = data.observations.shape[1], data.actions.shape[1]
-    normalizer = Normalizer(data.observations)
+    outputs = data.actions.shape[1]
+    normalizer = Normalizer(data.observations, episodes.layout.observation_choices)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        policy = _Policy(normalizer, bounds, (inputs, *settings.hidden, outputs))
-        critics = EnsembleMLP(2, (inputs + outputs, *settings.hidden, 1))
-        value = EnsembleMLP(1, (inputs, *settings.hidden, 1))
+        policy = _Policy(normalizer, bounds, (normalizer.size, *settings.hidden, outputs))
+        critics = EnsembleMLP(2, (normalizer.size + outputs, *settings.hidden, 1))
+        value = EnsembleMLP(1, (normalizer.size, *settings.hidden, 1))
     target_critics = deepcopy(critics).requires_grad_(False)
     parameters = [*critics.parameters(), *value.parameters()]
     critic_optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)

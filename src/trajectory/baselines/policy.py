@@ -73,5 +73,5 @@ class BoundedPolicy(nn.Module):
 
     def outputs(self, observations: Tensor) -> Tensor:
         """(..., observation_dim) -> (..., outputs) of the last layer."""
-        rows = self.normal(observations).view(-1, len(self.normal.mean))  # (B, observation_dim)
+        rows = self.normal(observations).view(-1, self.normal.size)  # (B, inputs)
         return self.layers(rows)[0].view(*observations.shape[:-1], -1)

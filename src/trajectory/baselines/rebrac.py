@@ -27,12 +27,13 @@ def train_rebrac(
             [-1, 1].
     """
     data, generator = Transitions.of(episodes), torch.Generator().manual_seed(seed)
-    inputs, outputs = data.observations.shape[1], data.actions.shape[1]
-    normalizer, bounds = Normalizer(data.observations), ActionBounds.from_data(action_bounds, data.actions)
+    outputs = data.actions.shape[1]
+    normalizer = Normalizer(data.observations, episodes.layout.observation_choices)
+    bounds = ActionBounds.from_data(action_bounds, data.actions)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        policy = BoundedPolicy(normalizer, bounds, (inputs, *settings.hidden, outputs))
-        critics = EnsembleMLP(2, (inputs + outputs, *settings.hidden, 1), norm=True)
+        policy = BoundedPolicy(normalizer, bounds, (normalizer.size, *settings.hidden, outputs))
+        critics = EnsembleMLP(2, (normalizer.size + outputs, *settings.hidden, 1), norm=True)
     target_policy = deepcopy(policy).requires_grad_(False)
     target_critics = deepcopy(critics).requires_grad_(False)
     actor_optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate, fused=True)

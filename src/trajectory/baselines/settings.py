@@ -9,6 +9,7 @@ from typing import Any
 from trajectory.config import settings
 from trajectory.errors import require
 from trajectory.targets import TARGET, resolve_target
+from trajectory.transition import TransitionLayout
 
 
 @dataclass  # not frozen: OmegaConf could not merge a config into it where it is nested
@@ -206,6 +207,28 @@ SETTINGS_BY_NAME: dict[str, type] = {
     "mbop": MBOPSettings,
     "rebrac": ReBRACSettings,
 }
+
+
+NUMBERS_ALONE = {  # baselines, and what they cannot take choices as
+    "cql": ("action",),
+    "iql": ("action",),
+    "mbop": ("observation", "action"),
+    "rebrac": ("action",),
+}
+
+
+def check_choices(baseline: Any, layout: TransitionLayout, source_name: str) -> None:
+    """Raise a `UserError` for a baseline that needs numbers where there are choices.
+
+    Args:
+        baseline: its settings; None for none.
+        source_name: of the environment or dataset, for messages.
+    """
+    name = getattr(baseline, "name", None)
+    for dimension, choice in enumerate(layout.choices):
+        kind = layout.kind(dimension).value
+        rule = f"bc, percent_bc or dt with the {kind}s of {source_name}, of which {layout.name(dimension)} is a choice"
+        require(choice is None or kind not in NUMBERS_ALONE.get(str(name), ()), "baseline", rule, name)
 
 
 def baseline_settings(config: Mapping[str, Any]) -> Any:

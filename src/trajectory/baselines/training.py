@@ -16,7 +16,7 @@ from trajectory.baselines.decision_transformer import train_decision_transformer
 from trajectory.baselines.iql import train_iql
 from trajectory.baselines.mbop import train_mbop
 from trajectory.baselines.rebrac import train_rebrac
-from trajectory.baselines.settings import BehaviourSettings
+from trajectory.baselines.settings import BehaviourSettings, check_choices
 from trajectory.data.episodes import Episodes
 from trajectory.data.settings import HindsightSettings
 from trajectory.environments.make import action_bounds
@@ -54,7 +54,6 @@ TRAINERS: dict[str, Callable[..., TrainedAgent]] = {
     "mbop": train_mbop,
     "rebrac": train_rebrac,
 }
-WITH_ACTION_BOUNDS = ("cql", "iql", "mbop", "rebrac")  # trained with the environment's action bounds
 
 
 def train_baseline(
@@ -73,8 +72,10 @@ def train_baseline(
         goal, hindsight: as for `train_bc`.
 
     Raises:
-        UserError: goals for a baseline other than BC, or a `_target_` that returns no agent.
+        UserError: goals for a baseline other than BC, choices for one that needs numbers, or a `_target_` that returns
+            no agent.
     """
+    check_choices(baseline, episodes.layout, "the dataset")
     if isinstance(baseline, ExternalTarget):
         require(goal is None, "baseline", "bc or behaviour in an environment with goals", baseline.target)
         agent = baseline.instantiate(episodes, seed, action_bounds=action_bounds)
@@ -84,10 +85,8 @@ def train_baseline(
     if goal is not None:
         rule = "bc or behaviour in an environment with goals"
         require(baseline.name == "bc", "baseline", rule, baseline.name)
-        return train(episodes, baseline, seed, goal, hindsight)
-    if baseline.name in WITH_ACTION_BOUNDS:
-        return train(episodes, baseline, seed, action_bounds)
-    return train(episodes, baseline, seed)
+        return train(episodes, baseline, seed, goal, hindsight, action_bounds=action_bounds)
+    return train(episodes, baseline, seed, action_bounds=action_bounds)
 
 
 def make_baseline_agent(

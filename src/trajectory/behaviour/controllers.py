@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from trajectory.worlds.four_rooms import STEP
+from trajectory.worlds.four_rooms_grid import MOVES
 
 
 class Controller(Protocol):
@@ -48,6 +49,24 @@ class RandomWalk(Controller):
         action = np.round([np.cos(angle), np.sin(angle)], 6)  # rounded, so that mirrored headings have the same numbers
         self.expected = observation + STEP * action
         return action
+
+
+class GridWalk(Controller):
+    """Walks through the cells of the four rooms: straight on, or with one chance in four, and at a wall, anywhere."""
+
+    description: ClassVar[str] = "persistent random walk from cell to cell"
+    turning = 0.25
+
+    def __init__(self, env: Any, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.last: tuple[np.ndarray, int] | None = None  # the place before the last move, and the move
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        blocked = self.last is None or bool((observation == self.last[0]).all())
+        turns = blocked or self.rng.random() < self.turning
+        move = int(self.rng.integers(len(MOVES))) if turns or self.last is None else self.last[1]
+        self.last = (observation, move)
+        return np.array([move])
 
 
 class WaypointController(Controller):
@@ -95,6 +114,7 @@ class WaypointController(Controller):
 # environment name -> quality -> the controller that records it
 CONTROLLERS: dict[str, dict[str, type[Controller]]] = {
     "four_rooms": {"walk": RandomWalk},
+    "four_rooms_grid": {"walk": GridWalk},
     "four_rooms_reward": {"walk": RandomWalk},
     "maze_large": {"waypoint": WaypointController},
     "maze_medium": {"waypoint": WaypointController},
@@ -102,6 +122,7 @@ CONTROLLERS: dict[str, dict[str, type[Controller]]] = {
 }
 IDS = {  # environment name -> the id whose datasets have that name without a suffix
     "four_rooms": "trajectory.worlds.four_rooms:FourRooms-v0",
+    "four_rooms_grid": "trajectory.worlds.four_rooms_grid:FourRoomsGrid-v0",
     "four_rooms_reward": "trajectory.worlds.four_rooms:FourRooms-v0",
     "maze_large": "gymnasium_robotics:PointMaze_Large-v3",
     "maze_medium": "gymnasium_robotics:PointMaze_Medium-v3",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trajectory.critic.settings import CriticSettings
-from trajectory.networks import EnsembleMLP
+from trajectory.networks import EnsembleMLP, count_from_zero
 from trajectory.transition import TransitionLayout
 
 
@@ -18,7 +18,7 @@ class Critic(nn.Module):
     the standard deviation of the values, which is about what one step can change.
 
     Inside, observations, actions and values are standardised by the data's mean and standard deviation. Those are
-    buffers, so a checkpoint's weights are all that is needed.
+    buffers, so a checkpoint's weights are all that is needed. Choices are counted from 0 instead, and enter one-hot.
     """
 
     observation_mean: Tensor
@@ -36,15 +36,19 @@ class Critic(nn.Module):
             self.register_buffer(f"{name}_mean", torch.zeros(shape))
             self.register_buffer(f"{name}_std", torch.ones(shape))
         self.register_buffer("advantage_std", torch.ones(()))
-        self.v = EnsembleMLP(1, (layout.observation_dim, *settings.hidden, 1), norm=settings.layer_norm)
-        sizes = (sum(dims.values()), *settings.hidden, 1)
-        self.advantage = EnsembleMLP(settings.members, sizes, norm=settings.layer_norm)
+        self.choices = {"observation": layout.observation_choices, "action": layout.action_choices, "value": ()}
+        norm, sizes = settings.layer_norm, (*settings.hidden, 1)
+        self.v = EnsembleMLP(1, (layout.observation_dim, *sizes), norm=norm, choices=layout.observation_choices)
+        inputs = layout.observation_dim + layout.action_dim
+        self.advantage = EnsembleMLP(settings.members, (inputs, *sizes), norm=norm, choices=layout.choices)
 
     @torch.no_grad()
     def set_units(self, name: str, data: Tensor) -> None:
         """Standardise `observation`, `action` or `value` by the mean and standard deviation of (T, ...) data."""
-        getattr(self, f"{name}_mean").copy_(data.mean(0))
-        getattr(self, f"{name}_std").copy_(data.std(0, correction=0) + 1e-6)
+        mean, std = getattr(self, f"{name}_mean"), getattr(self, f"{name}_std")
+        mean.copy_(data.mean(0))
+        std.copy_(data.std(0, correction=0) + 1e-6)
+        count_from_zero(mean, std, self.choices[name])
 
     def inputs(self, observations: Tensor, actions: Tensor) -> Tensor:
         """(B, observation_dim) and (B, action_dim) -> (B, observation_dim + action_dim), standardised."""

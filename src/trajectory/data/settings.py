@@ -8,6 +8,7 @@ from typing import Any
 from trajectory.config import settings
 from trajectory.errors import UserError, require
 from trajectory.targets import TARGET, ExternalTarget, resolve_target
+from trajectory.transition import TransitionLayout
 
 # `dataset.source` -> the keys that it needs, whose values are texts
 SOURCES: dict[str, tuple[str, ...]] = {
@@ -47,6 +48,19 @@ class TokenizerSettings:
         require(is_valid, "tokenizer.binning", "quantile or uniform", self.binning)
         require(self.bins >= 2, "tokenizer.bins", "at least 2", self.bins)
         require(0 <= self.discount < 1, "tokenizer.discount", "at least 0 and below 1", self.discount)
+
+    def check_choices(self, layout: TransitionLayout, source_name: str) -> None:
+        """Raise a `UserError` for a dimension with more choices than bins, as each must decode to itself.
+
+        Args:
+            source_name: of the environment or dataset, for messages.
+        """
+        for dimension, choice in enumerate(layout.choices):
+            if choice is not None:
+                rule = (
+                    f"at least {choice[1]} for {source_name}, where {layout.name(dimension)} is one of so many choices"
+                )
+                require(choice[1] <= self.bins, "tokenizer.bins", rule, self.bins)
 
     @property
     def external(self) -> ExternalTarget | None:

@@ -56,6 +56,7 @@ def tokenize_source(
         UserError: what the source refuses, a share that leaves no episode, or a tokeniser of the user's own that fails.
     """
     episodes = source.load()
+    settings.check_choices(episodes.layout, source.id)
     held_out = held_out_episodes(len(episodes), validation_share, seed)
     fitted_to = ~rows_of(episodes.ends, held_out)[0] if len(held_out) else slice(None)
     summary = {**summarize(episodes, source), "layout": asdict(episodes.layout)}

@@ -12,7 +12,12 @@ from trajectory.errors import UserError, require
 from trajectory.targets import TARGET, checked_settings
 
 MAKE = "gymnasium.make"
-TRUSTED_MODULES = ("gymnasium_robotics", "minigrid", "trajectory.worlds.four_rooms")  # of the project and its extras
+TRUSTED_MODULES = (  # of the project and its extras
+    "gymnasium_robotics",
+    "minigrid",
+    "trajectory.worlds.four_rooms",
+    "trajectory.worlds.four_rooms_grid",
+)
 
 
 @dataclass(frozen=True)

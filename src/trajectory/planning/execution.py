@@ -28,4 +28,18 @@ def actions_to_execute(
     std = objective.std(correction=0).clamp(min=torch.finfo(objective.dtype).tiny)
     weights = (objective / (settings.execute_temperature * std)).exp()[:, None] * alive  # (beam_width, K)
     mean = (weights[..., None] * actions).sum(0) / weights.sum(0)[:, None]  # (K, action_dim)
+    for column, choice in enumerate(layout.action_choices):
+        if choice is not None:
+            mean[:, column] = _vote(actions[..., column], weights, choice)
     return mean[alive[0]].to(actions.dtype)
+
+
+def _vote(actions: Tensor, weights: Tensor, choice: tuple[int, int]) -> Tensor:
+    """(K,) the choice with the largest total weight, as the mean of choices is none; of equal ones the lowest.
+
+    Args:
+        actions, weights: (beam_width, K).
+    """
+    values = torch.arange(choice[0], sum(choice), device=actions.device)
+    totals = (weights[..., None] * (actions[..., None] == values)).sum(0)  # (K, choices)
+    return values[totals.argmax(-1)].to(weights.dtype)

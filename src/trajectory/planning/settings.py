@@ -58,7 +58,7 @@ class PlannerSettings:
         replan_interval: actions executed per plan (receding horizon).
         execute: `best` executes the best beam's actions, as published. `mean` executes the mean of all beams' actions,
             weighted by exp(objective / temperature), as in MPPI (Williams et al. 2017) and MBOP (Argenson,
-            Dulac-Arnold 2021).
+            Dulac-Arnold 2021); of choices, the one with the largest total weight.
         execute_temperature: of that mean, in standard deviations of the beams' objectives.
         likelihood_weight: what the objective loses for every nat by which a candidate's mean log-probability is below
             `likelihood_threshold`; 0 is as published.

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from trajectory.baselines.settings import check_choices
 from trajectory.data.source import Source, locate
 from trajectory.environments.make import check_goal, make_environment
 from trajectory.files import write_file
@@ -60,7 +61,10 @@ def prepare(config: DictConfig, settings: TrainingSettings, folder: Path) -> Sta
     """
     environment, trainer = settings.environment, settings.trainer
     if environment.has_simulator:
-        make_environment(environment).close()
+        env = make_environment(environment)
+        env.close()
+        settings.tokenizer.check_choices(env.layout, f"env.id={environment.id}")
+        check_choices(settings.baseline, env.layout, f"env.id={environment.id}")
     check_goal(settings.evaluation.goal, environment, f"env={environment.name}")
     check_processes(trainer.devices, trainer.num_nodes)
     # the first rank finds what to continue, and tells the others once they are connected
