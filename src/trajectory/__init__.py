@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trajectory.data.own import create_dataset
+    from trajectory.environments.make import FlatEnvironment
     from trajectory.planning.agent import TrajectoryAgent
 
-__all__ = ["TrajectoryAgent", "create_dataset"]
+__all__ = ["FlatEnvironment", "TrajectoryAgent", "create_dataset"]
 
-_MODULES = {"TrajectoryAgent": "trajectory.planning.agent", "create_dataset": "trajectory.data.own"}
+_MODULES = {
+    "FlatEnvironment": "trajectory.environments.make",
+    "TrajectoryAgent": "trajectory.planning.agent",
+    "create_dataset": "trajectory.data.own",
+}
 
 
 def __getattr__(name: str) -> Any:

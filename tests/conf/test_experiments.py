@@ -18,7 +18,7 @@ from trajectory.environments.settings import environment_settings
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 ANALYSES = sorted(path.stem for path in (CONF / "analysis").glob("*.yaml"))
-GOALS = {"four_rooms", "four_rooms_published", "pointmaze", "pointmaze_published"}
+GOALS = {"four_rooms", "four_rooms_grid", "four_rooms_published", "pointmaze", "pointmaze_published"}
 REWARDED = {"antmaze_published", "maze"}  # at a place that the model is not told
 WITH_CRITIC = {"laptop", "league"} | REWARDED
 SMALL = (

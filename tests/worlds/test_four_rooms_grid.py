@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from helpers.command_line import run_main
+from helpers.command_line import run_main_here
 from trajectory.behaviour.controllers import GridWalk
 from trajectory.worlds.four_rooms_grid import FREE, IS_WALL, MOVES
 
@@ -103,7 +103,7 @@ def test_walks_keep_their_direction_and_get_everywhere() -> None:
 
 
 def test_the_whole_way_in_miniature(tmp_path: Path) -> None:
-    run = run_main("train", *TINY, folder=tmp_path)
+    run = run_main_here("train", *TINY, folder=tmp_path)
     assert run.returncode == 0, run.stderr
     folder = tmp_path / run.stdout.rstrip().splitlines()[-1].removeprefix("run folder: ")
     results = json.loads((folder / "results.json").read_text())
@@ -111,9 +111,9 @@ def test_the_whole_way_in_miniature(tmp_path: Path) -> None:
     assert len(results["episodes"]) == 3
     assert all(0 <= episode["shortest_path"] <= 24 for episode in results["episodes"])
     assert all(float(number).is_integer() for episode in results["episodes"] for number in episode["goal"])
-    assert (folder / "paths.png").stat().st_size > 10_000
+    assert (folder / "goals.png").stat().st_size > 10_000
     goal = ("evaluation.goal=[11,11]", "evaluation.episodes=1", "evaluation.max_steps=4", "runtime.threads=1")
-    again = run_main("evaluate", f"checkpoint={folder / 'last.ckpt'}", *goal, folder=tmp_path)
+    again = run_main_here("evaluate", f"checkpoint={folder / 'last.ckpt'}", *goal, folder=tmp_path)
     assert again.returncode == 0, again.stderr
-    refused = run_main("evaluate", f"checkpoint={folder / 'last.ckpt'}", "evaluation.goal=[6,6]", folder=tmp_path)
+    refused = run_main_here("evaluate", f"checkpoint={folder / 'last.ckpt'}", "evaluation.goal=[6,6]", folder=tmp_path)
     assert "evaluation.goal must be a free cell" in refused.stderr
