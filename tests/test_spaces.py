@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscr
 from gymnasium.spaces.utils import flatdim
 
 from trajectory.errors import UserError
-from trajectory.spaces import FlatSpace, check_choices, leaves, map_leaves, stack, storable
+from trajectory.spaces import FlatSpace, check_choices, leaves, map_leaves, stack, storable, take_apart
 
 SPACES: dict[str, Space] = {
     "a row of numbers": Box(-1, 1, (3,), np.float32),
@@ -155,6 +155,20 @@ def test_leaves_are_read_where_the_structure_is_that_of_the_space() -> None:
     for values in ({"a": 1}, {"a": 1, "b": (2,)}, {"a": 1, "b": 2}, [1, 2]):
         with pytest.raises(UserError, match=r"^x.* must be "):
             map_leaves(read, values, space, "x")
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_flat_columns_are_taken_apart(space: Space) -> None:
+    flat = FlatSpace.of(space, "observation", "a test")
+    space.seed(1)
+    values = [space.sample() for _ in range(5)]
+    rows = np.stack([flat.flatten(value) for value in values])
+    apart, expected = take_apart(rows, space), stack(values, space)
+    for one, other in zip(leaves(apart), leaves(stack(values, flat.space)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert take_apart(expected, space) is expected or rows.shape == np.shape(expected)
+    wider = np.zeros((5, flat.size + 1))
+    assert take_apart(wider, space) is wider
 
 
 @pytest.mark.parametrize(

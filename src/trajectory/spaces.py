@@ -186,6 +186,17 @@ def map_leaves(read: Callable[[Any, Space, str], Any], values: Any, space: Space
     return read(values, space, source_name)
 
 
+def take_apart(rows: Any, space: Space) -> Any:
+    """(L, D) flat columns as arrays in the structure of the space; anything else is left as it is."""
+    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or not _has_columns(space):
+        return rows
+    flat = FlatSpace.of(space, "", "")
+    if rows.shape[1] != flat.size:
+        return rows
+    arrays = {path: rows[:, columns].reshape(len(rows), *(leaf.shape or ())) for path, leaf, columns in flat.leaves}
+    return _tree(flat.space, (), arrays)
+
+
 def check_choices(values: np.ndarray, space: Space, source_name: str) -> None:
     """Raise a `UserError` for a value among (..., *shape) that is not one of the choices of a leaf."""
     if isinstance(space, Box):

@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Dict, Space
 from trajectory.behaviour.record import RecordedEpisode
 from trajectory.data.episodes import as_flags
 from trajectory.errors import UserError, first_line, require
-from trajectory.spaces import check_choices, leaves, map_leaves, storable
+from trajectory.spaces import check_choices, leaves, map_leaves, storable, take_apart
 
 COLUMNS = ("observations", "actions", "rewards", "terminated")
 
@@ -73,7 +73,8 @@ def checked_episode(episode: Mapping[str, Any], spaces: Spaces, source_name: str
 
     Args:
         episode: `observations` (L or L + 1, ...) and `actions` (L, ...), mappings or sequences of them for Dict and
-            Tuple spaces; `rewards` (L,); `terminated`, one flag or (L,).
+            Tuple spaces, or their flat columns (`trajectory.spaces`) side by side; `rewards` (L,); `terminated`, one
+            flag or (L,).
         source_name: of the episode, for messages.
 
     Raises:
@@ -83,11 +84,13 @@ def checked_episode(episode: Mapping[str, Any], spaces: Spaces, source_name: str
     rewards = numbers(episode["rewards"], f"{source_name}: rewards", None).reshape(-1)
     length = len(rewards)
     require(length > 0, f"{source_name}: rewards", "of at least one transition", 0)
-    actions = map_leaves(_values, episode["actions"], spaces.action, f"{source_name}: actions")
+    actions = map_leaves(
+        _values, take_apart(episode["actions"], spaces.action), spaces.action, f"{source_name}: actions"
+    )
     for leaf in leaves(actions):
         require(len(leaf) == length, f"{source_name}: actions", f"{length} long as the rewards are", len(leaf))
     space, name = storable(spaces.observation), f"{source_name}: observations"
-    observations = map_leaves(partial(_observations, length), episode["observations"], space, name)
+    observations = map_leaves(partial(_observations, length), take_apart(episode["observations"], space), space, name)
     terminated = as_flags(array_of(episode["terminated"], f"{source_name}: terminated"), f"{source_name}: terminated")
     require(
         len(terminated) in (1, length), f"{source_name}: terminated", "one flag, or one per transition", len(terminated)
