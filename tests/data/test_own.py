@@ -210,7 +210,7 @@ def test_what_is_wrong_with_arrays_is_named(store: Path, episodes: Any, words: s
     ("observations", "words"),
     [
         (
-            np.zeros((3, 8)),
+            np.zeros((3, 7)),
             "observations must be a mapping with achieved_goal, desired_goal, observation, got 'ndarray'",
         ),
         (
