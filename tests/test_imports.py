@@ -72,7 +72,7 @@ LIGHTNING_FILES = {
 RECIPE = PACKAGE / "behaviour" / "recipe.py"
 EXTRAS = {  # files that import an optional extra, late
     RECIPE: "behaviour",
-    PACKAGE / "data" / "own.py": "parquet",
+    PACKAGE / "data" / "layouts" / "files.py": "parquet",
     PACKAGE / "sweeps" / "search.py": "sweeps",
     PLUGINS / "search.py": "sweeps",
     PACKAGE / "reporting" / "dashboard.py": "dashboard",

@@ -110,7 +110,9 @@ class TrainingSettings:
     def __str__(self) -> str:
         """One line about the training to come."""
         source = self.dataset.get("source") or self.dataset[TARGET]
-        data = ", ".join(str(self.dataset[key]) for key in ("id", "path", "quality") if self.dataset.get(key))
+        parts = self.dataset["parts"] if source == "mixture" else [self.dataset]
+        named = [str(part[key]) for part in parts for key in ("id", "path", "quality") if part.get(key)]
+        data = ", ".join(named)
         name = (
             self.baseline.target if isinstance(self.baseline, ExternalTarget) else getattr(self.baseline, "name", None)
         )
@@ -207,7 +209,9 @@ def _check_without_simulator(
 ) -> None:
     """Refuse what needs a simulator where there is none."""
     source, share = dataset.get("source"), data.validation_share
-    require(source != "builtin", "dataset", "own, minari or d4rl with env=none: a simulator records builtin", source)
+    parts = [dataset, *(dataset["parts"] if source == "mixture" else ())]
+    recorded = any(part.get("source", None if TARGET in part else "builtin") == "builtin" for part in parts)
+    require(not recorded, "dataset", "own, minari or d4rl with env=none: a simulator records builtin", "builtin")
     require(share > 0, "data.validation_share", "above 0 with env=none: held-out episodes are what is judged on", share)
     require(not environment.wrappers, "env.wrappers", "[] with env=none", environment.wrappers)
     require(environment.reference is None, "env.reference", "null with env=none", environment.reference)

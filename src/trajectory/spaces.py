@@ -186,11 +186,15 @@ def map_leaves(read: Callable[[Any, Space, str], Any], values: Any, space: Space
     return read(values, space, source_name)
 
 
-def take_apart(rows: Any, space: Space) -> Any:
-    """(L, D) flat columns as arrays in the structure of the space; anything else is left as it is."""
+def take_apart(rows: Any, space: Space, keys: Sequence[str] | None = None) -> Any:
+    """(L, D) flat columns as arrays in the structure of the space; anything else is left as it is.
+
+    Args:
+        keys: `env.observation_keys`, the parts of a Dict to which the columns belong, in this order; None is all.
+    """
     if not isinstance(rows, np.ndarray) or rows.ndim != 2 or not _has_columns(space):
         return rows
-    flat = FlatSpace.of(space, "", "")
+    flat = FlatSpace.of(space, "", "", keys)
     if rows.shape[1] != flat.size:
         return rows
     arrays = {path: rows[:, columns].reshape(len(rows), *(leaf.shape or ())) for path, leaf, columns in flat.leaves}

@@ -218,9 +218,13 @@ BAD_FILES: dict[str, tuple[str, Callable[[Path], Path], list[str]]] = {
         lambda folder: d4rl(folder, actions=np.zeros((6, 2))),
         ["dataset.id='walks' must have the dimensions of Hopper-v5, 11 observations and 3 actions, got 11 and 2"],
     ),
-    "own: missing": ("own", lambda folder: folder / "nosuch", ["dataset.path must be a folder", "nosuch"]),
-    "own: a file": ("own", text, ["dataset.path must be a folder", "walks.hdf5"]),
-    "own: empty": ("own", lambda folder: folder, ["at least one .npz or .parquet file"]),
+    "own: missing": (
+        "own",
+        lambda folder: folder / "nosuch",
+        ["dataset.path must be a file or a folder", "nosuch"],
+    ),
+    "own: a file": ("own", text, ["walks.hdf5 must be a complete .hdf5 file of numbers"]),
+    "own: empty": ("own", lambda folder: folder, ["at least one .npz, .parquet, .csv or .hdf5 file"]),
     "own: nan": ("own", lambda folder: write_npz(folder, with_nan()), ["episode_1.npz", "finite, got 'nan at [1, 5]'"]),
     "own: early": (
         "own",
@@ -269,7 +273,7 @@ def test_bad_files_end_with_one_line_and_stay_as_they_are(
             ["dataset=own", "dataset.path=.", "dataset.id=../walks-v0"],
             ["dataset.id must be NAMESPACE", "'../walks-v0'"],
         ),
-        (["dataset.source=rlds"], ["dataset.source must be one of builtin, minari, d4rl, own, got 'rlds'"]),
+        (["dataset.source=rlds"], ["dataset.source must be one of builtin, minari, d4rl, own, mixture, got 'rlds'"]),
         (["dataset.quality=poor"], ["dataset.quality must be one of random, ", "for env=hopper, got 'poor'"]),
         (["env=gym", "env.id=Swimmer-v5"], ["dataset.quality must be one of random for env=Swimmer-v5, got 'medium'"]),
         (

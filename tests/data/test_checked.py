@@ -52,7 +52,7 @@ def episode(**changes: Any) -> dict[str, Any]:
             [episode(), episode(observations=np.zeros((2, 4)))],
             "episode 1: observations must be an array of shape (L, 3), got (2, 4)",
         ),
-        ([episode(actions=np.zeros(2))], "episode 0: actions must be an array of shape (L, D), got (2,)"),
+        ([episode(actions=np.zeros((2, 1, 1)))], "episode 0: actions must be an array of shape (L, D), got (2, 1, 1)"),
         ([episode(actions=np.zeros((2, 0)))], "episode 0: actions must be an array of shape (L, D), got (2, 0)"),
         ([episode(actions=np.zeros((0, 1)))], "episodes: actions must be of at least one row, got 0"),
         ([episode(actions=[["left"]] * 2)], "episode 0: actions must be numbers, got 'str"),
@@ -70,6 +70,14 @@ def test_episodes_that_have_no_common_spaces_are_named(episodes: list[dict[str, 
     with pytest.raises(UserError) as error:
         infer_spaces(episodes)
     assert words in str(error.value)
+
+
+def test_a_number_and_a_row_of_one_number_are_alike() -> None:
+    flat = episode(actions=[0.5, -0.5])
+    assert infer_spaces([flat]).action == infer_spaces([episode(actions=[[0.5], [-0.5]])]).action
+    for shape in ((1,), ()):
+        spaces = Spaces(Box(-9, 9, (3,), np.float32), Box(-1, 1, shape, np.float32))
+        assert checked_episode(flat, spaces, "swing").actions.shape == (2, *shape)
 
 
 def test_an_episode_must_fit_the_spaces_it_is_given() -> None:

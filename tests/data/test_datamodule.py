@@ -113,6 +113,7 @@ def test_what_is_known_after_setup(path: Path, episodes: Episodes) -> None:
         "return_max": pytest.approx(max(returns)),
         "termination_rate": 0.5,
         "content_hash": episodes.content_hash(),
+        "check": ["1 of 4 episodes have one transition"],
     }
     assert imread(BytesIO(data.card), format="png").ndim == 3
 

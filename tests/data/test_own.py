@@ -28,7 +28,8 @@ from helpers.example_data import (
     write_parquet,
 )
 from trajectory import create_dataset
-from trajectory.data.own import ensure_own, read_episode
+from trajectory.data.layouts.read import read_files
+from trajectory.data.own import ensure_own
 from trajectory.data.store import in_store, load_episodes, metadata_of
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError
@@ -165,7 +166,10 @@ BAD: dict[str, tuple[Any, str]] = {
         [episode(actions=np.zeros((3, 2)))],
         "episode 0: actions must be an array of shape (L, 1), got (3, 2)",
     ),
-    "flat actions": ([episode(actions=np.zeros(3))], "episode 0: actions must be an array of shape (L, 1), got (3,)"),
+    "square actions": (
+        [episode(actions=np.zeros((3, 1, 2)))],
+        "episode 0: actions must be an array of shape (L, 1), got (3, 1, 2)",
+    ),
     "nan": ([episode(), episode(actions=nan_at(1))], "episode 1: actions must be finite, got 'nan at [1, 0]'"),
     "too large": ([episode(rewards=[0, 1e300, 0])], "episode 0: rewards must be finite, got '1e+300 at [1]'"),
     "text": ([episode(actions=[["left"]] * 3)], "episode 0: actions must be numbers, got 'str"),
@@ -187,13 +191,16 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     "flat: a column lost": (
         {"observations": [[0, 0, 0]]},
-        "episodes must be flat columns of D4RL's names, got \"none named",
+        "episodes must have a column of actions (actions, action), or one that dataset.columns.actions names, got obs",
     ),
-    "flat: lengths": (flat(actions=np.zeros((5, 1))), "episodes must be columns of one length, got {"),
-    "flat: nothing": (dict.fromkeys(flat(), np.zeros((0, 1))), "episodes must be at least one, got 0"),
-    "flat: words": (flat(terminals=["no"] * 6), "episodes: terminals must be numbers, got 'str"),
+    "flat: lengths": (flat(actions=np.zeros((5, 1))), "episodes: columns must be of one length, got {"),
+    "flat: nothing": (
+        dict.fromkeys(flat(), np.zeros((0, 1))),
+        "episodes: columns must be of at least one transition, got 0",
+    ),
+    "flat: words": (flat(terminals=["no"] * 6), "episodes: terminals must be numbers, got 'no' in row 0"),
     "flat: nan": (flat(timeouts=[np.nan] * 6), "episodes: timeouts must be 0 or 1, got nan"),
-    "flat: no columns": (flat(actions=1.0), "episodes must be columns of one length, got {"),
+    "flat: no columns": (flat(actions=1.0), "episodes: columns must be of one length, got {"),
 }
 
 
@@ -321,7 +328,9 @@ class TestFolders:
         path = tmp_path / "swings"
         if content is not None:
             path.write_text(content) if content else path.mkdir()
-        with pytest.raises(UserError, match=r"^dataset\.path must be a folder .*\.npz or \.parquet files?, got '"):
+        with pytest.raises(
+            UserError, match=r"^dataset\.path must be a .*folder .*\.npz, \.parquet, \.csv or \.hdf5 files?, got '"
+        ):
             bring(path)
         assert not store.exists()
 
@@ -362,11 +371,11 @@ FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "text npz": ("npz", lambda path: path.write_text("0 1 2\n"), "must be a complete .npz file of numbers: "),
     "one array": ("npz", put_array, "must be a complete .npz file of numbers: "),
     "objects": ("npz", put_npz(rewards=np.array([{}, 1, 2])), "must be a complete .npz file of numbers: Object arrays"),
-    "text": ("npz", put_npz(actions=np.array([["left"]] * 3)), "episode bad.npz: actions must be numbers, got 'str"),
+    "text": ("npz", put_npz(actions=np.array([["left"]] * 3)), "actions must be numbers, got 'left' in row 0"),
     "no rewards": (
         "npz",
         put_npz(rewards=None),
-        "episode bad.npz must be a mapping with observations, actions, rewards",
+        "episode_0.npz' must be of the same columns as bad.npz, which has actions, observations, terminated, got",
     ),
     "nan": ("npz", put_npz(actions=nan_at(2)), "episode bad.npz: actions must be finite, got 'nan at [2, 0]'"),
     "other dimensions": (
@@ -375,24 +384,32 @@ FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "must be an array of shape (L, 3), got (3, 11)",
     ),
     "early termination": ("npz", put_npz(terminated=[1, 0, 1]), "terminated must be set on the last transition alone"),
-    "parts": ("npz", put_npz(**{"observations/a": np.zeros(3)}), "episode bad.npz: observations must be numbers"),
+    "parts": (
+        "npz",
+        put_npz(**{"observations/a": np.zeros(3)}),
+        "must have either observations or parts of them",
+    ),
     "truncated parquet": ("parquet", cut, "must be a complete .parquet file of numbers: "),
     "text parquet": ("parquet", lambda path: path.write_text("0 1\n"), "must be a complete .parquet file of numbers: "),
     "rows of different lengths": (
         "parquet",
         put_parquet(actions=[[0.0], [], [0.0]]),
-        "must be a complete .parquet file of",
+        "bad.parquet': actions must be lists of one length, got [0, 1]",
     ),
-    "null in parquet": ("parquet", put_parquet(rewards=[0.0, None, 0.0]), "rewards must be numbers, got 'object'"),
+    "null in parquet": (
+        "parquet",
+        put_parquet(rewards=[0.0, None, 0.0]),
+        "rewards must be without empty cells, got '1 of",
+    ),
     "null for a flag": (
         "parquet",
         put_parquet(terminated=[False, False, None]),
-        "terminated must be numbers, got 'object'",
+        "terminated must be without empty cells, got '1 of them'",
     ),
     "no flags": (
         "parquet",
         put_parquet(terminated=None),
-        "must be a mapping with observations, actions, rewards, term",
+        "episode_0.parquet' must be of the same columns as bad.parquet, which has actions, observations, rewards, got",
     ),
     "no rows": (
         "parquet",
@@ -426,7 +443,7 @@ def test_parquet_without_its_library_says_what_to_install(tmp_path: Path, monkey
     folder = write_parquet(tmp_path / "swings", made_up_episodes(1))
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(UserError, match=r"needs the optional extra: `pip install -e '\.\[parquet\]'`$"):
-        read_episode(folder / "episode_0.parquet")
+        read_files(folder / "episode_0.parquet")
 
 
 def test_a_hopper_folder_for_another_environment_is_refused(store: Path, tmp_path: Path) -> None:

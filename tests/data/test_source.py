@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
+import polars
 import pytest
 
 from helpers.example_data import (
@@ -25,6 +27,7 @@ from helpers.example_data import (
     write_npz,
     write_parquet,
 )
+from helpers.layouts import rows_of, table_of, write_csv, write_lerobot
 from trajectory import create_dataset
 from trajectory.behaviour.record import RecordedEpisode, record_episodes
 from trajectory.data.cache import cache_key
@@ -84,6 +87,37 @@ def via_flat_arrays(episodes: list[RecordedEpisode], environment: EnvironmentSet
     return {"source": "minari", "id": "me/flat-v0"}
 
 
+def via_own_hdf5(episodes: list[RecordedEpisode], environment: EnvironmentSettings, folder: Path) -> dict[str, Any]:
+    return {**OWN, "path": str(write_d4rl(folder / "walks.hdf5", flat_columns(episodes)))}
+
+
+def via_flat_npz(episodes: list[RecordedEpisode], environment: EnvironmentSettings, folder: Path) -> dict[str, Any]:
+    np.savez(folder / "flat.npz", **flat_columns(episodes))
+    return {**OWN, "path": str(folder / "flat.npz")}
+
+
+def via_lerobot(episodes: list[RecordedEpisode], environment: EnvironmentSettings, folder: Path) -> dict[str, Any]:
+    return {**OWN, "path": str(write_lerobot(folder / "lerobot", episodes))}
+
+
+def via_csv(episodes: list[RecordedEpisode], environment: EnvironmentSettings, folder: Path) -> dict[str, Any]:
+    return {**OWN, "path": str(write_csv(folder / "walks.csv", episodes))}
+
+
+def via_pandas(episodes: list[RecordedEpisode], environment: EnvironmentSettings, folder: Path) -> dict[str, Any]:
+    header, rows = rows_of(episodes)
+    create_dataset("me/frame-v0", pandas.DataFrame(rows, columns=header), environment.id, behaviour="a hand")
+    return {"source": "minari", "id": "me/frame-v0"}
+
+
+def via_polars(episodes: list[RecordedEpisode], environment: EnvironmentSettings, folder: Path) -> dict[str, Any]:
+    """With lists and arrays in its cells."""
+    table = table_of(episodes)
+    table["observation.state"] = table["observation.state"].tolist()
+    create_dataset("me/frame-v0", polars.DataFrame(table), environment.id, behaviour="a hand")
+    return {"source": "minari", "id": "me/frame-v0"}
+
+
 def expected(episodes: list[RecordedEpisode], keys: list[str] | None = None) -> Episodes:
     """Straight from the recording."""
     rows = [columns_of(episode, final=False) for episode in episodes]
@@ -103,7 +137,10 @@ def expected(episodes: list[RecordedEpisode], keys: list[str] | None = None) -> 
 Route = Callable[[list[RecordedEpisode], EnvironmentSettings, Path], dict[str, Any]]
 
 
-@pytest.mark.parametrize("route", [via_store, via_d4rl, via_npz, via_parquet, via_arrays, via_flat_arrays])
+FLAT = [via_d4rl, via_own_hdf5, via_flat_npz, via_lerobot, via_csv, via_flat_arrays, via_pandas, via_polars]
+
+
+@pytest.mark.parametrize("route", [via_store, via_npz, via_parquet, via_arrays, *FLAT])
 def test_box_observations_are_the_same_from_every_source(
     route: Route, hops: list[RecordedEpisode], store: Path, tmp_path: Path
 ) -> None:
@@ -209,7 +246,7 @@ def test_observation_keys_for_a_box_dataset_are_refused(store: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        ({"source": "rlds"}, r"dataset\.source must be one of builtin, minari, d4rl, own, got 'rlds'"),
+        ({"source": "rlds"}, r"dataset\.source must be one of builtin, minari, d4rl, own, mixture, got 'rlds'"),
         ({}, r"dataset\.source must be one of .*, got None"),
         ({"source": ["own"]}, r"dataset\.source must be one of .*, got \['own'\]"),
         ({"source": "minari"}, r"dataset\.id must be given as text with dataset=minari, got None"),

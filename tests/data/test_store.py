@@ -113,6 +113,22 @@ class TestRoundTrip:
         expected = [np.concatenate([e.observations[key][:-1] for key in chosen], axis=1) for e in recorded]
         np.testing.assert_array_equal(episodes.observations, np.concatenate(expected).astype(np.float32))
 
+    @pytest.mark.parametrize("environment", [PENDULUM, MAZE], ids=["box", "dict"])
+    def test_episodes_may_have_as_many_observations_as_actions(
+        self, store: Path, environment: EnvironmentSettings
+    ) -> None:
+        """As some of the older published sets, in one dataset with those that have one more."""
+        save("toy/old-v0", made_up_episodes(4, environment), environment)
+        whole = load_episodes("toy/old-v0")
+        with h5py.File(store / "toy" / "old-v0" / "data" / "main_data.hdf5", "a") as file:
+            for name in ("episode_1", "episode_3"):
+                observations: Any = file[f"{name}/observations"]
+                for column in observations.values() if environment is MAZE else [observations]:
+                    place, rows = str(column.name), column[:-1]
+                    del file[place]
+                    file[place] = rows
+        assert same_episodes(load_episodes("toy/old-v0"), whole)
+
     def test_keys_that_the_dataset_does_not_have_are_refused(self, store: Path) -> None:
         save("toy/maze-v0", made_up_episodes(2, MAZE), MAZE)
         save("toy/pendulum-v0", made_up_episodes(2))

@@ -5,7 +5,7 @@ A built-in dataset, recorded now; quality is random, medium, medium-replay, medi
   python src/collect.py env=hopper dataset.quality=medium
 A dataset published with Minari, downloaded and verified:
   python src/collect.py env=hopper dataset=minari dataset.id=mujoco/hopper/medium-v0
-Your own data, a folder of .npz or .parquet files, one per episode:
+Your own data, a file or a folder of .npz, .parquet, .csv or .hdf5 files of any layout:
   python src/collect.py env=hopper dataset=own dataset.path=walks dataset.id=me/hopper/walks-v0
 A raw D4RL file, read in place:
   python src/collect.py env=hopper dataset=d4rl dataset.path=hopper_medium-v2.hdf5
@@ -30,7 +30,7 @@ from trajectory.imports import gc_paused
 
 def collect(config: DictConfig, folder: Path) -> None:
     """Make one dataset available; write its summary and data card to `folder`."""
-    check_keys(config, ("env", "dataset"))
+    check_keys(config, ("env", "dataset", "data", "tokenizer"))  # the last two are set by some files of `conf/env`
     check_complete(config)
     environment, dataset = environment_settings(config.env), without_missing(config.dataset)
     check_dataset(dataset)

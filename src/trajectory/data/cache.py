@@ -60,7 +60,7 @@ def cache_key(files: Sequence[Path], settings: dict[str, Any]) -> str:
         UserError: a file that cannot be read.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for path in [*files, *sorted(Path(__file__).parent.glob("*.py"))]:
+    for path in [*files, *sorted(Path(__file__).parent.rglob("*.py"))]:
         try:
             digest.update(_hash(path).encode())
         except OSError as error:

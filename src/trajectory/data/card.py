@@ -40,7 +40,8 @@ def draw_card(episodes: Episodes, summary: dict[str, Any]) -> bytes:
     """A PNG: histograms of returns and lengths, how episodes end, the range and saturation of every dimension.
 
     Args:
-        summary: `id`, `source`, `behaviour`, `content_hash` and the means, as `summarize` gives them.
+        summary: `id`, `source`, `behaviour`, `content_hash` and the means, as `summarize` gives them; `check`, what
+            looks wrong.
     """
     columns = describe_columns(episodes)
     figure = Figure(figsize=(12, 4.6 + 0.19 * len(columns)), layout="constrained")
@@ -89,6 +90,8 @@ def draw_card(episodes: Episodes, summary: dict[str, Any]) -> bytes:
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 1.6 / len(rows)), ncols=2, frameon=False)
+    if summary.get("check"):
+        figure.supxlabel("\n".join(summary["check"]), fontsize=9, color=ORANGE, parse_math=False)
     png = BytesIO()
     figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
     return png.getvalue()

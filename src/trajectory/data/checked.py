@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -56,6 +57,7 @@ def _box(named: Sequence[tuple[str, Mapping[str, Any]]], column: str, key: str |
         source_name = f"episode {name}: {column}" + ("" if key is None else f"[{key!r}]")
         values = episode[column] if key is None else episode[column][key]
         array = numbers(values, source_name, None if low is None else low.shape).astype(np.float32)
+        array = array[:, None] if array.ndim == 1 else array
         require(array.ndim == 2 and array.shape[1] > 0, source_name, "an array of shape (L, D)", array.shape)
         if len(array) == 0:
             continue
@@ -122,12 +124,14 @@ def _observations(length: int, values: Any, space: Space, source_name: str) -> n
 
 
 def numbers(values: Any, source_name: str, shape: tuple[int, ...] | None) -> np.ndarray:
-    """An array of finite numbers, each row of the given shape; None takes any.
+    """An array of finite numbers, each row of the given shape; None takes any. A number and a row of one are alike.
 
     Raises:
         UserError: rows of different lengths, other values than numbers, another shape, or a number that is not finite.
     """
     array = array_of(values, source_name)
+    if shape is not None and math.prod(shape) == math.prod(array.shape[1:]) == 1:
+        array = array.reshape(len(array), *shape)
     if shape is not None:
         require(
             array.shape[1:] == shape, source_name, f"an array of shape (L, {', '.join(map(str, shape))})", array.shape

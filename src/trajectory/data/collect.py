@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trajectory.data.card import draw_card
+from trajectory.data.check import check_data
 from trajectory.data.source import locate, summarize
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.files import write_file
@@ -23,7 +24,7 @@ def collect(dataset: dict[str, Any], environment: EnvironmentSettings, folder: P
     """
     source = locate(dataset, environment)
     episodes = source.load()
-    summary = summarize(episodes, source)
+    summary = {**summarize(episodes, source), "check": check_data([episodes], episodes.returns())}
     write_file(folder / "data_card.png", draw_card(episodes, summary))
     write_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     lines = [*(f"  {key}: {value}" for key, value in summary.items()), f"data card: {folder / 'data_card.png'}"]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from trajectory.data.episodes import READ_ROWS, Episodes, as_flags, check_finite, concatenate, ends_of
+from trajectory.data.episodes import READ_ROWS, Episodes, as_flags, check_finite, concatenate
+from trajectory.data.layouts.ends import Ends, find_ends
 from trajectory.errors import UserError, first_line, require
+
+log = logging.getLogger(__name__)
 
 
 def load_d4rl(path: Path, max_episode_steps: int | None) -> Episodes:
@@ -20,9 +24,7 @@ def load_d4rl(path: Path, max_episode_steps: int | None) -> Episodes:
 def read_d4rl(path: Path, max_episode_steps: int | None, read_rows: int = READ_ROWS) -> Iterator[Episodes]:
     """Read the columns `observations`, `actions`, `rewards`, `terminals` and, if it exists, `timeouts`.
 
-    An episode ends where `terminals` (the task ended) or `timeouts` (a time limit cut it off) is set; a row with both
-    counts as a termination. A file without `timeouts` is cut every `max_episode_steps`, as D4RL's own loader does.
-    A last episode that the recording cut off is kept as not terminated.
+    `trajectory.data.layouts.ends` tells where episodes end. A file without `timeouts` is cut every `max_episode_steps`.
 
     Args:
         path: a file such as hopper_medium-v2.hdf5.
@@ -36,17 +38,19 @@ def read_d4rl(path: Path, max_episode_steps: int | None, read_rows: int = READ_R
     try:
         with h5py.File(path, "r") as file:
             columns = _columns(file, source_name)
-            start = episode = 0
-            while start < len(columns["rewards"]):
-                ends, terminated = _episodes(columns, start, read_rows, source_name, max_episode_steps)
-                stop = start + int(ends[-1])
+            found = _ends(columns, source_name, max_episode_steps)
+            start = first = 0
+            while first < len(found.ends):
+                last = max(first + 1, int(np.searchsorted(found.ends, start + read_rows, side="right")))
+                stop = int(found.ends[last - 1])
                 observations, actions, rewards = (
                     _numbers(columns[name], start, stop) for name in ("observations", "actions", "rewards")
                 )
+                ends, terminated = found.ends[first:last] - start, found.terminated[first:last]
                 episodes = Episodes(observations, actions, rewards.reshape(-1), ends, terminated)
-                check_finite(episodes, source_name, episode)
+                check_finite(episodes, source_name, first)
                 yield episodes
-                start, episode = stop, episode + len(ends)
+                start, first = stop, last
     except UserError:
         raise
     except Exception as error:  # a damaged file makes HDF5 raise errors of many types
@@ -76,37 +80,24 @@ def _columns(file: h5py.File, source_name: str) -> dict[str, h5py.Dataset]:
     return columns
 
 
-def _episodes(
-    columns: dict[str, h5py.Dataset], start: int, read_rows: int, source_name: str, limit: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) ends, counted from the row `start`, of the episodes that end within `read_rows`, and which terminated.
-
-    If none does, the first one that ends behind them.
-    """
-    rows = len(columns["rewards"])
-    while True:
-        stop = min(start + read_rows, rows)
-        terminals = as_flags(columns["terminals"][start:stop], f"{source_name}: terminals")
-        if "timeouts" in columns:
-            ended = terminals | as_flags(columns["timeouts"][start:stop], f"{source_name}: timeouts")
-        else:
-            ended = terminals | _time_limits(terminals, limit)
-        ends = ends_of(ended) if stop == rows else np.flatnonzero(ended) + 1
-        if len(ends):
-            return ends, terminals[ends - 1]
-        read_rows *= 2
+def _ends(columns: dict[str, h5py.Dataset], source_name: str, limit: int | None) -> Ends:
+    flags = {
+        name: np.concatenate(
+            [
+                as_flags(columns[name][start : start + READ_ROWS], f"{source_name}: {name}")
+                for start in range(0, len(columns[name]), READ_ROWS)
+            ]
+        )
+        for name in ("terminals", "timeouts")
+        if name in columns
+    }
+    found = find_ends(flags["terminals"], flags.get("timeouts"), columns["observations"], limit)
+    for note in found.notes:
+        log.warning("%s: %s", source_name, note)
+    return found
 
 
 def _numbers(column: h5py.Dataset, start: int, stop: int) -> np.ndarray:
     numbers = np.empty((stop - start, *column.shape[1:]), dtype=np.float32)
     column.read_direct(numbers, np.s_[start:stop])
     return numbers
-
-
-def _time_limits(terminals: np.ndarray, limit: int | None) -> np.ndarray:
-    """(T,) bool, True on every `limit`-th row of an episode."""
-    if limit is None:
-        return np.zeros_like(terminals)
-    rows = np.arange(len(terminals))
-    starts = np.maximum.accumulate(np.where(np.append(True, terminals[:-1]), rows, 0))
-    return (rows - starts + 1) % limit == 0

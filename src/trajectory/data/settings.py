@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,29 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "minari": ("id",),
     "d4rl": ("path",),
     "own": ("path", "id", "behaviour", "author"),
+    "mixture": (),
+}
+OPTIONAL = {"builtin": ("steps", "seed"), "own": ("columns",), "mixture": ("parts", "weights", "seed")}  # further keys
+# what a column of a file of one's own may be
+OBSERVATIONS, ACTIONS, REWARDS = "observations", "actions", "rewards"
+TERMINATED, TERMINALS, DONES, TIMEOUTS, EPISODE, STEP = (
+    "terminated",
+    "terminals",
+    "dones",
+    "timeouts",
+    "episode",
+    "step",
+)
+ROLES: dict[str, tuple[str, ...]] = {  # of each the names that are known, the likeliest first
+    OBSERVATIONS: ("observations", "observation", "obs", "observation.state", "states", "state"),
+    ACTIONS: ("actions", "action"),
+    REWARDS: ("rewards", "reward", "next.reward"),
+    TERMINATED: ("terminated", "terminations", "termination"),  # the task ended, as Gymnasium says it
+    TERMINALS: ("terminals", "terminal"),  # the same, as D4RL says it: of many episodes
+    DONES: ("dones", "done", "next.done"),  # the task ended, or the recording
+    TIMEOUTS: ("timeouts", "timeout", "truncated", "truncations", "truncation"),
+    EPISODE: ("episode", "episode_index", "episode_id", "episodes", "trajectory", "trajectory_id", "traj_id"),
+    STEP: ("step", "frame_index", "timestep", "time_step"),
 }
 TOKENIZER = "trajectory.data.discretizer.Discretizer"  # the `_target_` of the project's own tokeniser
 TARGETS = {  # `dataset.source` -> its `_target_`
@@ -23,6 +47,7 @@ TARGETS = {  # `dataset.source` -> its `_target_`
     "minari": "trajectory.data.published.ensure_published",
     "d4rl": "trajectory.data.d4rl.load_d4rl",
     "own": "trajectory.data.own.ensure_own",
+    "mixture": "trajectory.data.mixture.read_mixture",
 }
 
 
@@ -127,6 +152,19 @@ class HindsightSettings:
         require(mean is None or 0 < mean < float("inf"), "hindsight.mean_steps", "null or above 0 and finite", mean)
 
 
+def check_columns(columns: Mapping[str, Any], key: str = "dataset.columns") -> None:
+    """Raise a `UserError` unless `columns` gives names, lists of names or null to roles."""
+    rule = f"a mapping whose keys are among {', '.join(ROLES)}"
+    require(isinstance(columns, Mapping), key, rule, columns)
+    unknown = [name for name in columns if name not in ROLES]
+    require(not unknown, key, rule, ", ".join(map(str, unknown)))
+    for role, names in columns.items():
+        listed = [names] if isinstance(names, str) or names is None else names
+        right = isinstance(listed, Sequence) and len(listed) > 0
+        right = right and (names is None or all(isinstance(name, str) for name in listed))
+        require(right, f"{key}.{role}", "a column's name, a list of names, or null", names)
+
+
 def check_dataset(dataset: dict[str, Any]) -> None:
     """Raise a `UserError` for an unknown source or key, or for a key that is missing or of the wrong type.
 
@@ -140,13 +178,27 @@ def check_dataset(dataset: dict[str, Any]) -> None:
     for key in SOURCES[kind]:
         if not isinstance(dataset.get(key), str):
             raise UserError(f"dataset.{key} must be given as text with dataset={kind}, got {dataset.get(key)!r}")
-    keys = {"source", TARGET, *SOURCES[kind], *(("steps", "seed") if kind == "builtin" else ())}
+    keys = {"source", TARGET, *SOURCES[kind], *OPTIONAL.get(kind, ())}
     unknown = sorted(dataset.keys() - keys)
     rule = f"left out with dataset={kind}: nothing reads it"
     require(not unknown, f"dataset.{', dataset.'.join(unknown)}", rule, "a key that was added")
     target = dataset.get(TARGET, TARGETS[kind])
     require(target == TARGETS[kind], f"dataset.{TARGET}", f"{TARGETS[kind]} with dataset={kind}", target)
-    for key, least in (("steps", 1), ("seed", 0)) if kind == "builtin" else ():
+    least_of = {"builtin": (("steps", 1), ("seed", 0)), "mixture": (("seed", 0),)}
+    for key, least in least_of.get(kind, ()):
         value = dataset.get(key)
         whole = isinstance(value, int) and not isinstance(value, bool)
         require(whole and value >= least, f"dataset.{key}", f"a whole number of at least {least}", value)
+    check_columns(dataset.get("columns") or {})
+    if kind == "mixture":
+        _check_mixture(dataset.get("parts"), dataset.get("weights"))
+
+
+def _check_mixture(parts: Any, weights: Any) -> None:
+    listed = isinstance(parts, Sequence) and not isinstance(parts, str) and len(parts) > 0
+    right = listed and all(isinstance(part, Mapping) for part in parts)
+    require(right, "dataset.parts", "a list of datasets, such as [{quality:medium},{quality:expert}]", parts)
+    if weights is not None:
+        numbers = isinstance(weights, Sequence) and all(type(weight) in (int, float) for weight in weights)
+        right = numbers and len(weights) == len(parts) and all(0 < weight < float("inf") for weight in weights)
+        require(right, "dataset.weights", f"null or {len(parts)} numbers above 0, one for each part", weights)

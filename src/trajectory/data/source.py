@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,13 +16,14 @@ import numpy as np
 from trajectory.data.builtin import ensure_builtin
 from trajectory.data.d4rl import read_d4rl
 from trajectory.data.episodes import Episodes, check_choices, concatenate
+from trajectory.data.mixture import choose_episodes, complete_part, mixture_id, read_mixture
 from trajectory.data.own import ensure_own
 from trajectory.data.published import ensure_published
 from trajectory.data.settings import SOURCES, check_dataset
 from trajectory.data.store import dataset_files, metadata_of, read_episodes
 from trajectory.environments.make import check_layout, make_environment
 from trajectory.environments.settings import EnvironmentSettings
-from trajectory.errors import require
+from trajectory.errors import UserError, require
 from trajectory.targets import TARGET, ExternalTarget, resolve_target
 
 
@@ -48,12 +51,18 @@ class Source:
     options: dict[str, Any]
     recorded_in: str | None = None
 
-    def chunks(self) -> Iterator[Episodes]:
+    def chunks(self, chosen: np.ndarray | None = None) -> Iterator[Episodes]:
         """All episodes in order, some at a time, validated and checked against the environment's simulator, if any.
+
+        Args:
+            chosen: (n,) ascending indices of those to take; None takes all.
 
         Raises:
             UserError: what the reader refuses, or columns that differ from the environment's.
         """
+        if chosen is not None:
+            yield from _selected(self.chunks(), chosen)
+            return
         found = self.read(**self.options)
         env = make_environment(self.environment) if self.environment.has_simulator else None
         if env is not None:
@@ -77,7 +86,14 @@ class Source:
         Raises:
             UserError: what `chunks` refuses.
         """
-        return concatenate(self.chunks() if chosen is None else _selected(self.chunks(), chosen))
+        return concatenate(self.chunks(chosen))
+
+    def provenance(self) -> dict[str, Any]:
+        """Of a mixture, what it takes of which datasets."""
+        if self.kind != "mixture":
+            return {}
+        kept = ("id", "kind", "behaviour", "weight", "episodes", "steps")
+        return {"parts": [{key: part[key] for key in kept} for part in self.options["parts"]]}
 
     def cache_metadata(self) -> dict[str, Any]:
         """What content and summary depend on besides the bytes of the files, as plain values."""
@@ -112,6 +128,7 @@ def summarize(episodes: Episodes, source: Source) -> dict[str, Any]:
         "id": source.id,
         "source": source.kind,
         "behaviour": source.behaviour,
+        **source.provenance(),
         "episodes": len(episodes),
         "steps": len(episodes.rewards),
         "return_mean": float(returns.mean()),
@@ -152,7 +169,7 @@ def locate(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
     external = resolve_target(dataset, "dataset", {}) if "source" not in dataset else None
     if isinstance(external, ExternalTarget):
         return external.instantiate(expected_type=Source, environment=environment)
-    locators = {"builtin": _builtin, "minari": _minari, "d4rl": _d4rl, "own": _own}
+    locators = {"builtin": _builtin, "minari": _minari, "d4rl": _d4rl, "own": _own, "mixture": _mixture}
     return locators[dataset["source"]](dataset, environment)
 
 
@@ -168,7 +185,7 @@ def _minari(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source
 
 def _own(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
     path, dataset_id, behaviour, author = (dataset[key] for key in SOURCES["own"])
-    ensure_own(dataset_id, Path(path), environment, behaviour, author)
+    ensure_own(dataset_id, Path(path), environment, behaviour, author, dataset.get("columns"))
     return _stored("own", dataset_id, environment)
 
 
@@ -184,6 +201,58 @@ def _d4rl(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
     named = re.match("(hopper|halfcheetah|walker2d|ant)[-_]", path.stem)  # as D4RL names its files
     recorded_in = named[1] if named else None
     return Source(path.stem, "d4rl", "as D4RL recorded it", environment, [path], read_d4rl, options, recorded_in)
+
+
+def _mixture(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
+    """Its `options` have what is known of each part: besides what its content depends on, how much is taken of it."""
+    weights = dataset.get("weights")
+    keys = [f"dataset.parts[{number}]" for number in range(len(dataset["parts"]))]
+    parts = [complete_part(part, key) for part, key in zip(dataset["parts"], keys, strict=True)]
+    for part, key in zip(parts, keys, strict=True):  # before the first is recorded
+        with _named(key):
+            check_dataset(part)
+    sources = []
+    for part, key in zip(parts, keys, strict=True):
+        with _named(key):
+            sources.append(locate(part, environment))
+    lengths, layouts = [], []
+    for source in sources:
+        chunks = [(chunk.layout, chunk.lengths) for chunk in source.chunks()]
+        layouts.append(chunks[0][0])
+        lengths.append(np.concatenate([length for _, length in chunks]))
+        sizes = [f"{one.observation_dim} and {one.action_dim} of {sources[at].id}" for at, one in enumerate(layouts)]
+        rule = "of the same observations and actions"
+        require(layouts[-1] == layouts[0], "dataset.parts", rule, f"{sizes[0]}, {sizes[-1]}")
+    chosen = choose_episodes(lengths, weights, dataset["seed"])
+    taken = [
+        {
+            **source.cache_metadata(),
+            "weight": None if weights is None else weights[number],
+            "episodes": len(chosen[number]),
+            "steps": int(lengths[number][chosen[number]].sum()),
+        }
+        for number, source in enumerate(sources)
+    ]
+    recorded_in = {source.recorded_in for source in sources}
+    return Source(
+        mixture_id([source.id for source in sources], weights),
+        "mixture",
+        " + ".join(dict.fromkeys(source.behaviour for source in sources)),
+        environment,
+        [file for source in sources for file in source.files],
+        partial(read_mixture, sources, chosen),
+        {"parts": taken, "seed": dataset["seed"]},
+        recorded_in.pop() if len(recorded_in) == 1 else None,
+    )
+
+
+@contextmanager
+def _named(key: str) -> Generator[None]:
+    """What is wrong with a part of a mixture is wrong with its own keys."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(re.sub(r"^dataset\b(?!\.parts\[)", key, str(error))) from error
 
 
 def _stored(kind: str, dataset_id: str, environment: EnvironmentSettings) -> Source:

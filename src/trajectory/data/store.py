@@ -144,7 +144,8 @@ def save_episodes(
     An interruption leaves no dataset. If two processes write the same id, the first one's dataset is kept.
 
     Args:
-        metadata: passed on to `minari.create_dataset_from_buffers` (algorithm_name, description, ...).
+        metadata: passed on to `minari.create_dataset_from_buffers` (algorithm_name, description, ...); of data without
+            a simulator, also `observation_space` and `action_space`.
 
     Raises:
         UserError: the store cannot be written.
@@ -157,12 +158,15 @@ def save_episodes(
         del columns["terminated"]
         buffers.append(EpisodeBuffer(id=index, **columns))
     reference = environment.reference or {"random": None, "expert": None}
-    env = make_raw_environment(environment)
-    spec = env.unwrapped.spec if environment.wrappers else env.spec  # a user's wrapper may have none
-    if callable(spec.entry_point):  # files name a class
-        spec = replace(spec, entry_point=f"{spec.entry_point.__module__}:{spec.entry_point.__qualname__}")
-    spaces: dict[str, Any] = {"observation_space": storable(env.observation_space), "action_space": env.action_space}
-    env.close()
+    spec, given = None, metadata
+    if environment.has_simulator:
+        env = make_raw_environment(environment)
+        spec = env.unwrapped.spec if environment.wrappers else env.spec  # a user's wrapper may have none
+        if callable(spec.entry_point):  # files name a class
+            spec = replace(spec, entry_point=f"{spec.entry_point.__module__}:{spec.entry_point.__qualname__}")
+        spaces: dict[str, Any] = {"observation_space": storable(env.observation_space)}
+        given = {**spaces, "action_space": env.action_space, **metadata}
+        env.close()
     with temporary_store(dataset_id), warnings.catch_warnings():
         _require_disk_space(buffers)
         warnings.filterwarnings("ignore", message=".*(author_email|code_permalink).*")
@@ -171,11 +175,10 @@ def save_episodes(
             buffers,
             env=spec,
             eval_env=spec,
-            **spaces,
             jpeg_encoding=False,  # it would change small numbers of 8 bits
             ref_min_score=reference["random"],
             ref_max_score=reference["expert"],
-            **metadata,
+            **given,
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from trajectory.data.cache import TokenizedData, cache_key, load_tokens, save_tokens, tokens_lock
 from trajectory.data.card import draw_card
+from trajectory.data.check import check_data
 from trajectory.data.discretizer import Discretizer, finite_columns, make_tokenizer
 from trajectory.data.episodes import held_out_episodes, rows_of
 from trajectory.data.returns import return_to_go, shape_rewards
@@ -59,7 +60,8 @@ def tokenize_source(
     settings.check_choices(episodes.layout, source.id)
     held_out = held_out_episodes(len(episodes), validation_share, seed)
     fitted_to = ~rows_of(episodes.ends, held_out)[0] if len(held_out) else slice(None)
-    summary = {**summarize(episodes, source), "layout": asdict(episodes.layout)}
+    check = check_data([episodes], episodes.returns())
+    summary = {**summarize(episodes, source), "check": check, "layout": asdict(episodes.layout)}
     rewards = shape_rewards(episodes, settings.terminal_reward)
     values = return_to_go(rewards, episodes.ends, episodes.terminated, settings.discount)
     columns = [*episodes.observations.T, *episodes.actions.T, rewards, values]

@@ -18,6 +18,7 @@ from trajectory.files import write_file
 from trajectory.loggers.dashboard import RunLogger
 from trajectory.loggers.factory import make_loggers
 from trajectory.model.checkpoint import read_checkpoint
+from trajectory.planning.settings import PlannerSettings
 from trajectory.settings import TrainingSettings
 from trajectory.training.machine import Machine
 from trajectory.training.start import Start
@@ -59,6 +60,7 @@ def load_data(settings: TrainingSettings, start: Start, earlier: dict[str, Any])
         validation_share=settings.data.validation_share,
     )
     data.setup()
+    check_values(settings, data.summary)
     dimensions, goal = settings.environment.goal, settings.evaluation.goal
     if goal is not None and dimensions is not None:  # refused now rather than at the end
         goal_tokens(data.discretizer, dimensions, np.array(goal), key="evaluation.goal")
@@ -69,12 +71,28 @@ def load_data(settings: TrainingSettings, start: Start, earlier: dict[str, Any])
     return data
 
 
+def check_values(settings: TrainingSettings, summary: dict[str, Any]) -> None:
+    """Raise a `UserError` for what learns or plans by values, with data that have neither rewards nor terminations."""
+    if summary["return_max"] != 0 or summary["return_std"] != 0 or summary["termination_rate"] != 0:
+        return
+    rule = "with data without rewards, in which nothing ever terminates"
+    name = getattr(settings.baseline, "name", None)
+    by_values = name not in ("bc", "behaviour", None)
+    require(not by_values, "baseline", f"bc or none {rule}", name)
+    require(settings.critic is None, "critic", f"none {rule}", settings.critic and settings.critic.name)
+    if settings.baseline is None and isinstance(settings.planner, PlannerSettings):
+        objective = settings.planner.objective
+        require(objective != "return", "planner.objective", f"likelihood, as of planner=imitation, {rule}", objective)
+
+
 def open_loggers(
     config: DictConfig, settings: TrainingSettings, machine: Machine, data: TrajectoryDataModule, folder: Path
 ) -> list[RunLogger]:
     """Say what is trained on and on what, and begin the run's curves."""
     write_file(folder / "data_card.png", data.card)
     log.info("dataset %(id)s: %(episodes)d episodes, %(steps)d steps, mean return %(return_mean).1f", data.summary)
+    for finding in data.summary["check"]:
+        log.warning("dataset %s: %s", data.summary["id"], finding)
     log.info(
         "training on %s in %s, %d processes, %d CPU threads each",
         *(machine.device, machine.precision, settings.trainer.processes, machine.threads),
