@@ -318,6 +318,15 @@ def test_the_table_of_mazes_is_that_of_the_measurement() -> None:
     assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
 
 
+def test_the_table_of_ant_is_that_of_the_measurement() -> None:
+    lines = ["| critic | planner | return | fell | CPU seconds |", "| --- | --- | --- | --- | --- |"]
+    for row in json.loads((ROOT / "results" / "ant_pilots.json").read_text())["rows"]:
+        planner = f"`{row['planner']}`" if OVERRIDE.match(row["planner"]) else row["planner"]
+        earned = f"{row['return_mean']:.0f} ± {row['return_std']:.0f}"
+        lines.append(f"| `{row['critic']}` | {planner} | {earned} | {100 * row['fell']:.0f} % | {row['cpu_s']} |")
+    assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
+
+
 def test_the_table_of_true_dynamics_is_that_of_the_measurement() -> None:
     lines = ["| horizon | the Transformer's dynamics | the simulator's |", "| --- | --- | --- |"]
     for row in json.loads((ROOT / "results" / "true_dynamics.json").read_text())["rows"]:

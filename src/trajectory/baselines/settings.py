@@ -137,7 +137,7 @@ class ReBRACSettings:
     """As published for Hopper medium, with other steps and batch; `conf/baseline/rebrac.yaml` explains the keys."""
 
     name: str = "rebrac"
-    hidden: tuple[int, ...] = (256, 256, 256)
+    hidden: tuple[int, ...] = (128, 128, 128)
     steps: int = 100_000
     batch_size: int = 256
     learning_rate: float = 1e-3
