@@ -327,6 +327,25 @@ def test_the_table_of_ant_is_that_of_the_measurement() -> None:
     assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
 
 
+def test_the_table_of_spaces_is_that_of_the_measurement() -> None:
+    measured = json.loads((ROOT / "results" / "spaces" / "spaces.json").read_text())
+
+    def cell(row: dict[str, Any], who: str) -> str:
+        if row["unit"] == "success rate":
+            return f"{100 * row[who]['mean']:.0f} %"
+        digits = 0 if abs(row["planned"]["mean"]) > 10 else 2
+        return f"{row[who]['mean']:.{digits}f} ± {row[who]['std']:.{digits}f}"
+
+    lines = ["| environment | the data | BC | planned | episodes | CPU seconds |", "| --- " * 6 + "|"]
+    for row in measured["rows"]:
+        cells = [cell(row, who) for who in ("data", "bc", "planned")]
+        seconds = f"{row['planned']['training_cpu_s']:.0f}"
+        lines.append(f"| {row['name']} | {' | '.join(cells)} | {row['planned']['episodes']} | {seconds} |")
+        for who in ("planned", "bc"):
+            compose_config("train", *shlex.split(row[f"{who}_command"])[2:])
+    assert "\n".join(lines) in TEXTS[DOCS / "data.md"]
+
+
 def test_the_table_of_true_dynamics_is_that_of_the_measurement() -> None:
     lines = ["| horizon | the Transformer's dynamics | the simulator's |", "| --- | --- | --- |"]
     for row in json.loads((ROOT / "results" / "true_dynamics.json").read_text())["rows"]:

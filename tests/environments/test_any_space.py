@@ -83,8 +83,8 @@ def run(main: str, *overrides: str, folder: Path) -> tuple[Path, dict[str, Any]]
 @pytest.mark.parametrize(
     ("env_id", "overrides", "layout"),
     [
-        ("CartPole-v1", TINY_CRITIC, (4, [None] * 4 + [(0, 2)])),
-        ("FrozenLake-v1", ("planner.execute=mean",), (1, [(0, 16), (0, 4)])),
+        ("CartPole-v1", ("critic=iql",), (4, [None] * 4 + [(0, 2)])),
+        ("FrozenLake-v1", ("planner.execute=mean", "evaluation.video=true"), (1, [(0, 16), (0, 4)])),
         ("Taxi-v4", ("tokenizer.bins=500",), (1, [(0, 500), (0, 6)])),
         (
             "minigrid:MiniGrid-FourRooms-v0",
@@ -97,8 +97,9 @@ def run(main: str, *overrides: str, folder: Path) -> tuple[Path, dict[str, Any]]
 def test_an_environment_is_trained_on_by_its_id_alone(
     place: Path, env_id: str, overrides: tuple[str, ...], layout: tuple[int, list | None]
 ) -> None:
-    tiny = overrides if overrides is TINY_CRITIC else (*LAPTOP, *SHORT, *overrides)
-    folder, results = run("train", *tiny, *QUICK, "env=gym", f"env.id={env_id}", folder=place)
+    tiny = TINY_CRITIC if "critic=iql" in overrides else (*LAPTOP, *SHORT)
+    folder, results = run("train", *tiny, *QUICK, "env=gym", f"env.id={env_id}", *overrides, folder=place)
+    assert (folder / "rollout.png").exists() == ("evaluation.video=true" in overrides)
     assert results["environment"]["id"] == env_id
     assert results["dataset"]["behaviour"] == "uniform random actions"
     assert len(results["episodes"]) == 2

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from trajectory.worlds.four_rooms import STEP
-from trajectory.worlds.four_rooms_grid import MOVES
+from trajectory.worlds.four_rooms_grid import IS_WALL, MOVES
 
 
 class Controller(Protocol):
@@ -52,21 +52,23 @@ class RandomWalk(Controller):
 
 
 class GridWalk(Controller):
-    """Walks through the cells of the four rooms: straight on, or with one chance in four, and at a wall, anywhere."""
+    """Walks through the cells of the four rooms, never into a wall: straight on, or with one chance in four, and where
+    a wall is ahead, anywhere.
+    """
 
     description: ClassVar[str] = "persistent random walk from cell to cell"
     turning = 0.25
 
     def __init__(self, env: Any, rng: np.random.Generator) -> None:
         self.rng = rng
-        self.last: tuple[np.ndarray, int] | None = None  # the place before the last move, and the move
+        self.move: int | None = None
 
     def act(self, observation: np.ndarray) -> np.ndarray:
-        blocked = self.last is None or bool((observation == self.last[0]).all())
-        turns = blocked or self.rng.random() < self.turning
-        move = int(self.rng.integers(len(MOVES))) if turns or self.last is None else self.last[1]
-        self.last = (observation, move)
-        return np.array([move])
+        ahead = observation.astype(int) + MOVES
+        free = np.flatnonzero(~IS_WALL[ahead[:, 0], ahead[:, 1]])
+        if self.move not in free or self.rng.random() < self.turning:
+            self.move = int(self.rng.choice(free))
+        return np.array([self.move])
 
 
 class WaypointController(Controller):
