@@ -284,4 +284,4 @@ def test_a_checkpoint_without_goals_reaches_none(trained: Path, refusal: Refusal
     assert "evaluation.goal must be null" in line
     assert "made without goals, got [1.0, 1.0]" in line
     line = refusal("evaluate", f"checkpoint={checkpoint}", "env.goal=[0,1]")
-    assert "env.goal must be None" in line
+    assert "env.goal must be null" in line

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trajectory import spaces
 from trajectory.data.discretizer import Discretizer
 from trajectory.errors import UserError
 from trajectory.files import TMP_PREFIX, cache_path, remove_stale
@@ -54,13 +55,13 @@ class TokenizedData:
 
 
 def cache_key(files: Sequence[Path], settings: dict[str, Any]) -> str:
-    """A hash of the bytes of `files`, of `settings` and of the code of this package.
+    """A hash of the bytes of `files`, of `settings` and of the code of this package and of `spaces`.
 
     Raises:
         UserError: a file that cannot be read.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for path in [*files, *sorted(Path(__file__).parent.rglob("*.py"))]:
+    for path in [*files, *sorted(Path(__file__).parent.rglob("*.py")), Path(spaces.__file__)]:
         try:
             digest.update(_hash(path).encode())
         except OSError as error:
