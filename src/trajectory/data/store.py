@@ -169,7 +169,9 @@ def save_episodes(
         env.close()
     with temporary_store(dataset_id), warnings.catch_warnings():
         _require_disk_space(buffers)
-        warnings.filterwarnings("ignore", message=".*(author_email|code_permalink).*")
+        warnings.filterwarnings(
+            "ignore", message=".*(author_email|code_permalink|env_spec is None|`eval_env` is set to None).*"
+        )
         minari.create_dataset_from_buffers(
             dataset_id,
             buffers,
