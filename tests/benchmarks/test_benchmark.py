@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import mmap
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +70,7 @@ def test_data_is_measured_in_a_table_and_a_file(million: tuple[list[str], dict[s
     stages = ("hash", "load", "summary", "return_to_go", "fit", "tokenize", "card", "save")
     assert tuple(row["first"]["stages"]) == stages, "in the order of their calls"
     assert set(row["second"]["stages"]) == {"hash"}, "a second start does not tokenise again"
+    assert imread(Path(lines[-1]).with_name("memory.png")).shape[1] == 1050
     for run in (row["first"], row["second"]):
         assert 0 < sum(stage["seconds"] for stage in run["stages"].values()) <= run["seconds"]
         assert run["training"]["seconds"] > 0
@@ -78,6 +82,34 @@ def test_a_million_transitions_in_bounded_memory(million: tuple[list[str], dict[
     assert row["fitting_ratio"] <= FITTING_LIMIT
     for name in ("first", "second"):
         assert row[name]["training"]["peak_bytes"] <= TRAINING_LIMIT * row["token_bytes"] + ALLOWANCE, name
+
+
+@linux
+def test_memory_does_not_grow_with_data_that_stay_on_the_disk() -> None:
+    """Where those that go to memory would take 60 MB more."""
+    peaks = []
+    for transitions in (200_000, 1_200_000):
+        row = measure(transitions, DataBenchmarkSettings(exact_rows=100_000, batches=50))
+        assert {"sample", "fit", "tokenize", "save"} <= row["first"]["stages"].keys()
+        assert set(row["second"]["stages"]) == {"hash"}
+        peaks.append([row[name]["own_peak_bytes"] / MIB for name in ("first", "second")])
+    for small, large in zip(*peaks, strict=True):
+        assert 50 < small
+        assert large - small < 25
+
+
+@linux
+def test_the_memory_of_another_process_is_seen_from_outside() -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        peaks = [usage.watched(process, hold_for_a_moment, mebibytes)[1] / MIB for mebibytes in (0, 100)]
+    assert 95 < peaks[1] - peaks[0] < 130
+
+
+def hold_for_a_moment(mebibytes: int) -> None:
+    """Long enough to be seen."""
+    memory = hold(1 + mebibytes)
+    time.sleep(50 * usage.SECONDS_BETWEEN_LOOKS)
+    memory.close()
 
 
 def test_one_decision_is_measured_against_floor_and_reference(tmp_path: Path) -> None:

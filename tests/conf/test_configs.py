@@ -176,6 +176,7 @@ def test_defaults_are_the_published_ones(train_config: DictConfig) -> None:
         "bins": 100,
         "discount": 0.99,
         "terminal_reward": -100.0,
+        "exact_rows": 10_000_000,
     }
     assert train_config.tokenizer == tokenizer
     planner = {"horizon": 15, "beam_width": 128, "expansion": 2, "context": 5, "discount": None}

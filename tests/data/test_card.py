@@ -10,9 +10,10 @@ import pytest
 from matplotlib.image import imread
 
 from helpers.synthetic_data import random_episodes
-from trajectory.data import card
+from trajectory.data import overview
 from trajectory.data.card import PERCENTILES, describe_columns, draw_card
 from trajectory.data.episodes import Episodes
+from trajectory.data.overview import Overview
 
 
 def slow_percentile(numbers: list[float], percentile: float) -> float:
@@ -46,9 +47,9 @@ def slow_columns(episodes: Episodes, stride: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(("most_rows", "stride"), [(349, 1), (348, 2), (100, 4), (1, 349)])
 def test_columns_against_a_slow_loop(most_rows: int, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """All rows, or evenly spaced ones where there are more than are looked at."""
-    monkeypatch.setattr(card, "MAX_ROWS", most_rows)
+    monkeypatch.setattr(overview, "MAX_ROWS", most_rows)
     episodes = random_episodes([249, 100], [True, False])
-    columns, expected = describe_columns(episodes), slow_columns(episodes, stride)
+    columns, expected = describe_columns(Overview.of([episodes])), slow_columns(episodes, stride)
     assert [column["name"] for column in columns] == [column["name"] for column in expected]
     for column, slow in zip(columns, expected, strict=True):
         np.testing.assert_allclose(column["percentiles"], slow["percentiles"], rtol=1e-5, atol=1e-6)
@@ -58,7 +59,7 @@ def test_columns_against_a_slow_loop(most_rows: int, stride: int, monkeypatch: p
 def test_saturation_is_told_apart_by_end() -> None:
     episodes = random_episodes([10], [True])
     episodes.actions[:, 0] = [-1, -1, -1, 0, 0.5, 0.2, 0.1, 0.3, 1, 0.4]
-    action = describe_columns(episodes)[3]
+    action = describe_columns(Overview.of([episodes]))[3]
     assert (action["at_minimum"], action["at_maximum"]) == (0.3, 0.1)
 
 
@@ -115,7 +116,7 @@ def huge() -> Episodes:
 )
 @pytest.mark.filterwarnings("error")
 def test_the_card_is_a_picture_that_can_be_read(episodes: Episodes) -> None:
-    png = draw_card(episodes, summary_of(episodes))
+    png = draw_card(Overview.of([episodes]), summary_of(episodes))
     picture = imread(BytesIO(png), format="png")
     height, width, _ = picture.shape
     assert 1_600 <= width <= 2_000
@@ -129,18 +130,20 @@ def test_the_card_is_a_picture_that_can_be_read(episodes: Episodes) -> None:
 def test_the_card_grows_with_the_dimensions() -> None:
     few = random_episodes([20], [True])
     many = Episodes(np.tile(few.observations, 37), few.actions, few.rewards, few.ends, few.terminated)
-    heights = [imread(BytesIO(draw_card(one, summary_of(one))), format="png").shape[0] for one in (few, many)]
+    heights = [
+        imread(BytesIO(draw_card(Overview.of([one]), summary_of(one))), format="png").shape[0] for one in (few, many)
+    ]
     assert 2 * heights[0] < heights[1] < 6_000
 
 
 def test_the_card_differs_with_the_data_alone() -> None:
     one, other = (random_episodes([20, 10], [True, False], seed=seed) for seed in (0, 1))
-    assert draw_card(one, summary_of(one)) == draw_card(one, summary_of(one))
-    assert draw_card(one, summary_of(one)) != draw_card(other, summary_of(one))
+    assert draw_card(Overview.of([one]), summary_of(one)) == draw_card(Overview.of([one]), summary_of(one))
+    assert draw_card(Overview.of([one]), summary_of(one)) != draw_card(Overview.of([other]), summary_of(one))
 
 
 @pytest.mark.parametrize("name", ["costs $1", r"$\frac{$", "a\nb", "ε-greedy"])
 def test_names_are_taken_as_they_stand(name: str) -> None:
     episodes = random_episodes([5], [True])
-    plain = draw_card(episodes, summary_of(episodes))
-    assert draw_card(episodes, summary_of(episodes, behaviour=name)) != plain
+    plain = draw_card(Overview.of([episodes]), summary_of(episodes))
+    assert draw_card(Overview.of([episodes]), summary_of(episodes, behaviour=name)) != plain

@@ -32,6 +32,7 @@ from trajectory import create_dataset
 from trajectory.behaviour.record import RecordedEpisode, record_episodes
 from trajectory.data.cache import cache_key
 from trajectory.data.episodes import Episodes
+from trajectory.data.overview import Overview
 from trajectory.data.source import locate, summarize
 from trajectory.data.store import in_store
 from trajectory.environments.settings import EnvironmentSettings
@@ -174,7 +175,7 @@ def test_what_is_known_of_a_source_stands_in_the_summary(store: Path, tmp_path: 
         (via_d4rl(episodes, PENDULUM, tmp_path), "d4rl", "walks", "as D4RL recorded it"),
     ):
         source = locate(given, PENDULUM)
-        summary = summarize(source.load(), source)
+        summary = summarize(Overview.of([source.load()]), source)
         assert (summary["source"], summary["id"], summary["behaviour"]) == (kind, dataset_id, behaviour)
         assert (summary["episodes"], summary["steps"]) == (3, 6)
         assert summary["content_hash"] == expected(episodes).content_hash()

@@ -119,7 +119,7 @@ def test_tokenize_is_encode(data: np.ndarray, bins: int, binning: str, dtype: ty
     rewards, values = data[:, 2].astype(dtype), data[:, 3].astype(dtype)
     columns = [data[:, 0], data[:, 1], rewards, values]
     discretizer = Discretizer.fit(columns, bins, binning, episodes.layout)
-    tokens = tokenize(episodes, rewards, values, discretizer)
+    tokens = tokenize(columns, discretizer)
     assert tokens.dtype is token_dtype(bins)
     assert torch.equal(tokens.long(), encoded(columns, discretizer))
 
@@ -132,7 +132,7 @@ def test_tokenize_of_more_rows_than_are_encoded_at_a_time(bins: int) -> None:
     rewards, values = rng.normal(size=rows), rng.normal(100, 20, rows)
     columns = [*episodes.observations.T, *episodes.actions.T, rewards, values]
     discretizer = Discretizer.fit(columns, bins, "quantile", episodes.layout)
-    tokens = tokenize(episodes, rewards, values, discretizer)
+    tokens = tokenize(columns, discretizer)
     assert torch.equal(tokens.long(), encoded(columns, discretizer))
 
 
@@ -142,7 +142,7 @@ def test_tokenize_of_numbers_that_the_bins_were_not_fitted_to() -> None:
     columns, others = ([*one.observations.T, *one.actions.T, one.rewards, one.rewards] for one in (seen, other))
     discretizer = Discretizer.fit(columns, 100, "quantile", seen.layout)
     other.observations[:3] *= 1e9
-    tokens = tokenize(other, other.rewards, other.rewards, discretizer)
+    tokens = tokenize(others, discretizer)
     assert set(tokens[:3, :3].flatten().tolist()) == {0, 99}
     assert torch.equal(tokens.long(), encoded(others, discretizer))
 

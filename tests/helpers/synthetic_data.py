@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,23 @@ class Reader:
         self.times += 1
         with np.load(path) as file:
             return Episodes(**file)
+
+
+class PartsReader(Reader):
+    """Reads some episodes at a time, as often as it is asked to.
+
+    Args:
+        episodes: in each part.
+    """
+
+    def __init__(self, episodes: int = 3) -> None:
+        super().__init__()
+        self.episodes = episodes
+
+    def __call__(self, path: Path) -> Iterator[Episodes]:  # ty: ignore[incompatible-method-override]
+        whole = super().__call__(path)
+        for first in range(0, len(whole), self.episodes):
+            yield whole.select(np.arange(first, min(first + self.episodes, len(whole))))
 
 
 def write_episodes(path: Path, episodes: Episodes) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from trajectory.data.episodes import Episodes
-from trajectory.data.returns import return_to_go, shape_rewards
+from trajectory.data.returns import token_columns
 from trajectory.data.source import locate, requested_dataset
 from trajectory.data.windows import tokenize
 from trajectory.environments.settings import EnvironmentSettings
@@ -78,9 +78,8 @@ def load_analysed_data(
 def encode_episodes(checkpoint: Checkpoint, episodes: Episodes) -> Tensor:
     """(T, D) tokens of all transitions by the checkpoint's own bins, in the smallest integer type."""
     tokenizer = checkpoint.hyperparameters["tokenizer"]
-    rewards = shape_rewards(episodes, tokenizer["terminal_reward"])
-    values = return_to_go(rewards, episodes.ends, episodes.terminated, tokenizer["discount"])
-    return tokenize(episodes, rewards, values, checkpoint.discretizer.cpu())
+    columns = token_columns(episodes, tokenizer["terminal_reward"], tokenizer["discount"])
+    return tokenize(columns, checkpoint.discretizer.cpu())
 
 
 def training_episodes(checkpoint: Checkpoint, environment: EnvironmentSettings) -> Episodes:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from itertools import chain, islice, repeat
 from multiprocessing import get_context
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import h5py
@@ -22,10 +22,13 @@ import torch
 
 from trajectory.benchmarks.settings import DataBenchmarkSettings
 from trajectory.benchmarks.table import Columns, measure_all
-from trajectory.benchmarks.usage import Usage
-from trajectory.data import tokenization
+from trajectory.benchmarks.usage import Usage, watched
+from trajectory.data import large, returns, tokenization
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.discretizer import Discretizer
+from trajectory.data.large import ContentHash
+from trajectory.data.overview import Overview
+from trajectory.data.row_sample import KnownValues, RowSample
 from trajectory.data.settings import TokenizerSettings
 from trajectory.data.source import Source, locate
 from trajectory.environments.settings import EnvironmentSettings
@@ -37,15 +40,16 @@ MEAN_LENGTH, TIME_LIMIT = 300, 1_000  # of the synthetic episodes
 CHUNK = 1 << 16  # rows drawn at a time
 
 # what a start calls, measured where it is called
-STAGES: dict[str, tuple[Any, str]] = {
-    "hash": (tokenization, "cache_key"),
-    "load": (Source, "load"),
-    "summary": (tokenization, "summarize"),
-    "return_to_go": (tokenization, "return_to_go"),
-    "fit": (Discretizer, "fit"),
-    "tokenize": (tokenization, "tokenize"),
-    "card": (tokenization, "draw_card"),
-    "save": (tokenization, "save_tokens"),
+STAGES: dict[str, list[tuple[Any, str]]] = {
+    "hash": [(tokenization, "cache_key")],
+    "load": [(Source, "chunks")],
+    "summary": [(Overview, "of"), (ContentHash, "add"), (ContentHash, "of")],
+    "return_to_go": [(returns, "return_to_go")],
+    "sample": [(RowSample, "add"), (KnownValues, "add")],
+    "fit": [(Discretizer, "fit")],
+    "tokenize": [(tokenization, "tokenize"), (large, "tokenize")],
+    "card": [(tokenization, "draw_card")],
+    "save": [(tokenization, "save_tokens")],
 }
 
 # what the data room is held to
@@ -67,8 +71,8 @@ def measure(transitions: int, settings: DataBenchmarkSettings) -> dict[str, Any]
 
     Returns:
         `transitions`; `data_bytes` of the float32 numbers and `token_bytes`; for `first` and `second` what `start`
-        gives; and what follows from them: `tokenize_per_s` (and core), `batches_per_s`, `fitting_ratio`,
-        `training_ratio`.
+        gives, and `own_peak_bytes`, the memory of that process seen from outside; and what follows from them:
+        `first_per_s` and `tokenize_per_s` (and core), `batches_per_s`, `fitting_ratio`, `training_ratio`.
     """
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         path = Path(folder) / "synthetic.hdf5"
@@ -76,13 +80,15 @@ def measure(transitions: int, settings: DataBenchmarkSettings) -> dict[str, Any]
         starts = []
         for _ in ("first", "second"):
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-                starts.append(process.submit(start, path, settings).result())
+                found, own_peak_bytes = watched(process, start, path, settings)
+                starts.append({**found, "own_peak_bytes": own_peak_bytes})
     first, second = starts
     data_bytes = 4 * transitions * (OBSERVATIONS + ACTIONS + 1)
     return {
         "transitions": transitions,
         "data_bytes": data_bytes,
         "token_bytes": first["token_bytes"],
+        "first_per_s": transitions / first["cpu_seconds"],
         "tokenize_per_s": transitions / first["stages"]["tokenize"]["cpu_seconds"],
         "fitting_ratio": max(stage["peak_bytes"] for stage in first["stages"].values()) / data_bytes,
         "batches_per_s": settings.batches / second["training"]["seconds"],
@@ -98,28 +104,31 @@ def start(path: Path, settings: DataBenchmarkSettings) -> dict[str, Any]:
     Tokens are kept beside `path`.
 
     Returns:
-        `seconds` until training could start; `stages` by name, for every function that was called on the way, and
+        `seconds` and `cpu_seconds` until training could start; `stages` by name, for every function that was called on the way, and
         `training`, each as a `Stage` has it; `token_bytes`.
     """
     torch.set_num_threads(1)
     os.environ[CACHE_VARIABLE] = str(path.parent / "cache")
     source = locate({"source": "d4rl", "path": str(path)}, HOPPER)
     usage = Usage()
-    for name, (owner, function) in STAGES.items():
-        setattr(owner, function, usage.measured(name, getattr(owner, function)))
-    began = perf_counter()
+    for name, functions in STAGES.items():
+        for owner, function in functions:
+            setattr(owner, function, usage.measured(name, getattr(owner, function)))
+    tokenizer = TokenizerSettings(exact_rows=settings.exact_rows)
+    began, cpu_began = perf_counter(), process_time()
     data = TrajectoryDataModule(
-        source, TokenizerSettings(), window=settings.window, batch_size=settings.batch_size, seed=settings.seed
+        source, tokenizer, window=settings.window, batch_size=settings.batch_size, seed=settings.seed
     )
     data.setup()
-    seconds = perf_counter() - began
+    seconds, cpu_seconds = perf_counter() - began, process_time() - cpu_began
     with usage.stage("training"):
         for _ in islice(chain.from_iterable(repeat(data.train_dataloader())), settings.batches):
             pass
     assert data.windows is not None
     stages = {name: asdict(stage) for name, stage in usage.stages.items()}
     training = stages.pop("training")
-    return {"seconds": seconds, "stages": stages, "training": training, "token_bytes": data.windows.tokens.nbytes}
+    times = {"seconds": seconds, "cpu_seconds": cpu_seconds}
+    return {**times, "stages": stages, "training": training, "token_bytes": data.windows.tokens.nbytes}
 
 
 def write_synthetic(path: Path, transitions: int, seed: int) -> None:
@@ -160,10 +169,14 @@ def seconds_of(stage: str) -> Callable[[dict[str, Any]], str]:
 COLUMNS: Columns = {
     "transitions": lambda row: f"{row['transitions']:,}",
     **{f"{name} s": seconds_of(stage) for name, stage in SHOWN.items()},
-    "M/s/core": lambda row: f"{row['tokenize_per_s'] / 1e6:.1f}",
+    "tokens M/s": lambda row: f"{row['tokenize_per_s'] / 1e6:.1f}",
+    "all M/s": lambda row: f"{row['first_per_s'] / 1e6:.1f}",
     "first s": lambda row: f"{row['first']['seconds']:.2f}",
     "second s": lambda row: f"{row['second']['seconds']:.2f}",
     "batches/s": lambda row: f"{row['batches_per_s']:.0f}",
+    "GiB first, second": lambda row: ", ".join(
+        f"{row[name]['own_peak_bytes'] / 2**30:.2f}" for name in ("first", "second")
+    ),
     f"peak/data (<= {FITTING_LIMIT})": lambda row: f"{row['fitting_ratio']:.2f}",
     f"training/tokens (<= {TRAINING_LIMIT})": lambda row: f"{row['training_ratio']:.2f}",
 }

@@ -14,8 +14,8 @@ def benchmark(config: DictConfig, settings: BenchmarkSettings, folder: Path) -> 
     """Run the suites that are asked for, printing tables; each imports what it measures, and planning no Lightning.
 
     Returns:
-        The path of `benchmark.json` under `folder`, with all that was measured; of planning `latency.png` lies beside
-        it.
+        The path of `benchmark.json` under `folder`, with all that was measured; `latency.png` of planning and
+        `memory.png` of data lie beside it.
     """
     results: dict = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}
     if "planning" in settings.suites:
@@ -29,8 +29,10 @@ def benchmark(config: DictConfig, settings: BenchmarkSettings, folder: Path) -> 
         results["training"] = benchmark_training(settings.training)
     if "data" in settings.suites:
         from trajectory.benchmarks.data import benchmark_data
+        from trajectory.benchmarks.memory import draw_memory
 
         results["data"] = benchmark_data(settings.data)
+        (folder / "memory.png").write_bytes(draw_memory(results["data"]))
     if "laptop" in settings.suites:
         from trajectory.benchmarks.laptop import benchmark_laptop
 

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import require
 from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
@@ -130,6 +131,7 @@ class DataBenchmarkSettings:
     """What is measured; `conf/benchmark.yaml` explains the keys."""
 
     sizes: list[int] = field(default_factory=lambda: [100_000, 1_000_000, 10_000_000])
+    exact_rows: int = TokenizerSettings().exact_rows
     batches: int = 500
     batch_size: int = 256
     window: int = 10
@@ -137,7 +139,7 @@ class DataBenchmarkSettings:
 
     def __post_init__(self) -> None:
         require(len(self.sizes) > 0 and min(self.sizes) >= 1, "data.sizes", "numbers of at least 1", self.sizes)
-        for key in ("batches", "batch_size", "window"):
+        for key in ("exact_rows", "batches", "batch_size", "window"):
             require(getattr(self, key) >= 1, f"data.{key}", "at least 1", getattr(self, key))
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import os
 import re
 import resource
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Executor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,8 @@ from time import perf_counter, process_time
 from typing import Any
 
 PROCESS = Path("/proc/self")
+SECONDS_BETWEEN_LOOKS = 0.01  # at the memory of another process
+END = object()  # of a generator
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,20 @@ class Usage:
         )
 
     def measured(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, each call of it a stage."""
+        """The same function, each call of it a stage; of a generator, each step."""
+        if inspect.isgeneratorfunction(function):
+
+            @functools.wraps(function)
+            def steps(*args: Any, **kwargs: Any) -> Iterator[Any]:
+                generator = function(*args, **kwargs)
+                while True:
+                    with self.stage(name):
+                        step = next(generator, END)
+                    if step is END:
+                        return
+                    yield step
+
+            return steps
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -65,15 +83,32 @@ class Usage:
         return call
 
 
+def watched(processes: Executor, function: Callable[..., Any], *args: Any) -> tuple[Any, int]:
+    """What a function returns in the one process of a pool, and the most memory that this process had meanwhile.
+
+    Seen from outside: what is its own (`RssAnon`), without pages of files, which the system may drop; where the system
+    does not tell, 0.
+    """
+    status = Path(f"/proc/{processes.submit(os.getpid).result()}/status")
+    call, peak = processes.submit(function, *args), 0
+    while not wait([call], timeout=SECONDS_BETWEEN_LOOKS).done:
+        with suppress(OSError):
+            peak = max(peak, _bytes_in(status, "RssAnon") or 0)
+    return call.result(), peak
+
+
 def resident_bytes(field: str) -> int:
     """Resident memory: `VmRSS` now, `VmHWM` the peak since `reset_peak`; without /proc the peak in either case."""
-    try:
-        found = re.search(rf"{field}:\s+(\d+) kB", (PROCESS / "status").read_text())
-    except OSError:
-        found = None
-    if found:
-        return 1024 * int(found[1])
+    with suppress(OSError):
+        found = _bytes_in(PROCESS / "status", field)
+        if found is not None:
+            return found
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _bytes_in(status: Path, field: str) -> int | None:
+    found = re.search(rf"{field}:\s+(\d+) kB", status.read_text())
+    return 1024 * int(found[1]) if found else None
 
 
 def reset_peak() -> None:

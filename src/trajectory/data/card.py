@@ -10,21 +10,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from trajectory.colors import BLUE, ORANGE
-from trajectory.data.episodes import Episodes
+from trajectory.data.overview import Overview
 
-MAX_ROWS = 200_000  # evenly spaced rows from which the ranges are computed
 PERCENTILES = (0, 1, 25, 50, 75, 99, 100)
 
 
-def describe_columns(episodes: Episodes) -> list[dict[str, Any]]:
+def describe_columns(overview: Overview) -> list[dict[str, Any]]:
     """Percentiles and saturation of every dimension of observations and actions, and of the reward.
 
     Saturation is the fraction of rows at the minimum and at the maximum of the column.
     """
-    stride = -(-len(episodes.rewards) // MAX_ROWS)
-    names = [f"observation {i}" for i in range(episodes.layout.observation_dim)]
-    names += [f"action {i}" for i in range(episodes.layout.action_dim)]
-    columns = [*episodes.observations[::stride].T, *episodes.actions[::stride].T, episodes.rewards[::stride]]
+    names = [f"observation {i}" for i in range(overview.layout.observation_dim)]
+    names += [f"action {i}" for i in range(overview.layout.action_dim)]
     return [
         {
             "name": name,
@@ -32,18 +29,18 @@ def describe_columns(episodes: Episodes) -> list[dict[str, Any]]:
             "at_minimum": float(np.mean(column == column.min())),
             "at_maximum": float(np.mean(column == column.max())),
         }
-        for name, column in zip([*names, "reward"], columns, strict=True)
+        for name, column in zip([*names, "reward"], overview.columns, strict=True)
     ]
 
 
-def draw_card(episodes: Episodes, summary: dict[str, Any]) -> bytes:
+def draw_card(overview: Overview, summary: dict[str, Any]) -> bytes:
     """A PNG: histograms of returns and lengths, how episodes end, the range and saturation of every dimension.
 
     Args:
         summary: `id`, `source`, `behaviour`, `content_hash` and the means, as `summarize` gives them; `check`, what
             looks wrong.
     """
-    columns = describe_columns(episodes)
+    columns = describe_columns(overview)
     figure = Figure(figsize=(12, 4.6 + 0.19 * len(columns)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 3, height_ratios=(1, 0.3 + 0.075 * len(columns)))
@@ -53,7 +50,7 @@ def draw_card(episodes: Episodes, summary: dict[str, Any]) -> bytes:
         f"{summary['return_std']:.4g}, best {summary['return_max']:.4g}",
         parse_math=False,  # names may have dollar signs
     )
-    for position, name, numbers in ((0, "return", episodes.returns()), (1, "length", episodes.lengths)):
+    for position, name, numbers in ((0, "return", overview.returns), (1, "length", overview.lengths)):
         axes = figure.add_subplot(grid[0, position])
         # numbers that differ only by rounding need a wider range
         margin = 1e-3 * float(np.abs(numbers).max())
@@ -61,7 +58,7 @@ def draw_card(episodes: Episodes, summary: dict[str, Any]) -> bytes:
         axes.axvline(float(np.mean(numbers)), color="black", linewidth=1)
         axes.set(xlabel=f"{name} (line: mean)", ylabel="episodes")
     axes = figure.add_subplot(grid[0, 2])
-    terminated = float(episodes.terminated.mean())
+    terminated = float(overview.terminated.mean())
     bars = axes.bar(["terminated", "cut off by\na time limit"], [terminated, 1 - terminated], color=[ORANGE, BLUE])
     axes.bar_label(bars, labels=[f"{terminated:.1%}", f"{1 - terminated:.1%}"])
     axes.set(ylabel="fraction of episodes", ylim=(0, 1.12))

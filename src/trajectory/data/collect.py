@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from trajectory.data.card import draw_card
-from trajectory.data.check import check_data
-from trajectory.data.source import locate, summarize
+from trajectory.data.large import survey
+from trajectory.data.overview import Overview
+from trajectory.data.settings import TokenizerSettings
+from trajectory.data.source import Source, locate, summarize
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.files import write_file
 
@@ -23,9 +25,15 @@ def collect(dataset: dict[str, Any], environment: EnvironmentSettings, folder: P
         UserError: what its source refuses.
     """
     source = locate(dataset, environment)
-    episodes = source.load()
-    summary = {**summarize(episodes, source), "check": check_data([episodes], episodes.returns())}
-    write_file(folder / "data_card.png", draw_card(episodes, summary))
+    overview = overview_of(source, TokenizerSettings())
+    summary = {**summarize(overview, source), "check": overview.check}
+    write_file(folder / "data_card.png", draw_card(overview, summary))
     write_file(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     lines = [*(f"  {key}: {value}" for key, value in summary.items()), f"data card: {folder / 'data_card.png'}"]
     log.info("\n".join(["the dataset:", *lines]))
+
+
+def overview_of(source: Source, settings: TokenizerSettings) -> Overview:
+    """Of a dataset, which stays on the disk if it is large."""
+    parts = source.load_parts(settings.exact_rows)
+    return survey(source, settings).overview if parts is None else Overview.of(parts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -16,6 +18,8 @@ from trajectory.data.windows import ShuffledBatches, TokenWindows, ValidationBat
 from trajectory.errors import require
 from trajectory.ranks import rank, world_size
 from trajectory.transition import TransitionLayout
+
+log = logging.getLogger(__name__)
 
 
 class TrajectoryDataModule(pl.LightningDataModule):
@@ -68,26 +72,40 @@ class TrajectoryDataModule(pl.LightningDataModule):
         self.discretizer = data.discretizer
         self.card = data.card
         self.windows = TokenWindows(data.tokens, data.ends, data.terminated, self.window, self.tokenizer.bins)
-        self.episodes = np.arange(len(data.ends))  # that are trained on
+        self.lengths = np.diff(data.ends, prepend=0)  # of all episodes
+        self.episodes = np.arange(len(self.lengths))  # that are trained on
         if share:
             held_out = held_out_episodes(len(data.ends), share, seed)
             self.episodes = np.delete(self.episodes, held_out)
             self.windows, self.validation = self.windows.of(self.episodes), self.windows.of(held_out)
 
     def training_episodes(self) -> Episodes:
-        """The episodes that are trained on, read anew; without a validation share all."""
-        episodes = self.source.load()
-        return episodes if self.validation is None else episodes.select(self.episodes)
+        """The episodes that are trained on, read anew; of large data a random sample, which fits into memory."""
+        return self._load(self.episodes)
 
     def validation_episodes(self) -> Episodes:
-        """The held-out episodes, read anew.
+        """The held-out episodes, read anew; of large data a random sample.
 
         Raises:
             UserError: there are none.
         """
-        episodes, share = self.source.load(), self.validation_share
-        require(share > 0, "data.validation_share", "above 0, to hold episodes out", share)
-        return episodes.select(held_out_episodes(len(episodes), share, self.seed))
+        require(self.validation is not None, "data.validation_share", "above 0, to hold episodes out", 0.0)
+        return self._load(np.setdiff1d(np.arange(len(self.lengths)), self.episodes))
+
+    def _load(self, episodes: np.ndarray) -> Episodes:
+        """Some of the episodes, as many as have at most `tokenizer.exact_rows` transitions together."""
+        lengths, most = self.lengths[episodes], self.tokenizer.exact_rows
+        if lengths.sum() > most:
+            order = np.random.default_rng((self.seed, len(lengths))).permutation(len(lengths))
+            chosen = episodes[np.sort(order[: max(1, int((np.cumsum(lengths[order]) <= most).sum()))])]
+            log.info(
+                "%s: %d of %d episodes, a random sample, are taken into memory",
+                self.source.id,
+                len(chosen),
+                len(episodes),
+            )
+            episodes = chosen
+        return self.source.load(None if len(episodes) == len(self.lengths) else episodes)
 
     def train_dataloader(self) -> DataLoader:
         """Batches of (tokens, mask), of each this rank's part. Order and goals depend on seed and epoch alone.

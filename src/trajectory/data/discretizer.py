@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from trajectory.data.episodes import CHUNK
+from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError, first_line, require
 from trajectory.targets import ExternalTarget
 from trajectory.transition import TransitionLayout
@@ -89,6 +90,25 @@ def _checked(found: Any, bins: int, name: str) -> Bins:
     apart = bool((lows <= highs).all() and (highs[:-1] < lows[1:]).all() and np.isfinite(values).all())
     require(apart, "tokenizer", rule, lows.tolist()[:5])
     return lows, highs, values
+
+
+def fit_bins(columns: Iterable[np.ndarray], settings: TokenizerSettings, layout: TransitionLayout) -> Discretizer:
+    """Bins of each column (T,), by this project's tokeniser or by one of the user's own.
+
+    Raises:
+        UserError: what `Discretizer.fit` refuses, or a tokeniser of the user's own that fails.
+    """
+    if settings.external is None:
+        return Discretizer.fit(columns, settings.bins, settings.binning, layout)
+    tokenizer = make_tokenizer(settings.external)
+    try:
+        bins = list(tokenizer.fit(finite_columns(columns, layout), settings.bins, layout))
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"tokenizer: {settings.external.target} failed with {reason}") from error
+    return Discretizer.of(bins, settings.bins, layout)
 
 
 class Discretizer(nn.Module):

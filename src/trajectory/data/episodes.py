@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -69,10 +70,7 @@ class Episodes:
 
     def content_hash(self) -> str:
         """A hash of the numbers, which does not depend on the file format."""
-        digest = hashlib.sha256()
-        for column in (self.observations, self.actions, self.rewards, self.ends, self.terminated):
-            digest.update(np.ascontiguousarray(column).data)
-        return digest.hexdigest()[:16]
+        return hash_columns([self.observations], [self.actions], [self.rewards], [self.ends], [self.terminated])
 
 
 def concatenate(parts: Iterable[Episodes]) -> Episodes:
@@ -80,14 +78,28 @@ def concatenate(parts: Iterable[Episodes]) -> Episodes:
     parts = list(parts)
     if len(parts) == 1:
         return parts[0]
-    starts = np.cumsum([0, *(len(part.rewards) for part in parts[:-1])])
-    ends = np.concatenate([part.ends + start for part, start in zip(parts, starts, strict=True)])
+    ends = ends_in_all(parts)
     terminated = np.concatenate([part.terminated for part in parts])
     columns = [[getattr(part, name) for part in parts] for name in ("observations", "actions", "rewards")]
     choices = parts[0].choices
     del parts  # so that a column's parts are freed as soon as it is whole
     observations, actions, rewards = (np.concatenate(columns.pop(0)) for _ in range(3))
     return Episodes(observations, actions, rewards, ends, terminated, choices)
+
+
+def ends_in_all(parts: Sequence[Episodes]) -> np.ndarray:
+    """(E,) row after the last transition of each episode, counted over all parts."""
+    starts = np.cumsum([0, *(len(part.rewards) for part in parts[:-1])])
+    return np.concatenate([part.ends + start for part, start in zip(parts, starts, strict=True)])
+
+
+def hash_columns(*columns: Iterable[Any]) -> str:
+    """`Episodes.content_hash` of columns in parts: of observations, actions, rewards, ends and terminated."""
+    digest = hashlib.sha256()
+    for parts in columns:
+        for part in parts:
+            digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()[:16]
 
 
 def rows_of(ends: np.ndarray, episodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

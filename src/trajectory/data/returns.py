@@ -22,6 +22,13 @@ def shape_rewards(episodes: Episodes, terminal_reward: float | None) -> np.ndarr
     return rewards
 
 
+def token_columns(episodes: Episodes, terminal_reward: float | None, discount: float) -> list[np.ndarray]:
+    """The numbers that become tokens: of each dimension of a transition (T,), in the order of the layout."""
+    rewards = shape_rewards(episodes, terminal_reward)
+    values = return_to_go(rewards, episodes.ends, episodes.terminated, discount)
+    return [*episodes.observations.T, *episodes.actions.T, rewards, values]
+
+
 def return_to_go(rewards: np.ndarray, ends: np.ndarray, terminated: np.ndarray, discount: float) -> np.ndarray:
     """The discounted return after each transition: value_t = r_{t+1} + discount * value_{t+1}.
 

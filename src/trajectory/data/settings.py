@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from trajectory.config import settings
@@ -61,18 +61,21 @@ class TokenizerSettings:
         bins: N, tokens per dimension.
         discount: of the return-to-go.
         terminal_reward: replaces the reward of the last transition of a terminated episode; None keeps it.
+        exact_rows: larger data stay on the disk, and their bins are fitted to a random sample of at most so many rows.
     """
 
     binning: Any = "quantile"
     bins: int = 100
     discount: float = 0.99
     terminal_reward: float | None = -100.0
+    exact_rows: int = 10_000_000
 
     def __post_init__(self) -> None:
         is_valid = self.external is not None or self.binning in ("quantile", "uniform")
         require(is_valid, "tokenizer.binning", "quantile or uniform", self.binning)
         require(self.bins >= 2, "tokenizer.bins", "at least 2", self.bins)
         require(0 <= self.discount < 1, "tokenizer.discount", "at least 0 and below 1", self.discount)
+        require(self.exact_rows >= 1, "tokenizer.exact_rows", "at least 1", self.exact_rows)
 
     def check_choices(self, layout: TransitionLayout, source_name: str) -> None:
         """Raise a `UserError` for a dimension with more choices than bins, as each must decode to itself.
@@ -104,9 +107,8 @@ def tokenizer_settings(config: Any) -> TokenizerSettings:
     """
     found = resolve_target(config, "tokenizer", {TOKENIZER: TokenizerSettings}, TOKENIZER)
     if isinstance(found, ExternalTarget):
-        ours = {
-            key: found.arguments.pop(key) for key in ("bins", "discount", "terminal_reward") if key in found.arguments
-        }
+        keys = [field.name for field in fields(TokenizerSettings) if field.name != "binning"]
+        ours = {key: found.arguments.pop(key) for key in keys if key in found.arguments}
         return settings(TokenizerSettings, {**ours, "binning": {TARGET: found.target, **found.arguments}}, "tokenizer")
     rule = "quantile or uniform; tokenizer._target_ names a tokeniser of your own"
     require(isinstance(found.binning, str), "tokenizer.binning", rule, found.binning)

@@ -17,6 +17,7 @@ from trajectory.data.builtin import ensure_builtin
 from trajectory.data.d4rl import read_d4rl
 from trajectory.data.episodes import Episodes, check_choices, concatenate
 from trajectory.data.mixture import choose_episodes, complete_part, mixture_id, read_mixture
+from trajectory.data.overview import Overview
 from trajectory.data.own import ensure_own
 from trajectory.data.published import ensure_published
 from trajectory.data.settings import SOURCES, check_dataset
@@ -77,6 +78,16 @@ class Source:
             first += len(episodes)
             yield episodes
 
+    def load_parts(self, most_rows: int) -> list[Episodes] | None:
+        """All episodes in memory, in the parts that `chunks` gives; None if they have more than `most_rows` rows."""
+        parts, rows = [], 0
+        for episodes in self.chunks():
+            rows += len(episodes.rewards)
+            if rows > most_rows:
+                return None
+            parts.append(episodes)
+        return parts
+
     def load(self, chosen: np.ndarray | None = None) -> Episodes:
         """All episodes, or some of them, in memory.
 
@@ -121,21 +132,20 @@ class DatasetSource(Protocol):
     def __call__(self, *, environment: EnvironmentSettings, **keys: Any) -> Source: ...
 
 
-def summarize(episodes: Episodes, source: Source) -> dict[str, Any]:
+def summarize(overview: Overview, source: Source) -> dict[str, Any]:
     """A summary of the data for checkpoints and results, in plain numbers and strings."""
-    returns = episodes.returns()
     return {
         "id": source.id,
         "source": source.kind,
         "behaviour": source.behaviour,
         **source.provenance(),
-        "episodes": len(episodes),
-        "steps": len(episodes.rewards),
-        "return_mean": float(returns.mean()),
-        "return_std": float(returns.std()),
-        "return_max": float(returns.max()),
-        "termination_rate": float(episodes.terminated.mean()),
-        "content_hash": episodes.content_hash(),
+        "episodes": len(overview.lengths),
+        "steps": int(overview.lengths.sum()),
+        "return_mean": float(overview.returns.mean()),
+        "return_std": float(overview.returns.std()),
+        "return_max": float(overview.returns.max()),
+        "termination_rate": float(overview.terminated.mean()),
+        "content_hash": overview.content_hash,
     }
 
 

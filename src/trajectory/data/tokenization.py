@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from trajectory.data.cache import TokenizedData, cache_key, load_tokens, save_tokens, tokens_lock
 from trajectory.data.card import draw_card
-from trajectory.data.check import check_data
-from trajectory.data.discretizer import Discretizer, finite_columns, make_tokenizer
-from trajectory.data.episodes import held_out_episodes, rows_of
-from trajectory.data.returns import return_to_go, shape_rewards
+from trajectory.data.discretizer import Discretizer, fit_bins
+from trajectory.data.episodes import Episodes, ends_in_all, held_out_episodes, rows_of
+from trajectory.data.large import tokenize_large
+from trajectory.data.overview import Overview
+from trajectory.data.returns import token_columns
 from trajectory.data.settings import TokenizerSettings
 from trajectory.data.source import Source, summarize
-from trajectory.data.windows import tokenize
-from trajectory.errors import UserError, first_line
+from trajectory.data.windows import token_dtype, tokenize
 from trajectory.hardware import release_memory
 from trajectory.progress import progress_bar
-from trajectory.transition import TransitionLayout
 
 
 def load_or_tokenize(
@@ -45,43 +46,48 @@ def load_or_tokenize(
                 data = tokenize_source(source, settings, validation_share, seed)
                 release_memory()
                 save_tokens(key, data)
+                data = load_tokens(key) or data  # mapped from the disk, so that nothing of it is in memory twice
     return data
 
 
 def tokenize_source(
     source: Source, settings: TokenizerSettings, validation_share: float = 0.0, seed: int = 0
 ) -> TokenizedData:
-    """Load a dataset, fit the bins and tokenise, one column at a time: beside the data, a few columns of memory.
+    """Read a dataset, fit the bins and tokenise. Data of more than `exact_rows` rows stay on the disk.
 
     Raises:
         UserError: what the source refuses, a share that leaves no episode, or a tokeniser of the user's own that fails.
     """
-    episodes = source.load()
-    settings.check_choices(episodes.layout, source.id)
-    held_out = held_out_episodes(len(episodes), validation_share, seed)
-    fitted_to = ~rows_of(episodes.ends, held_out)[0] if len(held_out) else slice(None)
-    check = check_data([episodes], episodes.returns())
-    summary = {**summarize(episodes, source), "check": check, "layout": asdict(episodes.layout)}
-    rewards = shape_rewards(episodes, settings.terminal_reward)
-    values = return_to_go(rewards, episodes.ends, episodes.terminated, settings.discount)
-    columns = [*episodes.observations.T, *episodes.actions.T, rewards, values]
-    progress = progress_bar(columns, desc=f"fitting bins of {source.id}", unit="column", leave=False)
-    discretizer = _fit((column[fitted_to] for column in progress), settings, episodes.layout)
-    tokens = tokenize(episodes, rewards, values, discretizer)
-    card = draw_card(episodes, summary)
-    return TokenizedData(tokens, episodes.ends, episodes.terminated, discretizer, summary, card)
+    parts = source.load_parts(settings.exact_rows)
+    if parts is None:
+        overview, discretizer, tokens = tokenize_large(source, settings, validation_share, seed)
+    else:
+        settings.check_choices(parts[0].layout, source.id)
+        overview = Overview.of(parts)
+        held_out = held_out_episodes(len(overview.lengths), validation_share, seed)
+        discretizer, tokens = _tokenize_parts(parts, settings, held_out, source.id)
+    summary = {**summarize(overview, source), "check": overview.check, "layout": asdict(overview.layout)}
+    ends, card = np.cumsum(overview.lengths), draw_card(overview, summary)
+    return TokenizedData(tokens, ends, overview.terminated, discretizer, summary, card)
 
 
-def _fit(columns: Iterable[np.ndarray], settings: TokenizerSettings, layout: TransitionLayout) -> Discretizer:
-    """Bins by this project's tokeniser, or by one of the user's own."""
-    if settings.external is None:
-        return Discretizer.fit(columns, settings.bins, settings.binning, layout)
-    tokenizer = make_tokenizer(settings.external)
-    try:
-        bins = list(tokenizer.fit(finite_columns(columns, layout), settings.bins, layout))
-    except UserError:
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"tokenizer: {settings.external.target} failed with {reason}") from error
-    return Discretizer.of(bins, settings.bins, layout)
+def _tokenize_parts(
+    parts: Sequence[Episodes], settings: TokenizerSettings, held_out: np.ndarray, dataset_id: str
+) -> tuple[Discretizer, Tensor]:
+    """The bins and the tokens of a dataset in memory, one column at a time."""
+    layout = parts[0].layout
+    tables = [token_columns(part, settings.terminal_reward, settings.discount) for part in parts]
+    fitted_to = ~rows_of(ends_in_all(parts), held_out)[0] if len(held_out) else slice(None)
+    progress = progress_bar(
+        zip(*tables, strict=True),
+        desc=f"fitting bins of {dataset_id}",
+        unit="column",
+        leave=False,
+        total=layout.transition_dim,
+    )
+    discretizer = fit_bins((np.concatenate(column)[fitted_to] for column in progress), settings, layout)
+    stops = np.cumsum([len(part.rewards) for part in parts]).tolist()
+    tokens = torch.empty(stops[-1], layout.transition_dim, dtype=token_dtype(settings.bins))
+    for stop, table in zip(stops, tables, strict=True):
+        tokens[stop - len(table[0]) : stop] = tokenize(table, discretizer)
+    return discretizer, tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 
 import numpy as np
@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from trajectory.data.discretizer import Discretizer
-from trajectory.data.episodes import Episodes
 
 MAX_GPU_MEMORY_FRACTION = 0.25  # of a GPU's free memory, for all tokens
 BLOCK = 1 << 14  # rows encoded, or positions permuted, at a time; fits into the processor's cache
@@ -25,23 +24,24 @@ def token_dtype(bins: int) -> torch.dtype:
     raise AssertionError(bins)
 
 
-def tokenize(episodes: Episodes, rewards: np.ndarray, values: np.ndarray, discretizer: Discretizer) -> Tensor:
-    """(T, D) tokens of all transitions in the smallest integer type, the same as those of `discretizer.encode`.
+def tokenize(columns: Sequence[np.ndarray], discretizer: Discretizer) -> Tensor:
+    """(T, D) tokens in the smallest integer type, the same as those of `discretizer.encode`.
 
-    A binary search over all rows of a column at once: two to three times as fast as `encode`, which searches for each
-    number separately.
+    A binary search over all rows of a column at once: three times as fast as `encode`, which searches for each number
+    separately.
+
+    Args:
+        columns: of each dimension (T,) numbers, as `token_columns` gives them.
     """
-    dtype = token_dtype(discretizer.bins)
-    tokens = torch.empty(len(rewards), episodes.layout.transition_dim, dtype=dtype)
+    tokens = torch.empty(len(columns[0]), len(columns), dtype=token_dtype(discretizer.bins))
     halves = [1 << power for power in reversed(range((discretizer.bins - 1).bit_length()))]
-    boundaries = np.full((tokens.shape[1], 2 * halves[0]), np.inf, dtype=np.float32)
+    boundaries = np.full((len(columns), 2 * halves[0]), np.inf, dtype=np.float32)
     boundaries[:, : discretizer.bins - 1] = discretizer.boundaries.numpy()
     out = tokens.numpy()
-    for start in range(0, len(rewards), BLOCK):
+    for start in range(0, len(tokens), BLOCK):
         rows = slice(start, start + BLOCK)
-        columns = [*episodes.observations[rows].T, *episodes.actions[rows].T, rewards[rows], values[rows]]
         for dimension, column in enumerate(columns):
-            numbers = np.ascontiguousarray(column, dtype=np.float32)
+            numbers = np.ascontiguousarray(column[rows], dtype=np.float32)
             edges = boundaries[dimension]
             token = np.zeros(len(numbers), dtype=np.intp)
             for half in halves:

@@ -228,7 +228,8 @@ def token_log_probs(
     """
     gpt, discretizer = model.gpt, model.discretizer
     D, device = gpt.layout.transition_dim, gpt.head.device
-    tokens = tokenize(episodes, rewards, values, deepcopy(discretizer).cpu()).long()
+    columns = [*episodes.observations.T, *episodes.actions.T, rewards, values]
+    tokens = tokenize(columns, deepcopy(discretizer).cpu()).long()
     which = np.searchsorted(episodes.ends, rows, side="right")
     lengths = np.minimum(rows - episodes.starts[which] + 1, gpt.settings.window)
     log_probs, predicted = np.full((len(rows), D), np.nan), np.empty(len(rows))
