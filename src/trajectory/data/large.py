@@ -104,7 +104,7 @@ def survey(source: Source, settings: TokenizerSettings, held_out: np.ndarray = N
         of_episodes = [np.concatenate(parts) for parts in (returns, lengths, terminated)]
         content_hash = content.of(ends=np.cumsum(of_episodes[1]), terminated=of_episodes[2])
     stride = -(-sample.kept // MAX_ROWS)
-    recorded = [column[::stride] for column in sample.columns()]
+    recorded = [column[::stride].copy() for column in sample.columns()]  # a view would keep the column
     del recorded[layout.reward_index : -1]  # as they become tokens
     return Survey(Overview(layout, *of_episodes, content_hash, recorded), sample, known)
 
