@@ -8,6 +8,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 from hydra.errors import HydraException
+from matplotlib.image import imread
 from omegaconf import OmegaConf
 
 from helpers.command_line import CONF, ROOT, compose_config
 from helpers.toy_world import TOY, toy_data, toy_module
+from trajectory.benchmarks.memory import MEMORY_LIMIT, draw_memory
 from trajectory.data.settings import TokenizerSettings
 from trajectory.data.store import load_episodes
 from trajectory.model.checkpoint import write_checkpoint
@@ -280,6 +283,40 @@ def suite_table(measured: dict[str, Any]) -> str:
         counts = ", ".join(f"{run[outcome]:,}" for outcome in ("passed", "skipped", "failed"))
         lines.append(f"| {run['name']} | `{run['command']}` | {run['seconds'] / 60:.1f} | {counts} |")
     return "\n".join(lines)
+
+
+def test_the_table_and_the_figure_of_large_data_are_those_of_the_measurement() -> None:
+    measured = json.loads((ROOT / "results" / "scale.json").read_text())
+    assert scale_table(measured) in TEXTS[DOCS / "performance.md"]
+    drawn, expected = (
+        imread(picture, format="png") for picture in (DOCS / "scale.png", BytesIO(draw_memory(measured["data"])))
+    )
+    assert drawn.shape == expected.shape
+    assert np.abs(drawn - expected).mean() < 0.01, "but for the version of a font"
+
+
+def scale_table(measured: dict[str, Any]) -> str:
+    """Markdown of `benchmark.suites=[data]`: seconds, and GiB of the process's own memory."""
+    stages = {"load": "load", "return-to-go": "return_to_go", "sample": "sample", "bins": "fit", "tokenise": "tokenize"}
+    head = ["transitions", *stages, "first start", "transitions a second", "second start", "GiB, first", "GiB, second"]
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    for row in measured["data"]:
+        first, second = row["first"], row["second"]
+        found = [first["stages"].get(stage) for stage in stages.values()]
+        cells = ["–" if stage is None else f"{stage['seconds']:.2f}" for stage in found]
+        cells += [f"{first['seconds']:.1f}", f"{row['first_per_s'] / 1e6:.1f} M", f"{second['seconds']:.2f}"]
+        cells += [f"{start['own_peak_bytes'] / 2**30:.2f}" for start in (first, second)]
+        lines.append(f"| 10^{len(str(row['transitions'])) - 1} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def test_large_data_take_bounded_memory_and_time() -> None:
+    """What the documentation says of them: 2 GiB, and a million transitions a second and core."""
+    rows = json.loads((ROOT / "results" / "scale.json").read_text())["data"]
+    assert rows[-1]["transitions"] == 10**8
+    for row in rows[-2:]:
+        assert max(row[name]["own_peak_bytes"] for name in ("first", "second")) < MEMORY_LIMIT
+        assert row["first_per_s"] > 1e6
 
 
 def test_the_table_of_the_critics_tried_is_that_of_the_measurement() -> None:

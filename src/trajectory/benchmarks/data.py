@@ -77,7 +77,7 @@ def measure(transitions: int, settings: DataBenchmarkSettings) -> dict[str, Any]
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         path = Path(folder) / "synthetic.hdf5"
         write_synthetic(path, transitions, settings.seed)
-        starts = []
+        starts: list[dict[str, Any]] = []
         for _ in ("first", "second"):
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
                 found, own_peak_bytes = watched(process, start, path, settings)
@@ -104,8 +104,8 @@ def start(path: Path, settings: DataBenchmarkSettings) -> dict[str, Any]:
     Tokens are kept beside `path`.
 
     Returns:
-        `seconds` and `cpu_seconds` until training could start; `stages` by name, for every function that was called on the way, and
-        `training`, each as a `Stage` has it; `token_bytes`.
+        `seconds` and `cpu_seconds` until training could start; `stages` by name, for every function that was called on
+        the way, and `training`, each as a `Stage` has it; `token_bytes`.
     """
     torch.set_num_threads(1)
     os.environ[CACHE_VARIABLE] = str(path.parent / "cache")
