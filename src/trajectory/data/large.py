@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trajectory.data.check import PARTS, check_data
 from trajectory.data.discretizer import Discretizer, fit_bins
 from trajectory.data.episodes import Episodes, held_out_episodes, rows_of
 from trajectory.data.overview import MAX_ROWS, Overview
@@ -85,6 +86,7 @@ def survey(source: Source, settings: TokenizerSettings, held_out: np.ndarray = N
     """
     sample, known, layout = RowSample(settings.exact_rows), [], None
     returns, lengths, terminated = [], [], []
+    looked_at: list[Episodes] = []  # a few evenly spaced parts
     episode = 0
     with _content_hash() as content:
         for chunk in _read(source, "reading"):
@@ -97,6 +99,7 @@ def survey(source: Source, settings: TokenizerSettings, held_out: np.ndarray = N
             for values, column in zip(known, columns, strict=True):
                 values.add(column[rows] if len(inside) else column)
             content.add(chunk)
+            looked_at = _evenly_spaced(looked_at, chunk, len(returns))
             for whole, part in ((returns, chunk.returns()), (lengths, chunk.lengths), (terminated, chunk.terminated)):
                 whole.append(part)
             episode += len(chunk)
@@ -106,7 +109,16 @@ def survey(source: Source, settings: TokenizerSettings, held_out: np.ndarray = N
     stride = -(-sample.kept // MAX_ROWS)
     recorded = [column[::stride].copy() for column in sample.columns()]  # a view would keep the column
     del recorded[layout.reward_index : -1]  # as they become tokens
-    return Survey(Overview(layout, *of_episodes, content_hash, recorded), sample, known)
+    check = check_data(looked_at, of_episodes[0])
+    return Survey(Overview(layout, *of_episodes, content_hash, recorded, check), sample, known)
+
+
+def _evenly_spaced(kept: list[Episodes], part: Episodes, number: int) -> list[Episodes]:
+    """At most `PARTS` of the parts so far, and no less than half as many: every second, fourth, ... one."""
+    every = 1 << (number // PARTS).bit_length()
+    if number >= PARTS and number.bit_count() == 1:  # a power of two, where `every` doubles
+        kept = kept[::2]
+    return [*kept, part] if number % every == 0 else kept
 
 
 class ContentHash:
