@@ -15,6 +15,7 @@ from helpers.example_data import HOPPER, MAZE, PENDULUM, made_up_episodes, same_
 from trajectory.data.cache import cache_key
 from trajectory.data.episodes import concatenate
 from trajectory.data.mixture import choose_episodes
+from trajectory.data.overview import Overview
 from trajectory.data.source import locate, summarize
 from trajectory.data.store import load_episodes
 from trajectory.errors import UserError
@@ -37,7 +38,7 @@ def test_all_episodes_of_all_parts(two: None) -> None:
     source = locate(mixture(), PENDULUM)
     episodes = source.load()
     assert same_episodes(episodes, concatenate([load_episodes("toy/a-v0"), load_episodes("toy/b-v0")]))
-    summary = summarize(episodes, source)
+    summary = summarize(Overview.of([episodes]), source)
     assert (summary["id"], summary["source"], summary["behaviour"]) == ("toy-a-v0+toy-b-v0", "mixture", "nobody")
     assert summary["parts"] == [
         {"id": id_, "kind": "minari", "behaviour": "nobody", "weight": None, "episodes": count, "steps": steps}
