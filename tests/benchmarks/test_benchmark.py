@@ -86,16 +86,16 @@ def test_a_million_transitions_in_bounded_memory(million: tuple[list[str], dict[
 
 @linux
 def test_memory_does_not_grow_with_data_that_stay_on_the_disk() -> None:
-    """Where those that go to memory would take 60 MB more; both are read in several parts of full size."""
+    """Where those that go to memory would take 100 MiB more; both are read in several parts of full size."""
     peaks = []
-    for transitions in (600_000, 1_600_000):
+    for transitions in (1_200_000, 3_000_000):
         row = measure(transitions, DataBenchmarkSettings(exact_rows=100_000, batches=50))
         assert {"sample", "fit", "tokenize", "save"} <= row["first"]["stages"].keys()
         assert set(row["second"]["stages"]) == {"hash"}
         peaks.append([row[name]["own_peak_bytes"] / MIB for name in ("first", "second")])
     for small, large in zip(*peaks, strict=True):
         assert small > 50
-        assert large - small < 25
+        assert large - small < 40
 
 
 @linux
