@@ -94,6 +94,18 @@ def trained(lab: Path) -> Path:
     return lab / "run"
 
 
+def test_random_data_are_recorded_in_the_wrapped_environment(lab: Path) -> None:
+    """Under ids of their own: the same actions, every reward doubled."""
+    summaries = []
+    for number, wrappers in enumerate(("[]", "[{_target_:lab.Doubled,by:2.0}]")):
+        random = ("dataset.quality=random", "dataset.steps=100", f"env.wrappers={wrappers}")
+        code, _, said = run(lab, "collect", "--config-dir=conf", "env=walk", *random, f"hydra.run.dir=random{number}")
+        assert code == 0, said
+        summaries.append(json.loads((lab / f"random{number}" / "summary.json").read_text()))
+    assert summaries[1]["return_mean"] == pytest.approx(2 * summaries[0]["return_mean"], rel=1e-6)
+    assert len({summary["id"] for summary in summaries}) == 2
+
+
 def test_a_dataset_a_tokeniser_an_objective_a_callback_and_a_wrapper(lab: Path, trained: Path) -> None:
     found = results(trained)
     assert (found["dataset"]["id"], found["dataset"]["source"], found["dataset"]["episodes"]) == (

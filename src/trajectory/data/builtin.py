@@ -55,6 +55,8 @@ def qualities(environment: str) -> list[str]:
 def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: int, seed: int) -> str:
     """The id of a built-in dataset, which is recorded now unless the local store has it.
 
+    With wrappers, the id depends on their names and arguments, not on their code.
+
     Raises:
         UserError: an unknown quality, or an environment other than the one its policies were trained in.
     """
@@ -64,8 +66,8 @@ def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: int
     assert environment.id is not None
     allowed = qualities(name)
     require(quality in allowed, "dataset.quality", f"one of {', '.join(allowed)} for env={name}", quality)
-    rule = "[] with dataset=builtin, which is recorded in the environment as it is"
-    require(not environment.wrappers, "env.wrappers", rule, environment.wrappers)
+    rule = f"[] with dataset.quality={quality}, whose policy acts in the environment as it is; random takes wrappers"
+    require(not environment.wrappers or quality == "random", "env.wrappers", rule, environment.wrappers)
     make_environment(environment).close()
     shipped = sorted((POLICIES / name).glob("*.safetensors"))
     for policy in map(GaussianPolicy.load, shipped[:1]):
@@ -76,8 +78,11 @@ def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: int
         require(environment.kwargs == kwargs, "env.kwargs", rule, environment.kwargs)
     if environment.id != IDS.get(name, environment.id):  # for example another maze
         name += "-" + environment.id.rpartition(":")[2]
-    if environment.kwargs and not shipped:  # other arguments give other data
-        name += "-" + hashlib.sha256(json.dumps(environment.kwargs, sort_keys=True).encode()).hexdigest()[:8]
+    changes: list[Any] = [environment.kwargs] if environment.kwargs and not shipped else []
+    changes += environment.wrappers
+    if changes:  # other arguments give other data
+        text = json.dumps(changes[0] if len(changes) == 1 else changes, sort_keys=True)
+        name += "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
     dataset_id = builtin_id(name, quality, steps, seed)
     if in_store(dataset_id):
         return dataset_id
