@@ -134,7 +134,11 @@ def test_help_shows_the_config_that_overrides_make_and_ends_quietly_where_nobody
             ["planner=from_checkpoint"],
             "error: planner must be one of beam_search, critic, imitation with train, got 'from_checkpoint'",
         ),
-        ("collect", ["dataset=held_out"], "error: dataset must be one of builtin, d4rl, minari, own with collect, got"),
+        (
+            "collect",
+            ["dataset=held_out"],
+            "error: dataset must be one of builtin, d4rl, minari, mixture, own with collect, got",
+        ),
         ("train", ["planner.beam_width=0"], "error: planner.beam_width must be a whole number of at least 1, got 0"),
         ("train", ["trainer.max_steps=soon"], "error: trainer.max_steps: Value 'soon'"),
         ("train", ["planner.context=10"], "error: planner.context must leave room for planning"),

@@ -43,6 +43,7 @@ SECTIONS = {
 MANDATORY = {  # what an option leaves to be given
     "minari": ("dataset.id=some/dataset-v0",),
     "d4rl": ("dataset.path=some.hdf5",),
+    "mixture": ("dataset.parts=[{quality:random},{quality:medium}]",),
     "own": ("dataset.path=some", "dataset.id=some/dataset-v0"),
     "ddp": ("trainer.devices=2",),
     "fsdp": ("trainer.devices=2",),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from trajectory.data.card import draw_card
-from trajectory.data.large import survey
 from trajectory.data.overview import Overview
 from trajectory.data.settings import TokenizerSettings
 from trajectory.data.source import Source, locate, summarize
@@ -36,4 +35,8 @@ def collect(dataset: dict[str, Any], environment: EnvironmentSettings, folder: P
 def overview_of(source: Source, settings: TokenizerSettings) -> Overview:
     """Of a dataset, which stays on the disk if it is large."""
     parts = source.load_parts(settings.exact_rows)
-    return survey(source, settings).overview if parts is None else Overview.of(parts)
+    if parts is not None:
+        return Overview.of(parts)
+    from trajectory.data.large import survey  # with torch, which takes seconds to import
+
+    return survey(source, settings).overview

@@ -71,7 +71,9 @@ def prepare(config: DictConfig, settings: TrainingSettings, folder: Path) -> Sta
     checkpoint = checkpoint_to_resume(config, folder) if rank() == 0 else None
     results = finished_results(folder) if config.resume and rank() == 0 else None
     if results is not None:
-        log.info("the run of %s is finished: %s %.4g", folder, settings.metric, results[settings.metric])
+        metric = "return_mean" if environment.has_simulator else settings.metric
+        name = {"return_mean": "mean return"}.get(metric, metric)
+        log.info("the run of %s is finished: %s %.4g", folder, name, results[metric])
         return Start(checkpoint, results, None, 0.0)
     if config.resume and not checkpoint:
         log.info("there is no checkpoint to go on from: beginning anew in %s", folder)
