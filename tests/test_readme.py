@@ -383,6 +383,13 @@ def test_the_table_of_spaces_is_that_of_the_measurement() -> None:
     assert "\n".join(lines) in TEXTS[DOCS / "data.md"]
 
 
+def test_the_table_of_imports_is_that_of_the_measurement() -> None:
+    lines = ["| files | MiB | CPU seconds |", "| --- | --- | --- |"]
+    for row in json.loads((ROOT / "results" / "imports.json").read_text())["rows"]:
+        lines.append(f"| {row['layout']} | {row['mib']} | {row['cpu_s']} |")
+    assert "\n".join(lines) in TEXTS[DOCS / "your-data.md"]
+
+
 def test_the_table_of_true_dynamics_is_that_of_the_measurement() -> None:
     lines = ["| horizon | the Transformer's dynamics | the simulator's |", "| --- | --- | --- |"]
     for row in json.loads((ROOT / "results" / "true_dynamics.json").read_text())["rows"]:
