@@ -383,6 +383,17 @@ def test_the_table_of_spaces_is_that_of_the_measurement() -> None:
     assert "\n".join(lines) in TEXTS[DOCS / "data.md"]
 
 
+def test_the_table_of_fitted_q_is_that_of_the_measurement() -> None:
+    def interval(found: list[float]) -> str:
+        return "{:.1f} [{:.1f}, {:.1f}]".format(*found)
+
+    names = ("fitted_q", "earned", "recorded")
+    for row in json.loads((ROOT / "results" / "fitted_q.json").read_text())["rows"]:
+        cells = [f"{row['environment']} medium", str(row["seed"]), *(interval(row[name]) for name in names)]
+        cells += [f"{row[f'correlation_{name}']:.2f}" for name in ("model", "critic")]
+        assert f"| {' | '.join(cells)} |" in TEXTS[DOCS / "no-simulator.md"]
+
+
 def test_the_table_of_imports_is_that_of_the_measurement() -> None:
     lines = ["| files | MiB | CPU seconds |", "| --- | --- | --- |"]
     for row in json.loads((ROOT / "results" / "imports.json").read_text())["rows"]:
