@@ -13,7 +13,7 @@ from trajectory.data.jumps import change_scale, is_jump
 class Ends(NamedTuple):
     """The episodes of flat columns.
 
-    Args:
+    Attributes:
         ends: (E,) the row after the last row of each.
         terminated: (E,) bool.
         notes: what a user should know of how the flags were read, a line each.
