@@ -32,12 +32,17 @@ SPACES: dict[str, Space] = {
 }
 
 
+def samples(space: Space, count: int, seed: int) -> tuple[FlatSpace, list[Any], np.ndarray]:
+    """The flat space, values of it, and their (count, D) columns."""
+    flat = FlatSpace.of(space, "observation", "a test")
+    space.seed(seed)
+    values = [space.sample() for _ in range(count)]
+    return flat, values, np.stack([flat.flatten(value) for value in values])
+
+
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_every_value_comes_back_as_it_was(space: Space) -> None:
-    flat = FlatSpace.of(space, "observation", "a test")
-    space.seed(0)
-    values = [space.sample() for _ in range(20)]
-    rows = np.stack([flat.flatten(value) for value in values])
+    flat, values, rows = samples(space, 20, seed=0)
     assert rows.shape == (20, flat.size)
     assert np.issubdtype(rows.dtype, np.floating)
     np.testing.assert_array_equal(flat.flatten(stack(values, space)), rows)  # many at once
@@ -159,10 +164,7 @@ def test_leaves_are_read_where_the_structure_is_that_of_the_space() -> None:
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_flat_columns_are_taken_apart(space: Space) -> None:
-    flat = FlatSpace.of(space, "observation", "a test")
-    space.seed(1)
-    values = [space.sample() for _ in range(5)]
-    rows = np.stack([flat.flatten(value) for value in values])
+    flat, values, rows = samples(space, 5, seed=1)
     apart, expected = take_apart(rows, space), stack(values, space)
     for one, other in zip(leaves(apart), leaves(stack(values, flat.space)), strict=True):
         np.testing.assert_array_equal(one, other)

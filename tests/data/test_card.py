@@ -44,10 +44,10 @@ def slow_columns(episodes: Episodes, stride: int) -> list[dict[str, Any]]:
     return described
 
 
-@pytest.mark.parametrize(("most_rows", "stride"), [(349, 1), (348, 2), (100, 4), (1, 349)])
-def test_columns_against_a_slow_loop(most_rows: int, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("max_rows", "stride"), [(349, 1), (348, 2), (100, 4), (1, 349)])
+def test_columns_against_a_slow_loop(max_rows: int, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """All rows, or evenly spaced ones where there are more than are looked at."""
-    monkeypatch.setattr(overview, "MAX_ROWS", most_rows)
+    monkeypatch.setattr(overview, "MAX_ROWS", max_rows)
     episodes = random_episodes([249, 100], [True, False])
     columns, expected = describe_columns(Overview.of([episodes])), slow_columns(episodes, stride)
     assert [column["name"] for column in columns] == [column["name"] for column in expected]

@@ -21,7 +21,7 @@ from trajectory.critic.critic import Critic
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.episodes import Episodes
 from trajectory.data.goals import goal_tokens
-from trajectory.data.returns import return_to_go, shape_rewards
+from trajectory.data.returns import token_columns
 from trajectory.data.windows import tokenize
 from trajectory.evaluation.rollout import RolloutInterrupted
 from trajectory.model.gpt import GPT
@@ -51,8 +51,8 @@ class LearnedModel:
 
     def returns(self, episodes: Episodes) -> tuple[np.ndarray, np.ndarray]:
         """(T,) rewards and returns-to-go of episodes, as the tokeniser shapes and discounts them."""
-        rewards = shape_rewards(episodes, self.terminal_reward)
-        return rewards, return_to_go(rewards, episodes.ends, episodes.terminated, self.discount)
+        rewards, values = token_columns(episodes, self.terminal_reward, self.discount)[-2:]
+        return rewards, values
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,11 @@ class Decisions:
     """What an agent would have done along recorded episodes.
 
     Args:
-        episodes: (E,) which.
         actions: of each episode (steps, A), the agent's.
         recorded: the same, those in the data.
         latency_ms: mean wall-clock time of a batched decision.
     """
 
-    episodes: Sequence[int]
     actions: list[np.ndarray]
     recorded: list[np.ndarray]
     latency_ms: float
@@ -122,9 +120,11 @@ def evaluate_recorded(
     if model is None:
         return summary
     rows = np.sort(rng.permutation(len(episodes.rewards))[:SCORED_TRANSITIONS])
-    summary |= score_tokens(model, episodes, rows, goal)
+    rewards, values = model.returns(episodes)
+    summary |= score_tokens(model, episodes, rewards, values, rows, goal)
     if model.critic is not None:
-        summary["fitted_q"] = value_of_decisions(agent, model, model.critic, episodes, goal)
+        received = rewards + model.discount * values
+        summary["fitted_q"] = value_of_decisions(agent, model.critic, episodes, received, goal)
     return summary
 
 
@@ -174,7 +174,7 @@ def follow(
         for index, action in zip(active, actions, strict=True):
             planned[index][step] = action
     recorded = [episodes.actions[start : start + length] for start, length in zip(starts, lengths, strict=True)]
-    return Decisions(chosen, planned, recorded, 1_000 * float(np.mean(latencies)))
+    return Decisions(planned, recorded, 1_000 * float(np.mean(latencies)))
 
 
 def _reset(agent: Agent, episodes: Episodes, chosen: Sequence[int], goal: Sequence[int] | None) -> None:
@@ -186,12 +186,19 @@ def _reset(agent: Agent, episodes: Episodes, chosen: Sequence[int], goal: Sequen
 
 
 def score_tokens(
-    model: LearnedModel, episodes: Episodes, rows: np.ndarray, goal: Sequence[int] | None
+    model: LearnedModel,
+    episodes: Episodes,
+    rewards: np.ndarray,
+    values: np.ndarray,
+    rows: np.ndarray,
+    goal: Sequence[int] | None,
 ) -> dict[str, Any]:
     """How likely (n,) recorded transitions are, each given those before it in the model's window; and how well the
     predicted returns-to-go match those that followed.
+
+    Args:
+        rewards, values: (T,) of `LearnedModel.returns`.
     """
-    rewards, values = model.returns(episodes)
     log_probs, predicted = token_log_probs(model, episodes, rewards, values, rows, goal)
     layout = model.gpt.layout
     kinds = np.array(layout.kinds())
@@ -276,24 +283,26 @@ def critic_values(critic: Critic, observations: np.ndarray, actions: np.ndarray)
 
 
 def value_of_decisions(
-    agent: Agent, model: LearnedModel, critic: Critic, episodes: Episodes, goal: Sequence[int] | None
+    agent: Agent, critic: Critic, episodes: Episodes, received: np.ndarray, goal: Sequence[int] | None
 ) -> dict[str, Any]:
     """What the agent would earn from the first observations of held-out episodes on, as the critic sees it.
 
     The critic knows the value of an action if the best of the data's actions follow. It was fitted to the episodes that
     were trained on. The interval is that of the mean over episodes; the critic's own error is not in it, and shows in
     `predicted_return`.
+
+    Args:
+        received: (T,) discounted return from each transition's reward on.
     """
     chosen = np.arange(len(episodes))[:MAX_STARTS]
     first = episodes.starts[chosen]
     observations = episodes.observations[first]
     _reset(agent, episodes, chosen.tolist(), goal)
     actions = agent.act(observations, np.zeros(len(chosen), dtype=np.float32), chosen.tolist())
-    rewards, values = model.returns(episodes)
     estimates = {
         "agent": critic_values(critic, observations, actions),
         "recorded_action": critic_values(critic, observations, episodes.actions[first]),
-        "recorded_return": rewards[first] + model.discount * values[first],
+        "recorded_return": received[first],
     }
     return {"starts": len(chosen), **{name: mean_interval(found) for name, found in estimates.items()}}
 

@@ -80,13 +80,14 @@ def format_summary(results: Mapping[str, Any]) -> str:
     if "fitted_q" in results:
         found = results["fitted_q"]
         lines.append(
-            f"fitted Q               {_interval(found['agent'])} from {found['starts']} starts; recorded actions "
-            f"{_interval(found['recorded_action'])}, received {_interval(found['recorded_return'])}"
+            f"fitted Q               {format_interval(found['agent'])} from {found['starts']} starts; recorded actions "
+            f"{format_interval(found['recorded_action'])}, received {format_interval(found['recorded_return'])}"
         )
     return "\n".join(lines)
 
 
-def _interval(found: Sequence[float | None]) -> str:
+def format_interval(found: Sequence[float | None]) -> str:
+    """A mean with the ends of its interval, if it has one."""
     mean, low, high = found
     return f"{mean:.4g}" if low is None else f"{mean:.4g} [{low:.4g}, {high:.4g}]"
 

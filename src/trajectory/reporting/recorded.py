@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trajectory.evaluation.recorded_report import format_interval
 from trajectory.reporting.runs import RecordedRun
 from trajectory.reporting.tables import UNKNOWN, Cell, Table
 
@@ -41,5 +42,4 @@ def _number(value: float | None) -> Cell:
 def _interval(found: Sequence[float | None] | None) -> Cell:
     if found is None or found[0] is None:
         return UNKNOWN
-    mean, low, high = found
-    return Cell(f"{mean:.4g}" if low is None else f"{mean:.4g} [{low:.4g}, {high:.4g}]", mean)
+    return Cell(format_interval(found), found[0])
