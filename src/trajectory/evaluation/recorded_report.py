@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from io import BytesIO
 from typing import Any
@@ -17,7 +17,7 @@ from trajectory.data.episodes import Episodes
 from trajectory.distributed import all_gather_object
 from trajectory.evaluation.recorded import LearnedModel, evaluate_recorded
 from trajectory.evaluation.report import RunRecord
-from trajectory.evaluation.results import provenance, write_results
+from trajectory.evaluation.results import format_interval, provenance, write_results
 from trajectory.evaluation.settings import EvaluationSettings
 from trajectory.files import write_file
 from trajectory.planning.protocol import Agent
@@ -84,12 +84,6 @@ def format_summary(results: Mapping[str, Any]) -> str:
             f"{format_interval(found['recorded_action'])}, received {format_interval(found['recorded_return'])}"
         )
     return "\n".join(lines)
-
-
-def format_interval(found: Sequence[float | None]) -> str:
-    """A mean with the ends of its interval, if it has one."""
-    mean, low, high = found
-    return f"{mean:.4g}" if low is None else f"{mean:.4g} [{low:.4g}, {high:.4g}]"
 
 
 def draw_calibration(results: Mapping[str, Any]) -> bytes:

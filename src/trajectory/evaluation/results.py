@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,12 @@ def normalized_score(episode_return: float, reference: Mapping[str, float] | Non
     if not reference:
         return None
     return 100.0 * (episode_return - reference["random"]) / (reference["expert"] - reference["random"])
+
+
+def format_interval(found: Sequence[float | None]) -> str:
+    """A mean with the ends of its interval, if it has one."""
+    mean, low, high = found
+    return f"{mean:.4g}" if low is None else f"{mean:.4g} [{low:.4g}, {high:.4g}]"
 
 
 def summarize_rollouts(rollouts: Rollouts, reference: Mapping[str, float] | None) -> dict[str, Any]:

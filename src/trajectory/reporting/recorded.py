@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trajectory.evaluation.recorded_report import format_interval
+from trajectory.evaluation.results import format_interval
 from trajectory.reporting.runs import RecordedRun
 from trajectory.reporting.tables import UNKNOWN, Cell, Table
 
