@@ -33,7 +33,7 @@ from trajectory.transition import TransitionLayout
 QUICK = ("logger=csv", "evaluation.video=false", "evaluation.periodic_episodes=1", "evaluation.episodes=3")
 CPU = (
     *(*TINY_CRITIC, *QUICK, "trainer.accelerator=cpu"),
-    *("trainer.log_every_n_steps=1", "model.optimizer.ema_decay=0.9"),
+    *("trainer.log_every_n_steps=1", "model.optimizer.ema_decay=0.9", "model.optimizer.muon_learning_rate=0.02"),
 )
 TWO = ("trainer=ddp", "trainer.devices=2")
 FILES = {"config.yaml", "train.log", "data_card.png", "metrics.csv", "results.json", ".hydra"}

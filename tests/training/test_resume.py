@@ -39,7 +39,7 @@ CRITIC = CriticSettings(hidden=(8,), steps=40, batch_size=16)
 MODEL = GPTSettings(
     n_layer=1, n_head=1, n_embd=8, window=3, bins=10, embedding_dropout=0.2, residual_dropout=0.2, attention_dropout=0.2
 )
-OPTIMIZER = OptimizerSettings(ema_decay=0.7)
+OPTIMIZER = OptimizerSettings(ema_decay=0.7, muon_learning_rate=0.02)
 STEPS = 14  # nearly three epochs of five batches
 
 

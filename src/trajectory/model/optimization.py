@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from trajectory.model.gpt import GPT
+from trajectory.model.muon import Muon
 from trajectory.model.settings import OptimizerSettings
 
 
-def make_optimizer(gpt: GPT, settings: OptimizerSettings, *, fused: bool = True) -> AdamW:
+def make_optimizer(gpt: GPT, settings: OptimizerSettings, *, fused: bool = True) -> Optimizer:
     """AdamW with weight decay on the matrices of linear maps alone, not on biases, norms and embeddings.
 
     Args:
@@ -20,11 +22,18 @@ def make_optimizer(gpt: GPT, settings: OptimizerSettings, *, fused: bool = True)
     decayed = [module.weight for module in gpt.modules() if isinstance(module, torch.nn.Linear)] + [gpt.head]
     decayed_ids = {id(parameter) for parameter in decayed}
     not_decayed = [parameter for parameter in gpt.parameters() if id(parameter) not in decayed_ids]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": not_decayed, "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=settings.learning_rate, betas=tuple(settings.betas), fused=fused)
+    adamw: dict[str, Any] = {"lr": settings.learning_rate, "betas": tuple(settings.betas), "fused": fused}
+    if settings.muon_learning_rate is None:
+        return AdamW(groups, **adamw)
+    matrices = [module.weight for module in gpt.blocks.modules() if isinstance(module, torch.nn.Linear)]
+    chosen = {id(matrix) for matrix in matrices}
+    groups[0]["params"] = [parameter for parameter in decayed if id(parameter) not in chosen]
+    rate, decay = settings.muon_learning_rate, settings.weight_decay
+    return Muon(matrices, groups, learning_rate=rate, weight_decay=decay, **adamw)
 
 
 def learning_rate_ratio(step: int, total_steps: int, settings: OptimizerSettings) -> float:

@@ -99,11 +99,13 @@ class OptimizerSettings:
         warmup_fraction, decay_fraction: of all steps. The learning rate rises until the end of the warm-up, falls to
             `final_ratio` of its maximum at `decay_fraction`, and stays there.
         action_weight, reward_weight, value_weight: of those tokens in the loss; observations have 1.
+        muon_learning_rate: of the matrices of the blocks, by Muon; None trains them by AdamW like all others.
         ema_decay: of the exponential moving average (EMA) of the weights, with which to plan; None plans with the
             trained weights, as published.
     """
 
     learning_rate: float = 6e-4
+    muon_learning_rate: float | None = None
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
     warmup_fraction: float = 0.02
@@ -116,6 +118,9 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "model.optimizer.learning_rate", "above 0", self.learning_rate)
+        rate = self.muon_learning_rate
+        rule = "above 0 and finite, or null"
+        require(rate is None or 0 < rate < math.inf, "model.optimizer.muon_learning_rate", rule, rate)
         rule = "two numbers, each at least 0 and below 1"
         betas = self.betas
         require(len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "model.optimizer.betas", rule, betas)
