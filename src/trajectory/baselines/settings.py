@@ -169,9 +169,9 @@ class MBOPSettings:
     steps: int = 20_000
     batch_size: int = 256
     learning_rate: float = 1e-3
-    horizon: int = 10
+    horizon: int = 5
     trajectories: int = 99
-    noise: float = 0.2
+    noise: float = 0.05
     mixture: float = 0.2
     temperature: float = 0.5
 

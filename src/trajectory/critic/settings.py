@@ -12,10 +12,10 @@ class CriticSettings:
     """Implicit Q-learning of V and Q; `conf/critic/iql.yaml` explains the keys."""
 
     name: str = "iql"
-    members: int = 2
+    members: int = 4
     hidden: tuple[int, ...] = (128, 128)
     layer_norm: bool = False
-    steps: int = 50_000
+    steps: int = 25_000
     batch_size: int = 256
     learning_rate: float = 1e-3
     expectile: float = 0.7
