@@ -15,7 +15,7 @@ class CriticSettings:
     members: int = 4
     hidden: tuple[int, ...] = (128, 128)
     layer_norm: bool = False
-    steps: int = 25_000
+    steps: int = 50_000
     batch_size: int = 256
     learning_rate: float = 1e-3
     expectile: float = 0.7
