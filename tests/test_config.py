@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,12 +23,13 @@ from trajectory.evaluation.settings import EvaluationSettings
 from trajectory.loggers.settings import WandbSettings
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
-from trajectory.training.settings import LastCheckpointSettings, RuntimeSettings, TrainerSettings
+from trajectory.training.settings import GuardSettings, LastCheckpointSettings, RuntimeSettings, TrainerSettings
 
 SECTIONS: dict[str, Any] = {
     "data": DataSettings,
     "runtime": RuntimeSettings,
     "trainer": TrainerSettings,
+    "callbacks.guard": GuardSettings,
     "callbacks.last_checkpoint": LastCheckpointSettings,
     "evaluation": EvaluationSettings,
     "planner": PlannerSettings,
@@ -103,6 +105,23 @@ def test_any_value_of_any_key_is_taken_or_refused_by_name(value: Any) -> None:
         ("baseline", "name", "nosuch"),
         ("baseline", "steps", 0),
         ("baseline", "batch_size", 0),
+        # absurd, or beyond what a number reaches
+        *(("model.optimizer", f"{kind}_weight", -1.0) for kind in ("action", "reward", "value")),
+        *(("model.optimizer", "final_ratio", value) for value in (-1.0, 0.0, 10.0)),
+        ("model.optimizer", "learning_rate", 1e-300),
+        ("model.optimizer", "learning_rate", float("inf")),
+        ("model", "init_smoothness", 1e300),
+        ("model", "n_layer", 2**63),
+        ("callbacks.guard", "skip", 7),
+        ("evaluation", "video", -1),
+        ("runtime", "threads", 10**11),
+        *(("evaluation", key, 2**32) for key in ("seed", "periodic_seed")),
+        ("trainer", "max_steps", 2**64),
+        *(("planner", key, 2**64) for key in ("beam_width", "expansion", "context")),
+        ("planner", "deadline_ms", 1e-9),
+        *(("planner", "execute_temperature", value) for value in (1e-300, 1e30)),
+        ("tokenizer", "terminal_reward", float("-inf")),
+        ("tokenizer", "terminal_reward", float("nan")),
     ],
 )
 def test_value_out_of_range_is_refused_with_key_rule_and_value(section: str, key: str, value: Any) -> None:
@@ -116,10 +135,15 @@ def test_value_out_of_range_is_refused_with_key_rule_and_value(section: str, key
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("key", "value"), [("top_k", 0), ("top_p", 0.0), ("top_p", 1.5), ("top_p", float("nan")), ("temperature", 0.0)]
+    ("key", "value"),
+    [
+        ("top_k", 0),
+        *(("top_p", value) for value in (0.0, 1.5, float("nan"), 1e-300)),
+        *(("temperature", value) for value in (0.0, 1e-300, 1e300)),
+    ],
 )
 def test_sampling_out_of_range_is_refused_with_its_whole_key(kind: str, key: str, value: float) -> None:
-    with pytest.raises(UserError, match=rf"planner\.{kind}\.{key} must be .*, got {value}"):
+    with pytest.raises(UserError, match=rf"planner\.{kind}\.{key} must be .*, got {re.escape(str(value))}"):
         make_settings(PlannerSettings, {kind: {key: value}}, "planner")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from typing import Any, TypeVar
 
@@ -11,23 +12,63 @@ from omegaconf.errors import OmegaConfBaseException
 from trajectory.errors import UserError, first_line, require
 
 Settings = TypeVar("Settings")
+LARGEST_INTEGER = 2**63 - 1  # of torch, NumPy and the C kernels
+SMALLEST_FLOAT, LARGEST_FLOAT = 1e-30, 1e30  # between which float32 computes with some room
 
 
 def settings(cls: type[Settings], values: DictConfig | dict[str, Any], key: str) -> Settings:
     """A settings dataclass from the section `key` of a config, with types checked.
 
     Raises:
-        UserError: a value of the wrong type, an unknown key, or a value that the dataclass refuses.
+        UserError: a value of the wrong type, an unknown key, a number that nothing can compute with, or a value that
+            the dataclass refuses.
     """
     try:
         # resolve interpolations first: their errors name the key
         plain = OmegaConf.to_container(
             values if OmegaConf.is_config(values) else OmegaConf.create(values), resolve=True
         )
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), plain))  # ty: ignore
+        merged = OmegaConf.merge(OmegaConf.structured(cls), plain)
+        _check_switches(cls, plain, key)
+        check_numbers(OmegaConf.to_container(merged), key, [field.name for field in _free_fields(cls)])
+        return OmegaConf.to_object(merged)  # ty: ignore
     except OmegaConfBaseException as error:
         full_key = getattr(error, "full_key", None)
         raise UserError(f"{key}{'.' + full_key if full_key else ''}: {first_line(error)}") from error
+
+
+def check_numbers(value: Any, key: str, free: Collection[str] = ()) -> None:
+    """Raise a `UserError` that names the first number of a section that float32 or a 64-bit integer cannot hold.
+
+    Args:
+        free: keys whose values belong to somebody else's code, which knows its own limits.
+    """
+    if isinstance(value, dict):
+        for name, part in value.items():
+            if name not in free:
+                check_numbers(part, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for part in value:
+            check_numbers(part, key)
+    elif isinstance(value, float):
+        reached = value == 0 or SMALLEST_FLOAT <= abs(value) <= LARGEST_FLOAT
+        require(reached, key, f"0, or of a size from {SMALLEST_FLOAT} to {LARGEST_FLOAT}", value)
+    elif isinstance(value, int):
+        require(abs(value) <= LARGEST_INTEGER, key, "a number of 64 bits", value)
+
+
+def _free_fields(cls: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a settings dataclass that hold what a user's own code or Lightning is given."""
+    return [field for field in dataclasses.fields(cls) if "Any" in str(field.type)]
+
+
+def _check_switches(cls: Any, plain: Any, key: str) -> None:
+    """Raise a `UserError` for a number where true or false belongs; OmegaConf takes any number for true."""
+    for field in dataclasses.fields(cls):
+        value = plain.get(field.name)
+        is_switch = field.type in ("bool", "bool | None")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and value not in (0, 1)
+        require(not (is_switch and is_number), f"{key}.{field.name}", "true or false", value)
 
 
 def check_keys(config: DictConfig, allowed: Collection[str]) -> None:
@@ -40,10 +81,10 @@ def check_keys(config: DictConfig, allowed: Collection[str]) -> None:
     require(not unknown, ", ".join(unknown), "left out: nothing reads it here", "a key that was added")
 
 
-def check_seed(seed: Any) -> None:
+def check_seed(seed: Any, key: str = "seed") -> None:
     """Raise a `UserError` unless every random generator takes the seed."""
     whole = isinstance(seed, int) and not isinstance(seed, bool)
-    require(whole and 0 <= seed < 2**32, "seed", "a whole number below 2**32", seed)
+    require(whole and 0 <= seed < 2**32, key, "a whole number from 0 to 2**32 - 1", seed)
 
 
 def check_complete(config: DictConfig) -> None:

@@ -39,8 +39,21 @@ def check_devices(device: torch.device, devices: int) -> None:
     require(not too_many, "trainer.devices", f"at most {gpus}, the GPUs of this machine", devices)
 
 
+def check_cores(threads: str) -> None:
+    """Raise a `UserError` for more threads than this machine has cores: they wait for each other without end."""
+    cores = os.cpu_count() or 1
+    right = threads == "auto" or int(threads) <= cores
+    require(right, "runtime.threads", f"auto or at most {cores}, the cores of this machine", threads)
+
+
 def select_precision(precision: str, device: torch.device) -> Any:
-    """Lightning's precision. `auto` is bfloat16 on GPUs that support it; CPUs emulate it up to 100 times slower."""
+    """Lightning's precision. `auto` is bfloat16 on GPUs that support it; CPUs emulate it up to 100 times slower.
+
+    Raises:
+        UserError: float16 on a CPU, which cannot compute in it.
+    """
+    rule = "auto, 32-true or bf16-mixed on a CPU"
+    require(device.type != "cpu" or precision != "16-mixed", "trainer.precision", rule, precision)
     if precision != "auto":
         return precision
     return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"

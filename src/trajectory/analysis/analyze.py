@@ -18,7 +18,7 @@ from trajectory.errors import require
 from trajectory.evaluation.log_results import close_analysis
 from trajectory.evaluation.results import provenance, write_results
 from trajectory.files import write_file
-from trajectory.hardware import select_device, set_threads
+from trajectory.hardware import check_cores, select_device, set_threads
 from trajectory.loggers.factory import delete_logs, make_loggers
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.resume import check_not_training_folder
@@ -37,6 +37,7 @@ def analyze(config: DictConfig, settings: AnalysisSettings, folder: Path) -> Non
     Raises:
         UserError: a checkpoint that cannot be read or is not of that kind, or data that do not fit it.
     """
+    check_cores(settings.runtime.threads)
     checkpoint = load_checkpoint(
         settings.checkpoint, select_device(settings.runtime.accelerator, "runtime.accelerator")
     )

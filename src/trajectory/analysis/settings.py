@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from trajectory.baselines.settings import EnsembleSettings
+from trajectory.config import check_seed
 from trajectory.errors import require
 
 
@@ -23,7 +24,7 @@ class AttentionSettings:
         require(self.windows >= 2, "analysis.windows", rule, self.windows)
         for key in ("batch_size", "resamples"):
             require(getattr(self, key) >= 1, f"analysis.{key}", "at least 1", getattr(self, key))
-        require(self.seed >= 0, "analysis.seed", "at least 0", self.seed)
+        check_seed(self.seed, "analysis.seed")
         require(0 < self.excess < 1, "analysis.excess", "between 0 and 1", self.excess)
 
 
@@ -47,7 +48,7 @@ class PredictionSettings:
             require(getattr(self, key) >= 1, f"analysis.{key}", "at least 1", getattr(self, key))
         enough = self.particles >= self.samples
         require(enough, "analysis.particles", f"at least analysis.samples={self.samples}", self.particles)
-        require(self.seed >= 0, "analysis.seed", "at least 0", self.seed)
+        check_seed(self.seed, "analysis.seed")
         share = self.masked_share
         require(0 < share < 1, "analysis.masked_share", "above 0 and below 1", share)
         self.ensemble.check("analysis.ensemble")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from trajectory.config import settings
+from trajectory.config import check_numbers, check_seed, settings
 from trajectory.errors import UserError, require
 from trajectory.targets import TARGET, ExternalTarget, resolve_target
 from trajectory.transition import TransitionLayout
@@ -186,11 +186,13 @@ def check_dataset(dataset: dict[str, Any]) -> None:
     require(not unknown, f"dataset.{', dataset.'.join(unknown)}", rule, "a key that was added")
     target = dataset.get(TARGET, TARGETS[kind])
     require(target == TARGETS[kind], f"dataset.{TARGET}", f"{TARGETS[kind]} with dataset={kind}", target)
-    least_of = {"builtin": (("steps", 1), ("seed", 0)), "mixture": (("seed", 0),)}
-    for key, least in least_of.get(kind, ()):
-        value = dataset.get(key)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        require(whole and value >= least, f"dataset.{key}", f"a whole number of at least {least}", value)
+    if "seed" in OPTIONAL.get(kind, ()):
+        check_seed(dataset.get("seed"), "dataset.seed")
+    if "steps" in OPTIONAL.get(kind, ()):
+        steps = dataset.get("steps")
+        whole = isinstance(steps, int) and not isinstance(steps, bool)
+        require(whole and steps >= 1, "dataset.steps", "a whole number of at least 1", steps)
+    check_numbers(dataset, "dataset")
     check_columns(dataset.get("columns") or {})
     if kind == "mixture":
         _check_mixture(dataset.get("parts"), dataset.get("weights"))

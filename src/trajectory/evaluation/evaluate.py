@@ -21,7 +21,7 @@ from trajectory.evaluation.recorded import LearnedModel
 from trajectory.evaluation.recorded_report import evaluate_recorded_and_report
 from trajectory.evaluation.report import RunRecord, evaluate_and_report
 from trajectory.files import write_file
-from trajectory.hardware import select_device, set_threads
+from trajectory.hardware import check_cores, select_device, set_threads
 from trajectory.loggers.factory import delete_logs, make_loggers
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.planning.agent import make_agent
@@ -40,6 +40,7 @@ def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> 
         UserError: a checkpoint that cannot be read, or settings that do not fit it.
     """
     evaluation, source_name = settings.evaluation, f"checkpoint={settings.checkpoint}"
+    check_cores(settings.runtime.threads)
     checkpoint = load_checkpoint(
         settings.checkpoint, select_device(settings.runtime.accelerator, "runtime.accelerator")
     )

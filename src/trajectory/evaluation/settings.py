@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trajectory.config import check_seed
 from trajectory.errors import require
 
 BEST_BY = ("planning", "val/loss")
@@ -36,7 +37,7 @@ class EvaluationSettings:
         for key in ("episodes", "periodic_episodes"):
             require(getattr(self, key) >= 1, f"evaluation.{key}", "at least 1", getattr(self, key))
         for key in ("seed", "periodic_seed"):
-            require(getattr(self, key) >= 0, f"evaluation.{key}", "at least 0", getattr(self, key))
+            check_seed(getattr(self, key), f"evaluation.{key}")
         for key in ("max_steps", "every_n_steps", "plan_every_n_steps"):
             value = getattr(self, key)
             require(value is None or value >= 1, f"evaluation.{key}", "null or at least 1", value)

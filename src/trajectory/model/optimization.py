@@ -28,7 +28,10 @@ def make_optimizer(gpt: GPT, settings: OptimizerSettings, *, fused: bool = True)
     ]
     adamw: dict[str, Any] = {"lr": settings.learning_rate, "betas": tuple(settings.betas), "fused": fused}
     if settings.muon_learning_rate is None:
-        return AdamW(groups, **adamw)
+        optimizer: Any = AdamW(groups, **adamw)
+        # Lightning clips no gradients that the optimiser may unscale; float16 alone is scaled, and is never fused
+        optimizer._step_supports_amp_scaling = False
+        return optimizer
     matrices = [module.weight for module in gpt.blocks.modules() if isinstance(module, torch.nn.Linear)]
     chosen = {id(matrix) for matrix in matrices}
     groups[0]["params"] = [parameter for parameter in decayed if id(parameter) not in chosen]

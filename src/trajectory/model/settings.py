@@ -64,7 +64,7 @@ class GPTSettings:
             is_valid, "model.n_embd", f"an even multiple of n_head={self.n_head} with rotary positions", self.n_embd
         )
         smoothness = self.init_smoothness
-        require(smoothness >= 0, "model.init_smoothness", "at least 0", smoothness)
+        require(0 <= smoothness <= self.bins, "model.init_smoothness", f"from 0 to {self.bins}, the bins", smoothness)
         require(0 < self.init_scale < math.inf, "model.init_scale", "above 0 and finite", self.init_scale)
         for key in ("embedding_dropout", "residual_dropout", "attention_dropout"):
             value = getattr(self, key)
@@ -131,6 +131,10 @@ class OptimizerSettings:
             "in this order between 0 and 1",
             (self.warmup_fraction, self.decay_fraction),
         )
+        require(0 < self.final_ratio <= 1, "model.optimizer.final_ratio", "above 0 and at most 1", self.final_ratio)
+        for key in ("action_weight", "reward_weight", "value_weight"):
+            weight = getattr(self, key)
+            require(0 <= weight < math.inf, f"model.optimizer.{key}", "at least 0 and finite", weight)
         decay = self.ema_decay
         rule = "null, or at least 0 and below 1"
         require(decay is None or 0 <= decay < 1, "model.optimizer.ema_decay", rule, decay)

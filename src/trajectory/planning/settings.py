@@ -10,6 +10,11 @@ from trajectory.errors import UserError, require
 from trajectory.targets import TARGET, ExternalTarget, resolve_target
 from trajectory.transition import TokenKind
 
+# beyond these a temperature or top-p is a slip: `top_k=1` is greedy, and float32 has no room for quotients of logits
+TEMPERATURES = (1e-6, 1e6)
+SMALLEST_TOP_P = 1e-6
+SHORTEST_MS = 0.001  # of a deadline; no clock of a system tells less apart
+
 
 @dataclass  # not frozen: OmegaConf could not merge a config into it where it is nested
 class SamplingSettings:
@@ -29,10 +34,9 @@ class SamplingSettings:
         """Raise a `UserError` naming the key below `key` whose value is out of range."""
         top_k, top_p = self.top_k, self.top_p
         require(top_k is None or (_is_whole(top_k) and top_k >= 1), f"{key}.top_k", "null or at least 1", top_k)
-        require(top_p is None or (_is_number(top_p) and 0 < top_p <= 1), f"{key}.top_p", "null or in (0, 1]", top_p)
-        temperature = self.temperature
-        is_valid = _is_number(temperature) and 0 < temperature < float("inf")
-        require(is_valid, f"{key}.temperature", "above 0 and finite", temperature)
+        is_valid = top_p is None or (_is_number(top_p) and SMALLEST_TOP_P <= top_p <= 1)
+        require(is_valid, f"{key}.top_p", f"null or from {SMALLEST_TOP_P} to 1", top_p)
+        check_temperature(self.temperature, f"{key}.temperature")
 
     @property
     def greedy(self) -> bool:
@@ -113,9 +117,7 @@ class PlannerSettings:
             self.discount,
         )
         require(self.execute in ("best", "mean"), "planner.execute", "best or mean", self.execute)
-        temperature = self.execute_temperature
-        is_valid = _is_number(temperature) and 0 < temperature < float("inf")
-        require(is_valid, "planner.execute_temperature", "above 0 and finite", temperature)
+        check_temperature(self.execute_temperature, "planner.execute_temperature")
         weight, threshold, deadline = self.likelihood_weight, self.likelihood_threshold, self.deadline_ms
         is_valid = _is_number(weight) and 0 <= weight < float("inf")
         require(is_valid, "planner.likelihood_weight", "at least 0 and finite", weight)
@@ -123,8 +125,8 @@ class PlannerSettings:
         require(is_valid, "planner.likelihood_weight", "0 with planner.objective=likelihood", weight)
         is_valid = _is_number(threshold) and -float("inf") < threshold <= 0
         require(is_valid, "planner.likelihood_threshold", "at most 0 and finite", threshold)
-        is_valid = deadline is None or (_is_number(deadline) and 0 < deadline < float("inf"))
-        require(is_valid, "planner.deadline_ms", "null or above 0 and finite", deadline)
+        is_valid = deadline is None or (_is_number(deadline) and SHORTEST_MS <= deadline < float("inf"))
+        require(is_valid, "planner.deadline_ms", f"null, or at least {SHORTEST_MS} and finite", deadline)
         is_valid = self.precision in ("float32", "bfloat16")
         require(is_valid, "planner.precision", "float32 or bfloat16", self.precision)
         for kind in ("observation", "action", "reward"):
@@ -213,6 +215,13 @@ def check_planner_overrides(values: dict[str, Any]) -> None:
     interval: Any = values.get("replan_interval")
     long_enough = {"horizon": max(interval, PlannerSettings.horizon)} if _is_whole(interval) else {}
     settings(PlannerSettings, {**long_enough, **values}, "planner")
+
+
+def check_temperature(value: object, key: str) -> None:
+    """Raise a `UserError` unless it is a temperature that float32 can divide by."""
+    smallest, largest = TEMPERATURES
+    is_valid = isinstance(value, int | float) and not isinstance(value, bool) and smallest <= value <= largest
+    require(is_valid, key, f"from {smallest:g} to {largest:g}", value)
 
 
 def _is_whole(value: object) -> bool:

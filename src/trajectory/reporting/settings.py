@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from trajectory.config import check_seed
 from trajectory.errors import UserError, require
 from trajectory.imports import install_command
 
@@ -22,7 +23,7 @@ class ReportSettings:
 
     def __post_init__(self) -> None:
         require(self.resamples >= 100, "report.resamples", "at least 100", self.resamples)
-        require(self.seed >= 0, "report.seed", "at least 0", self.seed)
+        check_seed(self.seed, "report.seed")
         require(self.video_mb >= 0, "report.video_mb", "at least 0", self.video_mb)
 
 

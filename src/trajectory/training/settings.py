@@ -131,9 +131,9 @@ def check_accelerator(accelerator: str, key: str) -> None:
 
 
 def check_threads(threads: str) -> None:
-    """Raise a `UserError` unless it is a number, as text, or `auto`."""
-    whole = threads == "auto" or (threads.isdecimal() and int(threads) >= 1)
-    require(whole, "runtime.threads", "auto or a whole number of at least 1", threads)
+    """Raise a `UserError` unless it is a number, as text, or `auto`. The machine's own limit is `check_cores`'."""
+    whole = threads == "auto" or (threads.isascii() and threads.isdecimal() and len(threads) < 5 and int(threads) >= 1)
+    require(whole, "runtime.threads", "auto or a whole number from 1 to 9999", threads)
 
 
 @dataclass(frozen=True)

@@ -82,10 +82,13 @@ def prepare(config: DictConfig, settings: TrainingSettings, folder: Path) -> Sta
         if not config.resume:
             delete_logs(folder)
     with gc_paused():
-        from trajectory.hardware import check_devices, select_device  # torch, now that the environment stands
+        # torch, now that the environment stands
+        from trajectory.hardware import check_cores, check_devices, select_device, select_precision
 
     device = select_device(trainer.accelerator)
     check_devices(device, trainer.devices)
+    check_cores(settings.runtime.threads)
+    select_precision(trainer.precision, device)
     if isinstance(settings.planner, PlannerSettings):
         settings.planner.check_device(device.type)
     if settings.has_extensions:
