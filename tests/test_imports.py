@@ -32,6 +32,7 @@ FLOORS: list[set[str]] = [
         "progress",
         "ranks",
         "spaces",
+        "writable",
         "worlds",
     },
     {"renamed", "steps", "targets"},

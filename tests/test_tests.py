@@ -31,7 +31,7 @@ def names(path: Path) -> list[tuple[str, str]]:
 def test_folders_are_those_of_the_package() -> None:
     packages = {path.parent.name for path in (ROOT / "src" / "trajectory").glob("*/__init__.py")}
     folders = {path.parent.name for path in FILES} - {"tests"}
-    assert folders - packages == {"conf"}
+    assert folders - packages == {"attacks", "conf"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

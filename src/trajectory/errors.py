@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+
+log = logging.getLogger(__name__)
+
 
 class UserError(ValueError):
     """A mistake that the user can correct. The message names the key, the rule and the value."""
@@ -20,3 +26,16 @@ def require(condition: bool, key: str, rule: str, value: object) -> None:
 def first_line(error: Exception) -> str:
     """The first line of an error's message, else its type."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+@contextmanager
+def only_warn(missing: str) -> Generator[None]:
+    """Go on after an error in the block, with one warning: for what shows a result, and must never cost it.
+
+    Args:
+        missing: what there is not when the block fails.
+    """
+    try:
+        yield
+    except Exception as error:  # libraries that draw and log may raise anything
+        log.warning("%s: %s: %s", missing, type(error).__name__, first_line(error))

@@ -68,7 +68,7 @@ def section(config: DictConfig, key: str) -> dict[str, Any]:
     return values
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def environment_in(folder: Path) -> dict[str, str]:
     """Variables of a process that has its home in a folder, and nothing of who runs the tests."""
     dropped = ("WANDB_", "HYDRA_", "HF_", "MINARI_", "TRAJECTORY_", "XDG_", "OMP_NUM_THREADS")
     kept = {
@@ -103,7 +103,7 @@ def start_main(
         variables: more environment variables; those that Python or an import reads need a fresh process.
     """
     command = [sys.executable, str(ROOT / "src" / f"{main}.py"), *overrides]
-    variables = _environment(folder) | variables
+    variables = environment_in(folder) | variables
     if sys.platform == "linux" and not fresh:
         return Forked(command[1:], folder, variables, most_bytes)
 
@@ -146,7 +146,7 @@ def run_main_here(main: str, *overrides: str, folder: Path, **variables: str) ->
     answers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
     try:
         with (
-            mock.patch.dict(os.environ, _environment(folder) | variables, clear=True),
+            mock.patch.dict(os.environ, environment_in(folder) | variables, clear=True),
             mock.patch.object(sys, "argv", [str(path), *overrides]),
             mock.patch.object(sys, "path", sys.path[:]),
             warnings.catch_warnings(),

@@ -40,14 +40,23 @@ class Forked:
         cwd: its working folder.
         env: all its environment variables.
         most_bytes: that a file may grow to; None for no limit.
+        limits: others of the process, by the name of their constant in `resource`.
     """
 
-    def __init__(self, args: list[str], cwd: Path, env: dict[str, str], most_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        args: list[str],
+        cwd: Path,
+        env: dict[str, str],
+        most_bytes: int | None = None,
+        limits: dict[str, int] | None = None,
+    ) -> None:
         self.args, self.returncode = args, None
         self._keeper, keeper = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         (read_out, out), (read_err, err) = os.pipe(), os.pipe()
         self.stdout, self.stderr = os.fdopen(read_out), os.fdopen(read_err)
-        request = json.dumps({"args": args, "cwd": str(cwd), "env": env, "most_bytes": most_bytes}).encode()
+        limits = (limits or {}) | ({} if most_bytes is None else {"RLIMIT_FSIZE": most_bytes})
+        request = json.dumps({"args": args, "cwd": str(cwd), "env": env, "limits": limits}).encode()
         assert len(request) < REQUEST
         socket.send_fds(_server(), [request], [keeper.fileno(), out, err])
         keeper.close()
@@ -144,8 +153,8 @@ def _become(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored below a shell's background job
-    if (most := request["most_bytes"]) is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    for name, most in request["limits"].items():
+        resource.setrlimit(getattr(resource, name), (most, most))
     sys.argv[:] = request["args"]
     sys.path[0] = str(Path(sys.argv[0]).parent)
     if "HOLD_AT" in os.environ:

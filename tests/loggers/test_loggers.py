@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import pytest
 from helpers.command_line import Refusal, compose_config
 from helpers.offline_run import names, points, records
 from trajectory.errors import UserError
-from trajectory.evaluation.log_results import close_analysis, close_loggers, log_picture
+from trajectory.evaluation.log_results import close_analysis, close_loggers, log_picture, save_results
 from trajectory.evaluation.video import write_frames
+from trajectory.loggers.dashboard import FailSafe, RunLogger
 from trajectory.loggers.factory import make_loggers
 from trajectory.loggers.metrics_file import MetricsFile, read_metrics
 from trajectory.loggers.settings import (
@@ -41,6 +43,12 @@ RESULTS: dict[str, Any] = {
         {"seed": 8, "return": 13.0, "length": 4, "normalized_score": 1.6, "terminated": False, "truncated": True},
     ],
 }
+
+
+def close(loggers: Sequence[RunLogger], results: dict[str, Any], folder: Path) -> None:
+    """What the end of a run does."""
+    save_results(loggers, results, folder)
+    close_loggers(loggers, results, folder)
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +83,7 @@ def test_csv_alone(settings: LoggerSettings, folder: Path) -> None:
     loggers = make_loggers(settings, folder, {})
     assert [type(logger) for logger in loggers] == [MetricsFile]
     loggers[0].log_metrics({"train/loss": 2.0}, step=1)
-    close_loggers(loggers, RESULTS, folder)
+    close(loggers, RESULTS, folder)
     first, last = rows(folder)
     assert (first["step"], first["train/loss"]) == ("1", "2.0")
     assert (last["step"], last["final/return_mean"], last["final/return_std"]) == ("6", "12.5", "0.5")
@@ -85,19 +93,22 @@ def test_csv_alone(settings: LoggerSettings, folder: Path) -> None:
 
 def test_scores_are_left_out_where_the_environment_has_no_reference(folder: Path) -> None:
     loggers = make_loggers({}, folder, {})
-    close_loggers(loggers, {**RESULTS, "normalized_score_mean": None}, folder)
+    close(loggers, {**RESULTS, "normalized_score_mean": None}, folder)
     assert "final/normalized_score_mean" not in rows(folder)[0]
 
 
 def test_offline_run_is_complete_without_an_account(folder: Path, capfd: pytest.CaptureFixture) -> None:
     config = {"planner": {"beam_width": 4711}}
     loggers = make_loggers({"wandb": WandbSettings(project="some-project")}, folder, config)
-    assert [type(logger) for logger in loggers] == [MetricsFile, WandbDashboard]
+    file, safe = loggers
+    assert isinstance(file, MetricsFile)
+    assert isinstance(safe, FailSafe)
+    assert isinstance(safe.board, WandbDashboard)
     for logger in loggers:
         logger.log_metrics({"train/loss": 2.0}, step=1)
     (folder / "episode.mp4").write_bytes(b"film")
     matplotlib.image.imsave(folder / "rollout.png", np.zeros((4, 4, 3)))
-    close_loggers(loggers, RESULTS, folder)
+    close(loggers, RESULTS, folder)
     assert [row["step"] for row in rows(folder)] == ["1", "6"]
 
     (run,) = (folder / "wandb").glob("offline-run-*")
@@ -117,7 +128,7 @@ def test_two_offline_runs_after_each_other_have_folders_of_their_own(tmp_path: P
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         loggers = make_loggers({"wandb": WandbSettings()}, tmp_path / name, {})
-        close_loggers(loggers, RESULTS, tmp_path)
+        close(loggers, RESULTS, tmp_path)
         assert len(list((tmp_path / name / "wandb").glob("offline-run-*"))) == 1
 
 
@@ -163,8 +174,9 @@ def test_a_continued_offline_run_takes_the_place_of_the_killed_one_under_its_id(
     first = make_loggers({"wandb": WandbSettings()}, folder, {})
     for logger in first:
         logger.log_metrics({"train/loss": 2.515625}, step=1)
-    assert isinstance(first[1], WandbDashboard)
-    first[1].run.finish()
+    assert isinstance(first[1], FailSafe)
+    assert isinstance(first[1].board, WandbDashboard)
+    first[1].board.run.finish()
     (killed,) = (folder / "wandb").glob("offline-run-*/*.wandb")
     # the names of folders tell seconds: this one began long ago, and the next one's name is another
     before = killed.parent.rename(folder / "wandb" / f"offline-run-20200102_000000-{killed.stem.removeprefix('run-')}")
@@ -174,7 +186,7 @@ def test_a_continued_offline_run_takes_the_place_of_the_killed_one_under_its_id(
     for logger in second:
         logger.log_metrics({"train/loss": 9.515625}, step=1)
         logger.log_metrics({"train/loss": 1.515625}, step=2)
-    close_loggers(second, RESULTS, folder)
+    close(second, RESULTS, folder)
     (present,) = (folder / "wandb").glob("offline-run-*")
     (record,) = present.glob("*.wandb")
     assert record.name == killed.name
@@ -198,7 +210,7 @@ def test_where_the_shell_wants_runs_they_keep_their_id(folder: Path, monkeypatch
         loggers = make_loggers({"wandb": WandbSettings()}, where, {})
         for logger in loggers:
             logger.log_metrics({"train/loss": 1.0}, step=1)
-        close_loggers(loggers, RESULTS, where)
+        close(loggers, RESULTS, where)
     assert not [*folder.glob("wandb/*run-*"), *other.glob("wandb/*run-*")]
     ids = {path.stem.removeprefix("run-") for path in place.glob("wandb/offline-run-*/*.wandb")}
     assert ids == {(where / "wandb" / "id.txt").read_text() for where in (other, folder)}
@@ -259,7 +271,7 @@ def picture(path: Path) -> Path:
 def test_goals_are_shown_where_there_are_some_and_how_many_were_reached(folder: Path) -> None:
     picture(folder / "goals.png")
     loggers = make_loggers({"wandb": WandbSettings()}, folder, {})
-    close_loggers(loggers, {**RESULTS, "success_rate": 0.75, "dataset": {"return_mean": 0.0}}, folder)
+    close(loggers, {**RESULTS, "success_rate": 0.75, "dataset": {"return_mean": 0.0}}, folder)
     assert "final/goals" in names(folder)
     (final,) = points(folder)
     assert final["final/success_rate"] == 0.75
@@ -270,7 +282,7 @@ def test_checkpoints_stay_away_from_the_dashboard_where_asked(folder: Path) -> N
     (folder / "last.ckpt").write_bytes(b"weights")
     loggers = make_loggers({"wandb": WandbSettings(checkpoints=False)}, folder, {})
     dataset = {"id": "trajectory/hopper/medium-v0", "content_hash": "0123", "return_mean": 1.0}
-    close_loggers(loggers, {**RESULTS, "dataset": dataset, "checkpoint": str(folder / "last.ckpt")}, folder)
+    close(loggers, {**RESULTS, "dataset": dataset, "checkpoint": str(folder / "last.ckpt")}, folder)
     assert [record["type"] for record in records(folder, "artifact")] == ["run_table", "dataset"]
 
 
@@ -284,7 +296,7 @@ def test_an_analysis_is_shown_with_its_training_and_leads_to_the_checkpoint(tmp_
     checkpoint = str(trained / "last.ckpt")
     dataset = {"id": "trajectory/hopper/medium-v0", "content_hash": "0123", "return_mean": 1.0}
     loggers = make_loggers({"wandb": WandbSettings()}, trained, {})
-    close_loggers(loggers, {**RESULTS, "dataset": dataset, "checkpoint": checkpoint}, trained)
+    close(loggers, {**RESULTS, "dataset": dataset, "checkpoint": checkpoint}, trained)
     picture(analysed / "attention.png")
     (analysed / "attention.mp4").write_bytes(b"film")
     loggers = make_loggers({"wandb": WandbSettings()}, analysed, {}, job="analyze", training_folder=trained)
@@ -310,7 +322,7 @@ def test_a_run_left_open_by_a_job_that_failed_is_not_gone_on_with(tmp_path: Path
         loggers = make_loggers({"wandb": WandbSettings()}, tmp_path / name, {})
         for logger in loggers:
             logger.log_metrics({"train/loss": 2.0}, step=1)
-    close_loggers(loggers, RESULTS, tmp_path / "next")
+    close(loggers, RESULTS, tmp_path / "next")
     (failed,), (followed,) = records(tmp_path / "failed", "run"), records(tmp_path / "next", "run")
     assert failed["run_id"] != followed["run_id"]
     assert [len(points(tmp_path / name)) for name in ("failed", "next")] == [1, 2]
@@ -329,7 +341,7 @@ def test_tensorboard_has_every_point_once_also_where_a_run_goes_on(folder: Path)
     picture(folder / "rollout.png")
     frames = [np.full((64, 96, 3), shade, dtype=np.uint8) for shade in range(0, 250, 1)]
     write_frames(folder / "episode.mp4", iter(frames), fps=25)
-    close_loggers(second, RESULTS, folder)
+    close(second, RESULTS, folder)
 
     events = accumulator.EventAccumulator(str(folder / "tensorboard"))
     events.Reload()

@@ -19,7 +19,7 @@ from trajectory.evaluation.log_results import close_analysis
 from trajectory.evaluation.results import provenance, write_results
 from trajectory.files import write_file
 from trajectory.hardware import check_cores, select_device, set_threads
-from trajectory.loggers.factory import delete_logs, make_loggers
+from trajectory.loggers.factory import check_loggers, delete_logs, make_loggers
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.resume import check_not_training_folder
 from trajectory.settings import AnalysisSettings
@@ -38,6 +38,7 @@ def analyze(config: DictConfig, settings: AnalysisSettings, folder: Path) -> Non
         UserError: a checkpoint that cannot be read or is not of that kind, or data that do not fit it.
     """
     check_cores(settings.runtime.threads)
+    check_loggers(settings.logger)
     checkpoint = load_checkpoint(
         settings.checkpoint, select_device(settings.runtime.accelerator, "runtime.accelerator")
     )
@@ -56,6 +57,6 @@ def analyze(config: DictConfig, settings: AnalysisSettings, folder: Path) -> Non
     results = {**facts, **results, **provenance()}
     home = settings.checkpoint.absolute().parent
     loggers = make_loggers(settings.logger, folder, without_missing(config), job="analyze", training_folder=home)
-    close_analysis(loggers, settings.kind, results, checkpoint.hyperparameters["dataset"], folder)
     write_results(folder / "results.json", results)
+    close_analysis(loggers, settings.kind, results, checkpoint.hyperparameters["dataset"], folder)
     log.info("results and pictures: %s", folder)

@@ -1,6 +1,7 @@
 """The commands. Each composes its config, checks it, and calls one function, which imports the rest of the package.
 
-This module needs only the standard library: `start` imports everything else, even Hydra, where it handles errors.
+This module and `writable` need only the standard library: `start` imports everything else, even Hydra, where it
+handles errors.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
+from trajectory.writable import use_writable_folders
+
 PLUGINS = "hydra_plugins"  # the namespace package in which Hydra looks for plugins
 
 
@@ -19,6 +22,7 @@ def start(name: str) -> None:
     """Run a command. Ctrl-C during imports and a plugin that cannot be imported end it with one line."""
     # figures go to files; a notebook's own backend, which its commands inherit, may be missing here
     os.environ["MPLBACKEND"] = "agg"
+    use_writable_folders()
     gc.disable()  # composing makes many objects and little garbage; `run_folder` enables it again
     try:
         main = import_module(f"trajectory.commands.{name}").main

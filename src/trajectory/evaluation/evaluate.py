@@ -16,13 +16,13 @@ from trajectory.data.source import locate, requested_dataset
 from trajectory.environments.make import check_goal, check_layout, make_environment
 from trajectory.environments.settings import EnvironmentSettings, trained_environment
 from trajectory.errors import require
-from trajectory.evaluation.log_results import close_loggers
 from trajectory.evaluation.recorded import LearnedModel
 from trajectory.evaluation.recorded_report import evaluate_recorded_and_report
 from trajectory.evaluation.report import RunRecord, evaluate_and_report
 from trajectory.files import write_file
 from trajectory.hardware import check_cores, select_device, set_threads
-from trajectory.loggers.factory import delete_logs, make_loggers
+from trajectory.loggers.dashboard import RunLogger
+from trajectory.loggers.factory import check_loggers, delete_logs, make_loggers
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.planning.agent import make_agent
 from trajectory.planning.settings import planner_as_dict, trained_planner
@@ -41,6 +41,7 @@ def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> 
     """
     evaluation, source_name = settings.evaluation, f"checkpoint={settings.checkpoint}"
     check_cores(settings.runtime.threads)
+    check_loggers(settings.logger)
     checkpoint = load_checkpoint(
         settings.checkpoint, select_device(settings.runtime.accelerator, "runtime.accelerator")
     )
@@ -69,11 +70,10 @@ def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> 
     resolved = {**without_missing(config), "planner": planner_as_dict(planner), "env": asdict(environment)}
     write_file(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
 
-    def log(results: dict[str, Any]) -> None:
+    def loggers() -> list[RunLogger]:
         run = {**resolved, "data": trained["dataset"]}
         trained_in = settings.checkpoint.absolute().parent
-        loggers = make_loggers(settings.logger, folder, run, job="evaluate", training_folder=trained_in)
-        close_loggers(loggers, results, folder)
+        return make_loggers(settings.logger, folder, run, job="evaluate", training_folder=trained_in)
 
     metadata = {
         "dataset": trained["dataset"],
@@ -82,7 +82,7 @@ def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> 
         "steps": checkpoint.step,
         "wall_clock_s": {"record": 0.0, "train": 0.0},
     }
-    record = RunRecord(folder, environment, metadata, log)
+    record = RunRecord(folder, environment, metadata, loggers)
     if held_out is None:
         return evaluate_and_report(record, agent, evaluation)[metric]
     return evaluate_recorded_and_report(record, agent, evaluation, held_out, model)[metric]

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trajectory.evaluation.results import metrics_of
+from trajectory.evaluation.results import metrics_of, write_results
 from trajectory.loggers.dashboard import Dashboard, RunLogger
+from trajectory.loggers.metrics_file import MetricsFile
 
 
 def log_picture(loggers: Sequence[RunLogger], name: str, path: Path, step: int = 0) -> None:
@@ -16,21 +17,25 @@ def log_picture(loggers: Sequence[RunLogger], name: str, path: Path, step: int =
         board.log_picture(name, path, step)
 
 
-def close_loggers(loggers: Sequence[RunLogger], results: dict[str, Any], folder: Path) -> None:
-    """Log the final episodes with their pictures, the video and the checkpoints; close every logger.
+def save_results(loggers: Sequence[RunLogger], results: dict[str, Any], folder: Path) -> None:
+    """The last row of `metrics.csv`, then `results.json`, with which a run is finished: before all that shows them."""
+    for logger in loggers:
+        if isinstance(logger, MetricsFile):
+            logger.log_metrics(_final_metrics(results), results.get("steps", 0))
+    write_results(folder / "results.json", results)
 
-    `metrics.csv` comes last: an evaluation that is repeated logs what is missing there.
-    """
+
+def close_loggers(loggers: Sequence[RunLogger], results: dict[str, Any], folder: Path) -> None:
+    """Show the final episodes with their pictures, the video and the checkpoints; close every dashboard."""
     step = results.get("steps", 0)
-    for logger in reversed(loggers):
-        logger.log_metrics(metrics_of("final", results, results.get("dataset", {})), step)
-        for board in _dashboards([logger]):
-            episodes = results.get("recorded_episodes") or results["episodes"]
-            board.log_table("final/episodes", episodes, step)
-            for name in ("rollout.png", "goals.png", "episode.mp4", "held_out.png"):
-                if (folder / name).exists():
-                    board.log_picture(f"final/{_media_name(folder / name)}", folder / name, step)
-            board.finish(folder, results.get("dataset"), results.get("checkpoint"))
+    for board in _dashboards(loggers):
+        board.log_metrics(_final_metrics(results), step)
+        episodes = results.get("recorded_episodes") or results["episodes"]
+        board.log_table("final/episodes", episodes, step)
+        for name in ("rollout.png", "goals.png", "episode.mp4", "held_out.png"):
+            if (folder / name).exists():
+                board.log_picture(f"final/{_media_name(folder / name)}", folder / name, step)
+        board.finish(folder, results.get("dataset"), results.get("checkpoint"))
 
 
 def close_analysis(
@@ -46,6 +51,10 @@ def close_analysis(
         for path in sorted([*folder.glob("*.png"), *folder.glob("*.mp4")]):
             board.log_picture(f"{kind}/{_media_name(path)}", path, 0)
         board.finish(folder, dataset, results["checkpoint"])
+
+
+def _final_metrics(results: dict[str, Any]) -> dict[str, Any]:
+    return metrics_of("final", results, results.get("dataset", {}))
 
 
 def _dashboards(loggers: Sequence[RunLogger]) -> list[Dashboard]:

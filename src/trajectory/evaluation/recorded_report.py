@@ -17,7 +17,7 @@ from trajectory.data.episodes import Episodes
 from trajectory.distributed import all_gather_object
 from trajectory.evaluation.recorded import LearnedModel, evaluate_recorded
 from trajectory.evaluation.report import RunRecord
-from trajectory.evaluation.results import format_interval, provenance, write_results
+from trajectory.evaluation.results import format_interval, provenance
 from trajectory.evaluation.settings import EvaluationSettings
 from trajectory.files import write_file
 from trajectory.planning.protocol import Agent
@@ -52,10 +52,12 @@ def evaluate_recorded_and_report(
     }
     if rank() > 0:
         return results
-    if model is not None:
-        write_file(run.folder / "held_out.png", draw_calibration(results))
-    run.log(results)
-    write_results(run.folder / "results.json", results)
+
+    def draw() -> None:
+        if model is not None:
+            write_file(run.folder / "held_out.png", draw_calibration(results))
+
+    run.save(results, draw)
     log.info("held-out episodes\n%s\nrun folder: %s", format_summary(results), run.folder)
     return results
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from trajectory.environments.make import make_environment
 from trajectory.environments.settings import EnvironmentSettings
+from trajectory.errors import only_warn
+from trajectory.evaluation.episodes import Rollouts
 from trajectory.evaluation.goals import draw_paths
-from trajectory.evaluation.results import format_table, provenance, summarize_rollouts, write_results
+from trajectory.evaluation.log_results import close_loggers, save_results
+from trajectory.evaluation.results import format_table, provenance, summarize_rollouts
 from trajectory.evaluation.rollout import run_on_all_ranks
 from trajectory.evaluation.settings import EvaluationSettings
 from trajectory.evaluation.video import draw_episode
 from trajectory.files import write_file
+from trajectory.loggers.dashboard import RunLogger
 from trajectory.planning.protocol import Agent
 from trajectory.ranks import rank
 
@@ -29,17 +33,29 @@ class RunRecord:
     Args:
         folder: of the run.
         metadata: other fields of the results: `dataset`, `planner`, `wall_clock_s` and so on.
-        log: hands the results to the loggers. It runs before `results.json` is written.
+        loggers: makes those of the run, or gives them; asked for once, when there are results.
     """
 
     folder: Path
     environment: EnvironmentSettings
     metadata: Mapping[str, Any]
-    log: Callable[[dict[str, Any]], None] = lambda results: None
+    loggers: Callable[[], Sequence[RunLogger]] = list
+
+    def save(self, results: dict[str, Any], draw: Callable[[], None] = lambda: None) -> None:
+        """Write `metrics.csv` and `results.json`, then draw and log; whatever fails of the latter is a warning.
+
+        Args:
+            draw: leaves pictures in the folder.
+        """
+        loggers = self.loggers()
+        save_results(loggers, results, self.folder)
+        with only_warn("pictures are missing"):
+            draw()
+        close_loggers(loggers, results, self.folder)
 
 
 def evaluate_and_report(run: RunRecord, agent: Agent, evaluation: EvaluationSettings) -> dict[str, Any]:
-    """Run the final episodes, split among the ranks; the first rank writes `results.json`, after all other files.
+    """Run the final episodes, split among the ranks; the first rank writes `results.json`, before it draws.
 
     With goals, given to the agent or hidden from it, the paths are drawn too, as `goals.png`.
 
@@ -58,7 +74,6 @@ def evaluate_and_report(run: RunRecord, agent: Agent, evaluation: EvaluationSett
         plan_every_n_steps=evaluation.plan_every_n_steps,
         goal=evaluation.goal,
     )
-    recording = rollouts.episodes[0].recording
     results = {
         "environment": asdict(run.environment),
         **run.metadata,
@@ -68,16 +83,19 @@ def evaluate_and_report(run: RunRecord, agent: Agent, evaluation: EvaluationSett
     }
     if rank() > 0:
         return results
-    if "success_rate" in results:
+    run.save(results, lambda: _draw(run, rollouts, with_goals="success_rate" in results))
+    log.info("planned episodes\n%s\nrun folder: %s", format_table(results), run.folder)
+    return results
+
+
+def _draw(run: RunRecord, rollouts: Rollouts, *, with_goals: bool) -> None:
+    if with_goals:
         env = make_environment(run.environment)
         write_file(run.folder / "goals.png", draw_paths(rollouts.episodes, env))
         env.close()
-    if recording is not None:
-        draw_episode(run.folder, run.environment, recording, terminated=rollouts.episodes[0].terminated)
-    run.log(results)
-    write_results(run.folder / "results.json", results)
-    log.info("planned episodes\n%s\nrun folder: %s", format_table(results), run.folder)
-    return results
+    first = rollouts.episodes[0]
+    if first.recording is not None:
+        draw_episode(run.folder, run.environment, first.recording, terminated=first.terminated)
 
 
 def report_pruned_trial(run: RunRecord, last: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,8 +106,7 @@ def report_pruned_trial(run: RunRecord, last: Mapping[str, Any]) -> dict[str, An
     """
     results = {"environment": asdict(run.environment), **run.metadata, **last, **provenance()}
     if rank() == 0:
-        run.log(results)
-        write_results(run.folder / "results.json", results)
+        run.save(results)
         metric = "return_mean" if "return_mean" in last else "log_likelihood"
         log.info("the search stopped this trial at step %d: %s %.4g", last["step"], metric, last[metric])
     return results

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trajectory.loggers.dashboard import RunLogger
+from trajectory.errors import only_warn
+from trajectory.loggers.dashboard import Dashboard, FailSafe, RunLogger
 from trajectory.loggers.lightning_dashboard import LightningDashboard, build_logger
 from trajectory.loggers.metrics_file import MetricsFile, read_metrics
 from trajectory.loggers.settings import LoggerSettings, TensorBoardSettings, WandbSettings
@@ -34,25 +35,35 @@ def make_loggers(
         job: the command's name, by which Weights & Biases tells runs apart.
         training_folder: of the training that an evaluation or an analysis belongs to and is grouped with.
 
-    Raises:
-        UserError: a logger that cannot be made.
+    A logger that cannot be made is left out with a warning; `check_loggers` refuses what is wrong with its settings.
     """
     file = MetricsFile(folder / "metrics.csv")
     rows = [{name: float(value) for name, value in row.items()} for row in read_metrics(file.path)]
     loggers: list[RunLogger] = [file]
-    for logger in settings.values():
-        if isinstance(logger, TensorBoardSettings):
-            loggers.append(begin_tensorboard(folder, config, rows, file))
-        elif isinstance(logger, WandbSettings) and logger.chosen_mode != "disabled":
-            begin = partial(
-                begin_wandb, logger, folder, config, rows, job=job, training_folder=training_folder or folder
-            )
-            loggers.append(WandbDashboard(begin, file, checkpoints=logger.checkpoints))
-        elif isinstance(logger, ExternalTarget):
-            external = build_logger(logger)
-            external.log_hyperparams(config)
-            loggers.append(LightningDashboard(external, file))
+    for name, logger in settings.items():
+        board: Dashboard | None = None
+        with only_warn(f"logger={name} cannot begin and shows nothing; the run's folder has everything"):
+            if isinstance(logger, TensorBoardSettings):
+                board = begin_tensorboard(folder, config, rows, file)
+            elif isinstance(logger, WandbSettings) and logger.chosen_mode != "disabled":
+                begin = partial(
+                    begin_wandb, logger, folder, config, rows, job=job, training_folder=training_folder or folder
+                )
+                board = WandbDashboard(begin, file, checkpoints=logger.checkpoints)
+            elif isinstance(logger, ExternalTarget):
+                external = build_logger(logger)
+                external.log_hyperparams(config)
+                board = LightningDashboard(external, file)
+        if board is not None:
+            loggers.append(FailSafe(name, board))
     return loggers
+
+
+def check_loggers(settings: LoggerSettings) -> None:
+    """Make the user's own loggers for a try; raise a `UserError` for one that cannot be made."""
+    for logger in settings.values():
+        if isinstance(logger, ExternalTarget):
+            build_logger(logger)
 
 
 def delete_logs(folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from trajectory.data.discretizer import make_tokenizer
-from trajectory.loggers.lightning_dashboard import build_logger
+from trajectory.loggers.factory import check_loggers
 from trajectory.planning.objective import custom_objective
 from trajectory.planning.settings import PlannerSettings
 from trajectory.settings import TrainingSettings
@@ -26,9 +26,7 @@ def check_extensions(settings: TrainingSettings) -> None:
     for callback in settings.callbacks.values():
         if isinstance(callback, ExternalTarget):
             callback.instantiate(expected_type=pl.Callback)
-    for logger in settings.logger.values():
-        if isinstance(logger, ExternalTarget):
-            build_logger(logger)
+    check_loggers(settings.logger)
     for found in (settings.planner, settings.baseline):
         if isinstance(found, ExternalTarget):
             found.locate()

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from trajectory.config import without_missing
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.goals import goal_tokens
-from trajectory.errors import require
+from trajectory.errors import only_warn, require
 from trajectory.evaluation.log_results import log_picture
 from trajectory.files import write_file
 from trajectory.loggers.dashboard import RunLogger
@@ -89,7 +89,8 @@ def open_loggers(
     config: DictConfig, settings: TrainingSettings, machine: Machine, data: TrajectoryDataModule, folder: Path
 ) -> list[RunLogger]:
     """Say what is trained on and on what, and begin the run's curves."""
-    write_file(folder / "data_card.png", data.card)
+    with only_warn("data_card.png is missing"):
+        write_file(folder / "data_card.png", data.card)
     log.info("dataset %(id)s: %(episodes)d episodes, %(steps)d steps, mean return %(return_mean).1f", data.summary)
     for finding in data.summary["check"]:
         log.warning("dataset %s: %s", data.summary["id"], finding)
@@ -100,5 +101,6 @@ def open_loggers(
     shown = without_missing(config)
     shown["data"] |= data.summary
     loggers = make_loggers(settings.logger, folder, shown)
-    log_picture(loggers, "data/card", folder / "data_card.png")
+    if (folder / "data_card.png").is_file():
+        log_picture(loggers, "data/card", folder / "data_card.png")
     return loggers

@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 from trajectory.baselines.training import make_baseline_agent
 from trajectory.config import without_missing
 from trajectory.distributed import all_gather_object, process_group
-from trajectory.evaluation.log_results import close_loggers
 from trajectory.evaluation.recorded import LearnedModel
 from trajectory.evaluation.recorded_report import evaluate_recorded_and_report
 from trajectory.evaluation.report import RunRecord, evaluate_and_report, report_pruned_trial
@@ -77,7 +76,7 @@ def run(config: DictConfig, settings: TrainingSettings, start: Start, folder: Pa
         metadata |= {"cpu_s": {"train": before.get("cpu_seconds", 0.0) + time.process_time() - cpu_began}}
 
         # evaluate and report
-        record = RunRecord(folder, settings.environment, metadata, partial(close_loggers, loggers, folder=folder))
+        record = RunRecord(folder, settings.environment, metadata, lambda: loggers)
         if metadata.get("pruned"):
             return report_pruned_trial(record, metadata["evaluations"][-1])[settings.metric]
         with interruption.handle_signals(defer=False):

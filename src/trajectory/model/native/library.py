@@ -22,6 +22,7 @@ import torch
 
 from trajectory.files import cache_path
 from trajectory.imports import install_command
+from trajectory.writable import is_private, private_folder
 
 FOLDER = Path(__file__).parent
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-shared", "-fPIC")
@@ -46,9 +47,10 @@ def compiled(source: str, dtype: torch.dtype, **definitions: int) -> ctypes.CDLL
         flags.append("-DDOUBLE")
     text = (FOLDER / source).read_text() + (FOLDER / "vectors.h").read_text()
     key = hashlib.sha256(repr((text, compiler, flags, _processor())).encode()).hexdigest()[:16]
-    path = cache_path() / "native" / f"{key}.so"
-    with suppress(OSError):  # missing or damaged
-        return ctypes.CDLL(str(path))
+    path = _folder() / f"{key}.so"
+    with suppress(OSError):  # missing
+        if _is_ours(path):
+            return ctypes.CDLL(str(path))
     with tempfile.TemporaryDirectory(prefix="native-") as temporary:
         built = Path(temporary) / path.name
         command = [*compiler, *flags, str(FOLDER / source), "-o", str(built), "-lm"]
@@ -57,13 +59,45 @@ def compiled(source: str, dtype: torch.dtype, **definitions: int) -> ctypes.CDLL
             errors = [line for line in result.stderr.splitlines() if "error" in line]
             raise OSError(f"{' '.join(compiler)} cannot compile it: {(errors or ['it failed'])[0]}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}")
-            shutil.copyfile(built, partial)
-            partial.replace(path)
+            content = built.read_bytes()
+            _write(_hash_file(path), hashlib.sha256(content).hexdigest().encode())
+            _write(path, content)
         except OSError:  # without a cache folder it works as well
             path = built
         return ctypes.CDLL(str(path))
+
+
+def _folder() -> Path:
+    """Where libraries are kept: in the cache folder, if that is the user's own, and closed to all others."""
+    folder = cache_path() / "native"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.resolve().chmod(0o700)
+    except OSError:  # somebody else's, or it cannot be written
+        pass
+    if not is_private(folder.resolve()):
+        folder = private_folder() / "native"
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _hash_file(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Under a name of this process until it is complete: others may compile the same."""
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.touch(mode=0o600)
+    partial.chmod(0o600)
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a library was written by this user, nobody else can write it, and it is as it was written."""
+    private = is_private(path) and is_private(_hash_file(path))
+    return private and hashlib.sha256(path.read_bytes()).hexdigest() == _hash_file(path).read_text()
 
 
 @functools.cache

@@ -1,0 +1,50 @@
+"""Bad values in every key of every command: refused in one line that leaves nothing behind, or run to the end.
+
+`make fuzz` tries 1,200 of them. FUZZ_COUNT and FUZZ_SEED choose others.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.command_line import run_main
+from helpers.fuzz import RUN, attacks, fault
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="its limits are Linux's")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a tiny training, beside whose folder lies the store that it recorded."""
+    place = tmp_path_factory.mktemp("fuzz")
+    process = run_main("train", *RUN, "runtime.threads=1", "hydra.run.dir=runs/tiny", folder=place)
+    assert process.returncode == 0, process.stderr
+    return place / "runs" / "tiny" / "last.ckpt"
+
+
+def assert_withstood(checkpoint: Path, place: Path, seed: int, count: int) -> None:
+    found, store = {}, checkpoint.parents[2] / "store"
+    for number, attack in enumerate(attacks(checkpoint, seed, count)):
+        folder = place / str(number)
+        folder.mkdir()
+        wrong = fault(attack, folder, store)
+        if wrong is not None:
+            found[str(attack)] = wrong
+            if report := os.environ.get("FUZZ_REPORT"):
+                with Path(report).open("a") as file:
+                    file.write(f"{attack}\n    {wrong}\n")
+    assert not found, "\n".join(f"{attack}\n    {wrong}" for attack, wrong in found.items())
+
+
+def test_forty_bad_values_are_refused_in_one_line_or_run_to_the_end(checkpoint: Path, tmp_path: Path) -> None:
+    assert_withstood(checkpoint, tmp_path, seed=0, count=40)
+
+
+@pytest.mark.slow
+def test_a_thousand_bad_values_are_refused_in_one_line_or_run_to_the_end(checkpoint: Path, tmp_path: Path) -> None:
+    seed, count = int(os.environ.get("FUZZ_SEED", "1")), int(os.environ.get("FUZZ_COUNT", "1200"))
+    assert_withstood(checkpoint, tmp_path, seed, count)

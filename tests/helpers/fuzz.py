@@ -1,0 +1,180 @@
+"""Bad values for every key of every command, and what is said about them."""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import TimeoutError as NotDone
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from helpers.command_line import PATIENCE, ROOT, TINY, compose_config, environment_in
+from helpers.example_data import contents
+from helpers.forked import Forked
+
+LIMITS = {"RLIMIT_AS": 8 << 30, "RLIMIT_CPU": 60}  # bytes, and seconds before an input counts as endless
+# of every kind, as the command line has them: wrong type, out of range, huge, negative, not finite, empty, list,
+# mapping, unicode, path with a space, quotes, an equals sign, an interpolation, several lines
+VALUES = (
+    *("text", "true", "null", "''", "0", "-1", "1.5", "7", "1e300", "-1e300", "1e-300", "nan", "inf", "-inf"),
+    *(
+        "2147483648",
+        "99999999999999999999",
+        "[]",
+        "[1,2]",
+        "[a,null]",
+        "{}",
+        "{a:1}",
+        "'ünï ☃'",
+        "'a path/with spaces'",
+    ),
+    *("'it=is'", "'\"quoted\"'", "../outside", "/proc/nowhere", "'${nosuch}'", "'${seed}'", "'a\\nb'", "x" * 300),
+)
+# how long a run is, or how much it makes: a large number is a wish, no mistake
+AMOUNTS = re.compile(
+    r"\.(max_steps|steps|episodes|periodic_episodes|epochs|patience|resamples|repeats|seconds|reference_seconds"
+    r"|accumulate_grad_batches|batches|sizes|min_steps|min_epochs|every_n_steps|windows|horizon|starts|samples|particles"
+    r"|snapshot_steps|replay_policies|evaluation_episodes|environments|video_mb|max_time)$"
+)
+# what memory a number takes is estimated elsewhere, before any is asked for
+MEMORY = re.compile(
+    r"\.(n_layer|n_embd|n_head|window|batch_size|beam_width|expansion|bins|hidden|members|trajectories|sampled_actions"
+    r"|context|beam_widths|horizons|contexts|widths|layers|steps)$"
+)
+LARGE = ("1e300", "2147483648")
+NOTICE = re.compile(r"^\s*$|%\||^warning: |Warning: |^  warnings?\.warn")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A command with settings in which it takes a second, and the keys that are attacked in it.
+
+    Args:
+        prefix: of those keys.
+    """
+
+    command: str
+    base: tuple[str, ...]
+    prefix: str = ""
+
+    def attacked_keys(self) -> list[str]:
+        """Every key of the composed config that may be attacked here, in the order of the config."""
+        config = compose_config(self.command, *(part for part in self.base if not part.startswith("hydra.")))
+        return [key for key in _leaves(config) if key.startswith(self.prefix)]
+
+
+RUN = (
+    *TINY,
+    *("dataset.steps=300", "trainer.max_steps=2", "evaluation.episodes=1", "evaluation.max_steps=3"),
+    *("evaluation.periodic_episodes=1", "evaluation.every_n_steps=2", "evaluation.video=false", "logger=csv"),
+    *("planner.beam_width=1", "planner.horizon=1", "data.batch_size=4", "tokenizer.bins=10"),
+)
+
+
+def variants(checkpoint: Path) -> list[Variant]:
+    """All commands that a checkpoint and a folder of runs are enough for."""
+    runs = str(checkpoint.parent.parent)
+    few = ("evaluation.episodes=1", "evaluation.max_steps=3", "evaluation.video=false", "logger=csv")
+    analysis = (f"checkpoint={checkpoint}", "logger=csv", "runtime.threads=1")
+    small = ("steps=2", "batch_size=4", "hidden=[4]")
+    found = [
+        Variant("train", (*RUN, "runtime.threads=1")),
+        Variant("evaluate", (f"checkpoint={checkpoint}", *few, "runtime.threads=1")),
+        Variant("analyze", ("analysis=attention", "analysis.windows=4", "analysis.resamples=2", *analysis)),
+        Variant("collect", ("dataset.steps=100",)),
+        Variant("report", (f"runs={runs}", "report.resamples=100")),
+        Variant("dashboard", ()),
+        Variant("train", (*RUN, "critic=iql", *(f"critic.{part}" for part in small)), "critic."),
+    ]
+    for name in ("bc", "iql", "rebrac", "cql"):
+        found.append(Variant("train", (*RUN, f"baseline={name}", *(f"baseline.{part}" for part in small)), "baseline."))
+    transformer = ("baseline.steps=2", "baseline.batch_size=4", "baseline.n_layer=1", "baseline.n_embd=4")
+    return [*found, Variant("train", (*RUN, "baseline=dt", *transformer, "baseline.window=3"), "baseline.")]
+
+
+def _leaves(config: DictConfig, above: str = "") -> Iterator[str]:
+    for name in config:
+        key = f"{above}{name}"
+        value = None if OmegaConf.is_missing(config, name) else config._get_node(name)
+        if isinstance(value, DictConfig) and len(value):
+            yield from _leaves(value, f"{key}.")
+        else:
+            yield key
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One bad value in one key."""
+
+    variant: Variant
+    key: str
+    value: str
+
+    def __str__(self) -> str:
+        head = " ".join(
+            part for part in self.variant.base if "=" in part and part.split("=")[0] in ("baseline", "critic")
+        )
+        return f"{self.variant.command} {head} {self.key}={self.value}".replace("  ", " ")
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether it may be asked that it is refused or ends within a minute."""
+        large = self.value in LARGE
+        return not (large and (AMOUNTS.search(f".{self.key}") or MEMORY.search(f".{self.key}")))
+
+
+def attacks(checkpoint: Path, seed: int, count: int) -> list[Attack]:
+    """So many different ones, drawn from all keys and values."""
+    every = [
+        attack
+        for variant in variants(checkpoint)
+        for key in variant.attacked_keys()
+        for value in VALUES
+        if (attack := Attack(variant, key, value)).is_fair
+    ]
+    return random.Random(seed).sample(every, min(count, len(every)))
+
+
+def fault(attack: Attack, place: Path, store: Path, limits: dict[str, int] = LIMITS) -> str | None:
+    """What is wrong with how a command answers; None where it refuses in one line, or runs to its end.
+
+    Args:
+        place: an empty folder, which it works in.
+        store: the datasets.
+    """
+    override = f"{attack.key}={attack.value}"
+    arguments = [*attack.variant.base, "hydra.run.dir=run", override]
+    before = contents(store)
+    environment = environment_in(place) | {"MINARI_DATASETS_PATH": str(store)}
+    made = contents(place)
+    path = str(ROOT / "src" / f"{attack.variant.command}.py")
+    with Forked([path, *arguments], place, environment, limits=limits) as process:
+        try:
+            out, err = process.communicate(timeout=PATIENCE)
+        except NotDone:
+            return "it hangs"
+        code = process.wait()
+    said = [line for line in err.splitlines() if not NOTICE.search(line)]
+    if code == 0:
+        return f"it goes on after an error: {_last(err)}" if "Traceback" in err else None
+    if code != 1 or "Traceback" in out + err or len(said) != 1 or not said[0].startswith("error: "):
+        return f"exit code {code}: {_last(err)}"
+    left = {name for name in contents(place) if name not in made and not name.startswith(("home", "outputs"))}
+    if left or contents(store) != before:
+        return f"it leaves {sorted(left)[:3] or 'something in the store'} after {said[0]}"
+    return None
+
+
+def _last(text: str) -> str:
+    lines: Sequence[Any] = [line for line in text.splitlines() if line.strip() and "%|" not in line]
+    kept = [line for line in lines if "HYDRA_FULL_ERROR" not in line]
+    return " / ".join(kept[-3:])[-400:]
+
+
+if sys.platform != "linux":  # the limits and the forks are Linux's
+    LIMITS = {}
