@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trajectory.errors import UserError, first_line, require
 
 Settings = TypeVar("Settings")
+LARGEST_YAML = 100_000  # values of a file
 LARGEST_INTEGER = 2**63 - 1  # of torch, NumPy and the C kernels
 SMALLEST_FLOAT, LARGEST_FLOAT = 1e-30, 1e30  # between which float32 computes with some room
 
@@ -69,6 +72,34 @@ def _check_switches(cls: Any, plain: Any, key: str) -> None:
         is_switch = field.type in ("bool", "bool | None")
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and value not in (0, 1)
         require(not (is_switch and is_number), f"{key}.{field.name}", "true or false", value)
+
+
+def load_yaml(path: Path) -> Any:
+    """The content of a YAML file that a run or a sweep left, as OmegaConf's; nothing in it is resolved or run.
+
+    Raises:
+        UserError: it cannot be read, or its aliases unfold to more than any config.
+    """
+    try:
+        text = path.read_text()
+        if "*" in text:
+            size = _unfolded(yaml.compose(text, Loader=yaml.SafeLoader), {})
+            require(size <= LARGEST_YAML, str(path), f"a file of at most {LARGEST_YAML:,} values", f"{size:,}")
+        return OmegaConf.load(path)
+    except UserError:
+        raise
+    except Exception as error:  # the parser's are of many kinds
+        raise UserError(f"{path.name} cannot be read: {first_line(error)}") from error
+
+
+def _unfolded(node: Any, known: dict[int, int]) -> int:
+    """How many values a YAML node becomes, those of its aliases counted each time."""
+    if id(node) not in known:
+        known[id(node)] = 0  # of an alias within itself, which OmegaConf refuses
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        flat = [part for each in parts for part in (each if isinstance(each, tuple) else (each,))]
+        known[id(node)] = 1 + sum(_unfolded(part, known) for part in flat)
+    return known[id(node)]
 
 
 def check_keys(config: DictConfig, allowed: Collection[str]) -> None:

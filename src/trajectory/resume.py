@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from trajectory.config import load_yaml
 from trajectory.errors import UserError, require
 from trajectory.files import check_checkpoint_file
 from trajectory.locks import in_use
@@ -73,7 +74,7 @@ def run_folder(parent: str, new: str, *, _root_: DictConfig) -> str:
 
 def differences(folder: Path, config: DictConfig) -> list[str]:
     """The settings in which a config differs from the run in `folder`, each as `key=value there, value here`."""
-    there, here = comparable_settings(OmegaConf.load(folder / "config.yaml")), comparable_settings(config)
+    there, here = comparable_settings(load_yaml(folder / "config.yaml")), comparable_settings(config)
     keys = sorted(there.keys() | here.keys())
     return [
         f"{key}={there.get(key)!r} there, {here.get(key)!r} here"

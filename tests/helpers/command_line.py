@@ -91,7 +91,13 @@ def environment_in(folder: Path) -> dict[str, str]:
 
 
 def start_main(
-    main: str, *overrides: str, folder: Path, most_bytes: int | None = None, fresh: bool = False, **variables: str
+    main: str,
+    *overrides: str,
+    folder: Path,
+    most_bytes: int | None = None,
+    limits: dict[str, int] | None = None,
+    fresh: bool = False,
+    **variables: str,
 ) -> Process:
     """Start `python src/MAIN.py OVERRIDES` in `folder`, which also holds its home, its Minari store and its caches.
 
@@ -99,13 +105,14 @@ def start_main(
 
     Args:
         most_bytes: that a file may grow to, as on a full disk; None for no limit.
+        limits: of a process that is not fresh, by the name of their constant in `resource`.
         fresh: whether it imports everything itself, as a user's does; else, on Linux, it begins with what mains import.
         variables: more environment variables; those that Python or an import reads need a fresh process.
     """
     command = [sys.executable, str(ROOT / "src" / f"{main}.py"), *overrides]
     variables = environment_in(folder) | variables
     if sys.platform == "linux" and not fresh:
-        return Forked(command[1:], folder, variables, most_bytes)
+        return Forked(command[1:], folder, variables, most_bytes, limits)
 
     def prepare() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored below a shell's background job

@@ -47,6 +47,7 @@ MEMORY = re.compile(
     r"|context|beam_widths|horizons|contexts|widths|layers|steps)$"
 )
 LARGE = ("1e300", "2147483648")
+HYDRAS = "HYDRA_FULL_ERROR"  # which Hydra names below its messages
 NOTICE = re.compile(r"^\s*$|%\||^warning: |Warning: |^  warnings?\.warn")
 
 
@@ -160,9 +161,12 @@ def fault(attack: Attack, place: Path, store: Path, limits: dict[str, int] = LIM
             return "it hangs"
         code = process.wait()
     said = [line for line in err.splitlines() if not NOTICE.search(line)]
+    traced = "Traceback" in out + err
     if code == 0:
-        return f"it goes on after an error: {_last(err)}" if "Traceback" in err else None
-    if code != 1 or "Traceback" in out + err or len(said) != 1 or not said[0].startswith("error: "):
+        return f"it goes on after an error: {_last(err)}" if traced else None
+    # what Hydra cannot compose it refuses in lines of its own
+    one_line = HYDRAS in err or (len(said) == 1 and said[0].startswith("error: "))
+    if code != 1 or traced or not one_line:
         return f"exit code {code}: {_last(err)}"
     left = {name for name in contents(place) if name not in made and not name.startswith(("home", "outputs"))}
     if left or contents(store) != before:
@@ -172,8 +176,7 @@ def fault(attack: Attack, place: Path, store: Path, limits: dict[str, int] = LIM
 
 def _last(text: str) -> str:
     lines: Sequence[Any] = [line for line in text.splitlines() if line.strip() and "%|" not in line]
-    kept = [line for line in lines if "HYDRA_FULL_ERROR" not in line]
-    return " / ".join(kept[-3:])[-400:]
+    return " / ".join([line for line in lines if HYDRAS not in line][-3:])[-400:]
 
 
 if sys.platform != "linux":  # the limits and the forks are Linux's

@@ -16,7 +16,14 @@ from trajectory.imports import optional_import
 from trajectory.locks import in_use
 from trajectory.renamed import with_current_keys
 from trajectory.sweeps.jobs import JobResult
-from trajectory.sweeps.search import PRUNED, TRIAL_VARIABLE, open_study, trial_reference
+from trajectory.sweeps.search import (
+    PRUNED,
+    TRIAL_VARIABLE,
+    check_storage,
+    open_study,
+    trial_reference,
+    without_password,
+)
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +65,10 @@ class SearchSweeper(TrajectorySweeper):
             # the defaults of both are in the sweep's folder, which is known only now
             sweeper = self.master.hydra.sweeper
             self.storage, self.name = str(sweeper.storage), str(sweeper.study_name or self.folder.name)
+            unresolved: Any = OmegaConf.to_container(sweeper, resolve=False)
+            written = str(unresolved["storage"])
+            check_storage(self.storage, written)
+            self.written_storage = written if "://" in self.storage else self.storage
             self.study = open_study(
                 self.storage, self.name, direction=self.direction, pruner=self.pruner, sampler=self.sampler
             )
@@ -107,7 +118,7 @@ class SearchSweeper(TrajectorySweeper):
             "best_value": best.value,
             "best_folder": str(self.folder / str(best.number)),
             "study_name": self.name,
-            "storage": self.storage,
+            "storage": without_password(self.storage),
             "trials": dict(states),
         }
         write_file(self.folder / "optimization_results.yaml", OmegaConf.to_yaml(OmegaConf.create(results)))
@@ -119,7 +130,7 @@ class SearchSweeper(TrajectorySweeper):
         """The job of a trial, whose process is told which one it is."""
         known = self.study.get_trials(deepcopy=False)[trial.number]
         reference = trial_reference(
-            self.storage, self.name, known._trial_id, direction=self.direction, pruner=self.pruner
+            self.written_storage, self.name, known._trial_id, direction=self.direction, pruner=self.pruner
         )
         job = self.job(trial.number, with_current_keys(known.params))
         subfolder = self.check(job)

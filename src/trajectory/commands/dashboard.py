@@ -25,6 +25,8 @@ def dashboard(config: DictConfig, folder: Path) -> None:
     """Write the workspace to `folder`, and save it as a new view of the project if there is a login."""
     check_keys(config, ("logger", "name", "entity", "sections"))
     check_complete(config)
+    require(isinstance(config.name, str) and config.name != "", "name", "a name", config.name)
+    require(config.entity is None or isinstance(config.entity, str), "entity", "null or a name", config.entity)
     projects = [
         one.chosen_project for one in logger_settings(config.get("logger")).values() if isinstance(one, WandbSettings)
     ]

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from trajectory.data.episodes import READ_ROWS, Episodes, as_flags, check_finite, concatenate
+from trajectory.data.hdf5 import check_inside
 from trajectory.data.layouts.ends import Ends, find_ends
 from trajectory.errors import UserError, first_line, require
 
@@ -66,6 +67,7 @@ def _columns(file: h5py.File, source_name: str) -> dict[str, h5py.Dataset]:
             continue
         if not isinstance(column, h5py.Dataset):
             raise UserError(f"{source_name} must have the columns of D4RL's layout, got none named {name!r}")
+        check_inside(column, file.filename, source_name)
         if column.dtype.kind not in "fiub":
             raise UserError(f"{source_name} must hold numbers, got {column.dtype} in {name}")
         dimensions = 2 if name in ("observations", "actions") else 1

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from trajectory.config import load_yaml
 from trajectory.files import write_file
 from trajectory.imports import optional_import
 from trajectory.loggers.dashboard import Dashboard
@@ -149,6 +150,6 @@ def _earlier_id(folder: Path) -> str | None:
 def _group(folder: Path) -> str:
     """The group of the run in `folder`: its config's, else its own name."""
     path = folder / "config.yaml"
-    config = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    config = load_yaml(path) if path.is_file() else OmegaConf.create()
     named = (OmegaConf.select(config, f"{section}.group") for section in ("logger.wandb", "logger"))
     return next(filter(None, named), run_name(folder))

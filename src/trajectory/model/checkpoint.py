@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -88,6 +89,7 @@ def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
     path = Path(path)
     check_checkpoint_file(path)
     data = path.read_bytes()
+    _check_unpacked(path, data)
     end = data.rfind(END_RECORD) + 22
     if end > 22 and data[end - 2 :] != b"\0\0" and data[end:] != _comment(data[:end]):
         raise _damaged(path, "its SHA-256 is not the one that was written with it")
@@ -101,6 +103,18 @@ def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
     if not isinstance(content, dict):
         raise _damaged(path, f"it holds a {type(content).__name__}")
     return _with_current_names(content)
+
+
+def _check_unpacked(path: Path, data: bytes) -> None:
+    """Raise a `UserError` for a zip file that unpacks to more than it is: torch compresses nothing."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        return
+    try:
+        size = sum(part.file_size for part in zipfile.ZipFile(io.BytesIO(data)).infolist())
+    except Exception as error:  # a damaged directory raises errors of many types
+        raise _damaged(path, first_line(error)[:120]) from error
+    if size > len(data):
+        raise _damaged(path, f"it would unpack from {len(data):,} to {size:,} bytes")
 
 
 def _with_current_names(content: dict[str, Any]) -> dict[str, Any]:
@@ -127,6 +141,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         for key in ("tokenizer", "environment", "dataset", "planner"):
             hyperparameters[key]
         hyperparameters["dataset"] = with_current_fields(hyperparameters["dataset"])
+        _check_sizes(hyperparameters, weights)
         gpt, discretizer = build(hyperparameters)
         gpt.load_state_dict(_with_prefix("ema.", weights) or _with_prefix("gpt.", weights))
         discretizer.load_state_dict(_with_prefix("discretizer.", weights))
@@ -138,6 +153,22 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         raise _damaged(Path(path), first_line(error)[:120]) from error
     gpt.to(device).eval()
     return Checkpoint(gpt, discretizer.to(device).eval(), critic, hyperparameters, int(content["global_step"]))
+
+
+def _check_sizes(hyperparameters: dict[str, Any], weights: dict[str, Any]) -> None:
+    """Raise a `ValueError` for an architecture that is not that of the weights, before it takes their memory."""
+    layers = hyperparameters["model"]["n_layer"]
+    if layers > len(weights):
+        raise ValueError(f"{layers} layers in {len(weights)} weights")
+    with torch.device("meta"):
+        gpt, _ = build(hyperparameters)
+        critic = build_critic(hyperparameters)
+    promised = [(f"gpt.{name}", weight.shape) for name, weight in gpt.state_dict().items()]
+    if critic is not None:
+        promised += [(f"critic.{name}", weight.shape) for name, weight in critic.state_dict().items()]
+    for name, shape in promised:
+        if weights[name].shape != shape:
+            raise ValueError(f"{name} of the shape {tuple(weights[name].shape)}, not {tuple(shape)}")
 
 
 def _damaged(path: Path, reason: str) -> UserError:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from trajectory.config import merge
+from trajectory.config import load_yaml, merge
 from trajectory.errors import UserError, first_line, require
 from trajectory.evaluation.results import normalized_score
 from trajectory.locks import in_use
@@ -254,7 +254,7 @@ def _json(path: Path) -> Any:
     """None where there is none, or half of one."""
     try:
         return with_current_fields(json.loads(path.read_text()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -262,9 +262,6 @@ def _yaml(path: Path) -> dict[str, Any]:
     """Empty where there is none."""
     if not path.is_file():
         return {}
-    try:
-        found: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # the parser's are of many kinds
-        raise UserError(f"{path.name} cannot be read: {first_line(error)}") from error
+    found: Any = OmegaConf.to_container(load_yaml(path))
     require(isinstance(found, dict), path.name, "a mapping", type(found).__name__)
     return found

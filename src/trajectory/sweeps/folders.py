@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from trajectory.config import load_yaml
 from trajectory.errors import require
 from trajectory.renamed import current_overrides
 from trajectory.resume import RESUME_MUTABLE_KEYS, is_under
@@ -52,7 +53,7 @@ def params_as_overrides(params: Mapping[str, Any]) -> list[str]:
 
 
 def _recorded(folder: Path) -> list[str]:
-    record: Any = OmegaConf.load(folder / RECORD)
+    record: Any = load_yaml(folder / RECORD)
     return [
         *params_as_overrides(OmegaConf.select(record, "hydra.sweeper.params") or {}),
         *map(str, record.hydra.overrides.task),

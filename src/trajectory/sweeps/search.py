@@ -7,8 +7,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from trajectory.errors import UserError, first_line
+from trajectory.errors import UserError, first_line, require
 from trajectory.imports import optional_import
 
 TRIAL_VARIABLE = "TRAJECTORY_TRIAL"  # says in a run's process which trial of which study it is
@@ -44,8 +45,29 @@ def open_study(
             **made,
         )
     except Exception as error:  # of the many databases
-        message = f"hydra.sweeper.storage must be a file or a database URL that can be opened, got {storage!r}"
-        raise UserError(f"{message}: {first_line(error)}") from error
+        shown = without_password(storage)
+        message = f"hydra.sweeper.storage must be a file or a database URL that can be opened, got {shown!r}"
+        raise UserError(f"{message}: {first_line(error).replace(storage, shown)}") from error
+
+
+def without_password(storage: str) -> str:
+    """A database URL as it may be printed and written; a file's path as it is."""
+    try:
+        password = urlsplit(storage).password
+    except ValueError:  # no URL that Python reads; Optuna will refuse it
+        return storage.partition("://")[0] + "://***"
+    return storage.replace(f":{password}@", ":***@") if password else storage
+
+
+def check_storage(storage: str, written: str) -> None:
+    """Raise a `UserError` for a password that the sweep's folder would keep, in Hydra's record of what it was given.
+
+    Args:
+        written: the setting as it stands in the config; a variable is not resolved there.
+    """
+    kept = without_password(storage) != storage and "${" not in written
+    rule = "the name of a variable that holds the URL, such as '${oc.env:STUDY_URL}', as it has a password"
+    require(not kept, "hydra.sweeper.storage", rule, without_password(storage))
 
 
 def _made(module: Any, values: dict[str, Any], key: str) -> Any:
@@ -62,8 +84,12 @@ def _made(module: Any, values: dict[str, Any], key: str) -> Any:
 
 
 def trial_reference(storage: str, name: str, trial_id: int, *, direction: str, pruner: dict[str, Any]) -> str:
-    """What `TRIAL_VARIABLE` holds in the process of a trial."""
-    where = storage if "://" in storage else str(Path(storage).resolve())
+    """What `TRIAL_VARIABLE` holds in the process of a trial.
+
+    Args:
+        storage: a URL may be the name of a variable that holds it: the trial's folder keeps what is written here.
+    """
+    where = storage if "://" in storage or storage.startswith("${") else str(Path(storage).resolve())
     return json.dumps(
         {"storage": where, "name": name, "trial": trial_id, "direction": direction, "pruner": pruner}, sort_keys=True
     )

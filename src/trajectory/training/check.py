@@ -7,12 +7,12 @@ from typing import Any
 import pytorch_lightning as pl
 
 from trajectory.data.discretizer import make_tokenizer
+from trajectory.errors import UserError, first_line
 from trajectory.loggers.factory import check_loggers
 from trajectory.planning.objective import custom_objective
 from trajectory.planning.settings import PlannerSettings
 from trajectory.settings import TrainingSettings
 from trajectory.targets import ExternalTarget
-from trajectory.training.faults import user_code_errors
 from trajectory.training.machine import silence_lightning
 
 
@@ -35,8 +35,10 @@ def check_extensions(settings: TrainingSettings) -> None:
     if settings.tokenizer.external is not None:
         make_tokenizer(settings.tokenizer.external)
     if settings.trainer.has_unchecked_flags:
-        with user_code_errors(settings, {}):
-            flags: dict[str, Any] = settings.trainer.flags
-            alone: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
-            alone |= {"precision": "32-true"}
+        flags: dict[str, Any] = settings.trainer.flags
+        alone: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
+        alone |= {"precision": "32-true"}
+        try:
             pl.Trainer(**{**flags, **alone}, logger=False)
+        except Exception as error:  # Lightning meets a flag of a wrong type with errors of many types
+            raise UserError(f"trainer must have flags that Lightning takes: {first_line(error)}") from error

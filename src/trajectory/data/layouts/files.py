@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from trajectory.data.hdf5 import check_inside
 from trajectory.errors import UserError, first_line, require
 from trajectory.imports import optional_import
 
@@ -85,7 +86,12 @@ def _hdf5(path: Path) -> Generator[Columns]:
     with h5py.File(path, "r") as file:
         names: list[str] = []
         file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-        yield Columns(_named(path), names, lambda name: np.asarray(file[name][()]))
+
+        def read(name: str) -> np.ndarray:
+            check_inside(file[name], file.filename, _named(path))
+            return np.asarray(file[name][()])
+
+        yield Columns(_named(path), names, read)
 
 
 @contextmanager
