@@ -29,7 +29,7 @@ def disk_error_as_user_error(path: Path) -> Generator[None]:
 
 def check_checkpoint_file(path: Path) -> None:
     """Raise a `UserError` unless the checkpoint `path` is a file."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # of any text, even one that is too long for a name
         raise UserError(f"checkpoint must be the path of a checkpoint file, got {str(path)!r}, which does not exist")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from trajectory.config import load_yaml
-from trajectory.errors import UserError, require
+from trajectory.errors import UserError, first_line, require
 from trajectory.files import check_checkpoint_file
 from trajectory.locks import in_use
 from trajectory.renamed import with_current_fields, with_current_keys
@@ -128,9 +128,17 @@ def check_not_training_folder(folder: Path) -> None:
 
 
 def finished_results(folder: Path) -> dict[str, Any] | None:
-    """The results of a finished run; None for an unfinished one or one that Ctrl-C ended early."""
+    """The results of a finished run; None for an unfinished one or one that Ctrl-C ended early.
+
+    Raises:
+        UserError: what is there is no JSON, or none of results.
+    """
     path = folder / "results.json"
-    results = json.loads(path.read_text()) if path.is_file() else {"interrupted": True}
+    try:
+        results = json.loads(path.read_text()) if path.is_file() else {"interrupted": True}
+        results.get("interrupted")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} must be the results of a run, got {first_line(error)}; remove it to go on") from error
     return None if results.get("interrupted") else with_current_fields(results)
 
 
@@ -142,7 +150,7 @@ def checkpoint_to_resume(config: DictConfig, folder: Path) -> Path | None:
     """
     last = folder / LAST_CHECKPOINT
     if config.checkpoint is not None:
-        path = Path(config.checkpoint)
+        path = Path(str(config.checkpoint))
         check_checkpoint_file(path)
         same = path.resolve().parent == folder.resolve() and (folder / "config.yaml").is_file()
         require(same, "checkpoint", f"in the folder of its run, with hydra.run.dir={folder}", str(path))
@@ -157,5 +165,5 @@ def checkpoint_to_resume(config: DictConfig, folder: Path) -> Path | None:
         key = changed[0].partition("=")[0]
         raise UserError(f"{key} must be as in the run of {folder} to continue it: {changed[0]}")
     if config.checkpoint is not None:
-        return Path(config.checkpoint)
+        return Path(str(config.checkpoint))
     return last if last.exists() else None

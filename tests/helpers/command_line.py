@@ -96,6 +96,7 @@ def start_main(
     folder: Path,
     most_bytes: int | None = None,
     limits: dict[str, int] | None = None,
+    preload: Path | None = None,
     fresh: bool = False,
     **variables: str,
 ) -> Process:
@@ -106,13 +107,14 @@ def start_main(
     Args:
         most_bytes: that a file may grow to, as on a full disk; None for no limit.
         limits: of a process that is not fresh, by the name of their constant in `resource`.
+        preload: a library that is loaded before all others; also of a process that is not fresh.
         fresh: whether it imports everything itself, as a user's does; else, on Linux, it begins with what mains import.
         variables: more environment variables; those that Python or an import reads need a fresh process.
     """
     command = [sys.executable, str(ROOT / "src" / f"{main}.py"), *overrides]
     variables = environment_in(folder) | variables
     if sys.platform == "linux" and not fresh:
-        return Forked(command[1:], folder, variables, most_bytes, limits)
+        return Forked(command[1:], folder, variables, most_bytes, limits, preload)
 
     def prepare() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored below a shell's background job

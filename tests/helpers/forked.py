@@ -41,6 +41,7 @@ class Forked:
         env: all its environment variables.
         most_bytes: that a file may grow to; None for no limit.
         limits: others of the process, by the name of their constant in `resource`.
+        preload: a library that is loaded before all others.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Forked:
         env: dict[str, str],
         most_bytes: int | None = None,
         limits: dict[str, int] | None = None,
+        preload: Path | None = None,
     ) -> None:
         self.args, self.returncode = args, None
         self._keeper, keeper = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -58,7 +60,7 @@ class Forked:
         limits = (limits or {}) | ({} if most_bytes is None else {"RLIMIT_FSIZE": most_bytes})
         request = json.dumps({"args": args, "cwd": str(cwd), "env": env, "limits": limits}).encode()
         assert len(request) < REQUEST
-        socket.send_fds(_server(), [request], [keeper.fileno(), out, err])
+        socket.send_fds(_server(preload), [request], [keeper.fileno(), out, err])
         keeper.close()
         os.close(out)
         os.close(err)
@@ -105,11 +107,14 @@ class Forked:
 
 
 @cache
-def _server() -> socket.socket:
-    """The socket of the server, which ends when this process does."""
+def _server(preload: Path | None) -> socket.socket:
+    """The socket of the server with that library, which ends when this process does."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     subprocess.Popen(
-        [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+        [sys.executable, __file__, str(theirs.fileno())],
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        env=os.environ | ({} if preload is None else {"LD_PRELOAD": str(preload)}),
     )
     theirs.close()
     return ours

@@ -165,5 +165,5 @@ class StartupBenchmarkSettings:
 
     def __post_init__(self) -> None:
         require(self.repeats >= 1, "startup.repeats", "at least 1", self.repeats)
-        there = self.other is None or (Path(self.other) / "src" / "train.py").is_file()
+        there = self.other is None or os.path.isfile(Path(self.other) / "src" / "train.py")
         require(there, "startup.other", "null or the folder of another checkout", self.other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -41,10 +42,10 @@ def data_files(path: Path) -> list[Path]:
         UserError: there is no such path, or no file of a known format.
     """
     rule = f"a file or a folder of {KINDS} files"
-    if path.is_file():
+    if os.path.isfile(path):  # of any text, even one that is too long for a name
         require(path.suffix in FORMATS, "dataset.path", rule, str(path))
         return [path]
-    require(path.is_dir(), "dataset.path", rule, str(path))
+    require(os.path.isdir(path), "dataset.path", rule, str(path))
     folder = path / "data" if (path / "meta" / "info.json").is_file() else path
     files = [file for file in folder.rglob("*") if file.suffix in FORMATS and file.is_file()]
     require(len(files) > 0, "dataset.path", f"a folder with at least one {KINDS} file", str(path))

@@ -1,0 +1,69 @@
+"""The C functions over odd shapes, for a compiler that watches memory and arithmetic: prints how many it went through.
+
+As a script, with CC naming that compiler and the sanitiser's library loaded before Python's.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from trajectory.hardware import torch_threads
+from trajectory.model.gpt import GPT
+from trajectory.model.loss import token_losses
+from trajectory.model.native.decoder import NativeGPT
+from trajectory.model.settings import GPTSettings
+from trajectory.transition import TransitionLayout
+
+LAYOUTS = (TransitionLayout(1, 1), TransitionLayout(11, 3))
+SIZES = ((16, 1), (48, 3), (64, 4), (192, 4))  # widths and heads; not all widths are multiples of a vector's
+
+
+def model(layout: TransitionLayout, n_embd: int, n_head: int, window: int, positions: str, bins: int) -> GPT:
+    torch.manual_seed(0)
+    settings = GPTSettings(
+        n_layer=1, n_embd=n_embd, n_head=n_head, window=window, positions=positions, bins=bins, attention_dropout=0.2
+    )
+    return GPT(settings, layout)
+
+
+@torch.inference_mode()
+def decode(gpt: GPT, rows: int, transitions: int) -> None:
+    """A transition at once, then token by token, with rows that are selected in between."""
+    D = gpt.layout.transition_dim
+    decoder = NativeGPT(gpt.eval())
+    cache = decoder.new_cache((transitions + 1) * D * max(rows, 1))
+    cache.clear(rows)
+    bins = gpt.settings.bins
+    cache.open_segment(D, 0)
+    decoder.decode_step(torch.randint(bins, (rows, D)), 0, cache)
+    for transition in range(1, transitions):
+        cache.open_segment(D, transition)
+        for position in range(transition * D, (transition + 1) * D):
+            decoder.decode_step(torch.randint(bins, (rows, 1)), position, cache)
+
+
+def train(gpt: GPT, batch: int, transitions: int) -> None:
+    tokens = torch.randint(gpt.settings.bins, (batch, transitions, gpt.layout.transition_dim))
+    losses, _ = token_losses(gpt.train(), tokens, torch.ones(batch, transitions, dtype=torch.bool))
+    losses.sum().backward()
+
+
+def main() -> None:
+    done = 0
+    shapes = itertools.product(LAYOUTS, SIZES, (1, 3), ("absolute", "rotary"), (2, 101))
+    for layout, (n_embd, n_head), window, positions, bins in shapes:
+        gpt = model(layout, n_embd, n_head, window, positions, bins)
+        for rows in (1, 7, 33):
+            decode(gpt, rows, window)
+            train(gpt, rows, window)
+            done += 2
+    with torch_threads(2):
+        decode(model(LAYOUTS[1], 64, 4, 3, "rotary", 101), 100, 3)
+        train(model(LAYOUTS[1], 64, 4, 3, "rotary", 101), 100, 3)
+    print(done + 2)
+
+
+if __name__ == "__main__":
+    main()
