@@ -7,7 +7,7 @@ DOCS_VENV := .venv-docs
 DOCS_INSTALLED := $(DOCS_VENV)/.installed
 CORES := $(shell nproc 2>/dev/null || echo auto)
 
-.PHONY: train test test-random test-slow bench lint format docs docs-serve install clean
+.PHONY: train test test-random test-slow fuzz bench lint format docs docs-serve install clean
 
 train: $(INSTALLED)
 	$(RUN) src/train.py env=hopper experiment=laptop
@@ -23,6 +23,10 @@ test-random: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow
+
+# 1,200 bad values in the keys of all commands, a second or two each; FUZZ_SEED and FUZZ_COUNT choose others
+fuzz: $(INSTALLED)
+	$(RUN) -m pytest -m slow tests/attacks/test_fuzz.py
 
 bench: $(INSTALLED)
 	$(RUN) src/benchmark.py

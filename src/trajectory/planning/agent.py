@@ -18,6 +18,7 @@ from trajectory.errors import require
 from trajectory.model.checkpoint import Checkpoint, load_checkpoint
 from trajectory.model.decoder import decoder_for
 from trajectory.model.gpt import GPT
+from trajectory.planning.arguments import as_numbers, check_environments, check_seeds
 from trajectory.planning.beam_search import Plan, beam_search, uniforms_shape
 from trajectory.planning.cuda_graph import CUDAGraphSearch
 from trajectory.planning.deadline import LatencyModel
@@ -134,12 +135,15 @@ class TrajectoryAgent:
             goals: (goal_dim,) or (E, goal_dim), for a model that was trained with goals.
 
         Raises:
-            UserError: goals of the wrong size or outside the data's range, or for a model without goals.
+            UserError: no environment, seeds that are not as many, or goals of the wrong size, outside the data's range,
+                or for a model without goals.
         """
-        seeds = range(environments) if seeds is None else seeds
-        assert len(seeds) == environments
+        if seeds is None and isinstance(environments, int):
+            seeds = range(environments)
+        check_seeds(() if seeds is None else seeds, environments)
+        assert seeds is not None
         self.prefixes = self._prefixes(goals, environments)
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         # of each environment: its past transitions as (D,) tokens; the (O + action_dim,) tokens of the present one,
         # whose reward is not known yet; and planned actions that have not been executed
         self.history: list[list[Tensor]] = [[] for _ in seeds]
@@ -212,7 +216,8 @@ class TrajectoryAgent:
         """
         layout = self.gpt.layout
         environments = range(len(self.history)) if environments is None else environments
-        executed = np.atleast_2d(np.asarray(actions, dtype=np.float32))
+        check_environments(environments, len(self.history))
+        executed = np.atleast_2d(as_numbers(actions, "actions"))
         shape = (len(environments), layout.action_dim)
         require(executed.shape == shape, "actions", f"of shape {shape}", np.shape(actions))
         require(bool(np.isfinite(executed).all()), "actions", "finite", np.asarray(actions).tolist())
@@ -247,7 +252,7 @@ class TrajectoryAgent:
             UserError: as for `act`, or `best` out of its range.
         """
         layout, width = self.gpt.layout, self.settings.beam_width
-        require(1 <= best <= width, "best", f"from 1 to planner.beam_width={width}", best)
+        require(isinstance(best, int) and 1 <= best <= width, "best", f"from 1 to planner.beam_width={width}", best)
         tokens, histories = self._read(np.atleast_2d(observation), previous_reward, [environment])
         generator = torch.Generator().manual_seed(0)
         generator.set_state(self.generators[environment].get_state())
@@ -278,8 +283,9 @@ class TrajectoryAgent:
     ) -> tuple[Tensor, list[list[Tensor]]]:
         """Check the arguments of `act` -> (E, O) tokens of the observations, and the environments' histories."""
         require(len(self.history) > 0, "goal", "given to `reset` before the first step", None)
+        check_environments(environments, len(self.history))
         layout = self.gpt.layout
-        observations = np.atleast_2d(np.asarray(observation, dtype=np.float32))
+        observations = np.atleast_2d(as_numbers(observation, "observation"))
         require(
             observations.shape == (len(environments), layout.observation_dim),
             "observation",
@@ -294,7 +300,7 @@ class TrajectoryAgent:
             has_started = any(self.pending[environment] is not None for environment in environments)
             require(not has_started, "previous_reward", "given from an episode's second step on", None)
             return tokens, [self.history[environment] for environment in environments]
-        rewards = np.atleast_1d(np.asarray(previous_reward, dtype=np.float32))
+        rewards = np.atleast_1d(as_numbers(previous_reward, "previous_reward"))
         shape = (len(environments),)
         require(rewards.shape == shape, "previous_reward", f"of shape {shape}", rewards.shape)
         require(bool(np.isfinite(rewards).all()), "previous_reward", "finite", previous_reward)
