@@ -37,7 +37,7 @@ FLOORS: list[set[str]] = [
     },
     {"renamed", "steps", "targets"},
     {"settings"},  # and the file settings.py of every room
-    {"distributed", "resume"},
+    {"distributed", "memory", "resume"},
     {"environments", "loggers"},
     {"behaviour"},
     {"data"},

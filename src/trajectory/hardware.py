@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +47,15 @@ def check_cores(threads: str) -> None:
     require(right, "runtime.threads", f"auto or at most {cores}, the cores of this machine", threads)
 
 
+def has_bfloat16_units(root: Path = Path("/")) -> bool:
+    """Whether the CPU multiplies in bfloat16; False where the system does not tell."""
+    with suppress(OSError):
+        lines = (root / "proc/cpuinfo").read_text().splitlines()
+        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+        return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags.split()))
+    return False
+
+
 def select_precision(precision: str, device: torch.device) -> Any:
     """Lightning's precision. `auto` is bfloat16 on GPUs that support it; CPUs emulate it up to 100 times slower.
 
@@ -57,6 +67,50 @@ def select_precision(precision: str, device: torch.device) -> Any:
     if precision != "auto":
         return precision
     return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def free_memory(device: torch.device, root: Path = Path("/")) -> int:
+    """Bytes that this process may still take on a device.
+
+    On a CPU that is what the system has (`MemAvailable` and swap), or less where a control group (a container, a
+    cluster's job) has a lower limit. Pages of files count as free, since the system drops them when it needs room.
+
+    Args:
+        device: a GPU without a number is the present one.
+        root: of the file systems /proc and /sys.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        system = {name: 1024 * int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+        free = system["MemAvailable"] + system.get("SwapFree", 0)
+    except (OSError, KeyError):  # other than Linux
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([free, *_free_in_control_groups(root)])
+
+
+def _free_in_control_groups(root: Path) -> list[int]:
+    """Bytes below the limit of each memory control group, of version 1 or 2, that this process is in."""
+    free = []
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers not in ("", "memory"):
+                continue
+            version_2 = not controllers
+            limit, used = ("memory.max", "anon") if version_2 else ("memory.limit_in_bytes", "total_rss")
+            top = root / "sys/fs/cgroup" / controllers
+            inner = top / name.lstrip("/")
+            for group in [inner, *inner.parents]:
+                if not group.is_relative_to(top):
+                    break
+                # without a limit there is no number; in a container the files of outer groups are not there
+                with suppress(OSError, ValueError, StopIteration):
+                    most = int((group / limit).read_text())
+                    usage = (group / "memory.stat").read_text().splitlines()
+                    free.append(most - next(int(each.split()[1]) for each in usage if each.split()[0] == used))
+    return free
 
 
 def set_threads(threads: str, processes: int = 1) -> int:

@@ -28,6 +28,8 @@ from trajectory.analysis.held_out import AnalysedData
 from trajectory.analysis.settings import AttentionSettings
 from trajectory.errors import require
 from trajectory.files import write_file
+from trajectory.hardware import free_memory
+from trajectory.memory import check_attention
 from trajectory.model.checkpoint import Checkpoint
 from trajectory.model.gpt import GPT
 from trajectory.model.operations import TorchOperations, attention_mask, split_heads
@@ -211,6 +213,8 @@ def analyze_attention(
         "of a model that sees at least 2 transitions",
         gpt.settings.attention_span,
     )
+    at_once = min(settings.batch_size, settings.windows)
+    check_attention(gpt.settings, layout, at_once, free_memory(gpt.head.device))
     windows = draw_windows(data, window, settings.windows, settings.seed)
     T = window * layout.transition_dim - 1  # as in training, the last value token predicts nothing
     patterns = Patterns(layout, T, gpt.settings.attention_span)

@@ -44,6 +44,8 @@ from trajectory.errors import require
 from trajectory.evaluation.drawing import RenderingError
 from trajectory.evaluation.video import write_frames
 from trajectory.files import write_file
+from trajectory.hardware import free_memory
+from trajectory.memory import check_prediction
 from trajectory.model.checkpoint import Checkpoint, load_checkpoint
 from trajectory.progress import progress_bar
 
@@ -62,6 +64,8 @@ def predict(checkpoint: Checkpoint, data: AnalysedData, settings: PredictionSett
             single-step checkpoint of other dimensions.
     """
     task = make_task(checkpoint, data, settings)
+    gpt, rows = checkpoint.gpt, (settings.particles, settings.samples)
+    check_prediction(gpt.settings, gpt.layout, *rows, settings.horizon, free_memory(gpt.head.device))
     hidden = choose_hidden(task, settings)
     single = checkpoint_of(settings.single_step_checkpoint, checkpoint)
     begun = perf_counter()

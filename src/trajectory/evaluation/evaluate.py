@@ -20,12 +20,13 @@ from trajectory.evaluation.recorded import LearnedModel
 from trajectory.evaluation.recorded_report import evaluate_recorded_and_report
 from trajectory.evaluation.report import RunRecord, evaluate_and_report
 from trajectory.files import write_file
-from trajectory.hardware import check_cores, select_device, set_threads
+from trajectory.hardware import check_cores, free_memory, select_device, set_threads
 from trajectory.loggers.dashboard import RunLogger
 from trajectory.loggers.factory import check_loggers, delete_logs, make_loggers
+from trajectory.memory import check_plan
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.planning.agent import make_agent
-from trajectory.planning.settings import planner_as_dict, trained_planner
+from trajectory.planning.settings import PlannerSettings, planner_as_dict, trained_planner
 from trajectory.resume import check_not_training_folder
 from trajectory.settings import CheckpointSettings
 
@@ -42,9 +43,8 @@ def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> 
     evaluation, source_name = settings.evaluation, f"checkpoint={settings.checkpoint}"
     check_cores(settings.runtime.threads)
     check_loggers(settings.logger)
-    checkpoint = load_checkpoint(
-        settings.checkpoint, select_device(settings.runtime.accelerator, "runtime.accelerator")
-    )
+    device = select_device(settings.runtime.accelerator, "runtime.accelerator")
+    checkpoint = load_checkpoint(settings.checkpoint, device)
     trained = checkpoint.hyperparameters
     planner = trained_planner(trained["planner"], settings.planner, source_name)
     environment = trained_environment(trained["environment"], settings.environment, source_name)
@@ -64,6 +64,9 @@ def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> 
     learned = (checkpoint.gpt, checkpoint.discretizer, tokenizer["discount"], tokenizer["terminal_reward"])
     model = LearnedModel(*learned, checkpoint.critic)
     agent = make_agent(planner, *learned, checkpoint.critic)
+    if isinstance(planner, PlannerSettings):
+        at_once = evaluation.episodes if held_out is None else min(evaluation.episodes, len(held_out))
+        check_plan(checkpoint.gpt.settings, checkpoint.gpt.layout, planner, at_once, free_memory(device))
     set_threads(settings.runtime.threads)
     check_not_training_folder(folder)
     delete_logs(folder)

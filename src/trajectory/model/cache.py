@@ -18,6 +18,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+NO_RESERVE = 0x4000  # Linux's MAP_NORESERVE, which Python names from 3.13 on
 
 class TreeCache:
     """Preallocated slots, and which of them each row reads.
@@ -98,7 +99,8 @@ def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
     size = math.prod(shape) * like.element_size()
     if like.device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE") or size == 0:
         return like.new_empty(shape)
-    memory = mmap.mmap(-1, size)
+    # not reserved: many slots may never be written, and what is written was checked before (`trajectory.memory`)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
     with suppress(OSError):  # a kernel without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=like.dtype).view(shape)

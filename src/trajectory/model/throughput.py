@@ -10,7 +10,6 @@ import pytorch_lightning as pl
 import torch
 
 from trajectory.model.gpt import GPT
-from trajectory.model.operations import attention_mask
 from trajectory.steps import ends_step
 
 
@@ -20,9 +19,11 @@ def training_flops(gpt: GPT) -> float:
     A multiply-add counts as two; attention is included. The backward pass costs twice the forward pass. What
     activation checkpointing computes again is not counted.
     """
-    settings, C = gpt.settings, gpt.settings.n_embd
-    mask = attention_mask(gpt.block_size, gpt.layout.transition_dim, settings.attention_span, torch.device("cpu"))
-    mean_attended = float(mask.sum()) / gpt.block_size
+    settings, C, D = gpt.settings, gpt.settings.n_embd, gpt.layout.transition_dim
+    positions = torch.arange(gpt.block_size)
+    # earlier transitions within the span, and the own one up to the token; of none the value token
+    earlier = (positions // D).clamp(max=settings.attention_span - 1) * (D - 1)
+    mean_attended = float((earlier + (positions % D + 1).clamp(max=D - 1)).double().mean())
     return 6 * (settings.n_layer * (12 * C * C + 2 * C * mean_attended) + (settings.bins + 1) * C)
 
 

@@ -32,6 +32,7 @@ from torch import Tensor
 from trajectory.critic.critic import Critic
 from trajectory.data.discretizer import Discretizer
 from trajectory.hardware import torch_threads
+from trajectory.memory import plan_slots
 from trajectory.model.decoder import Decoder
 from trajectory.planning.objective import Objective
 from trajectory.planning.sampling import sample
@@ -170,7 +171,8 @@ class _Search:
         self.alive = torch.ones(len(context), dtype=torch.bool, device=context.device)
         self.invalid_tokens = ~discretizer.valid()  # (D, N + 1)
         self.ranks = context.new_zeros(len(context), 1)
-        self.cache = gpt.new_cache(num_cache_slots(gpt, len(context), context.shape[1], settings))
+        slots = plan_slots(gpt.settings, gpt.layout, settings, len(context), context.shape[1])
+        self.cache = gpt.new_cache(slots)
         self.encode(context)
         self.log_prob_sums = self.logits.new_zeros(2, len(context)) if with_log_prob else None
 
@@ -297,16 +299,3 @@ class _Search:
         self.tokens = torch.cat([self.tokens, token[:, None]], dim=1)
         self.logits = self.gpt.decode_step(token[:, None], self.length, self.cache)
         self.length += 1
-
-
-def num_cache_slots(gpt: Decoder, environments: int, context: int, settings: PlannerSettings) -> int:
-    """Slots that the cache needs for a plan that begins with `context` tokens in each environment."""
-    layout, span = gpt.layout, gpt.settings.attention_span
-    num_beams = environments * settings.beam_width
-    per_transition = layout.observation_dim + settings.expansion * (layout.reward_index + 1 - layout.observation_dim)
-    planned = min(settings.horizon, span + 1) + 1  # transitions
-    slots = environments * context + num_beams * per_transition * planned
-    if gpt.settings.reencodes_full_window and context // layout.transition_dim + settings.horizon > span:
-        cropped = gpt.settings.num_prefix_transitions + max(1, settings.context)  # transitions, of every beam at most
-        slots += num_beams * cropped * (layout.transition_dim - 1)
-    return slots

@@ -14,10 +14,13 @@ import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from trajectory.distributed import all_gather_object
-from trajectory.hardware import select_device, select_precision, set_threads
+from trajectory.hardware import has_bfloat16_units, select_device, select_precision, set_threads
 from trajectory.ranks import launched_by_srun, rank
 from trajectory.settings import TrainingSettings
 from trajectory.training.start import Start
+
+
+log = logging.getLogger("train")
 
 
 @dataclass
@@ -51,6 +54,8 @@ class Machine:
         threads = str(earlier["process"]["threads"]) if threads == "auto" and earlier else threads
         self.threads = set_threads(threads, settings.trainer.devices)
         self.precision = select_precision(settings.trainer.precision, self.device)
+        if self.device.type == "cpu" and self.precision == "bf16-mixed" and not has_bfloat16_units():
+            log.warning("trainer.precision=bf16-mixed: this CPU emulates bfloat16, and takes many times longer")
         pl.seed_everything(settings.seed, verbose=False)
 
 

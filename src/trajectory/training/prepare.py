@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig
 
 from trajectory.config import without_missing
@@ -20,6 +21,7 @@ from trajectory.loggers.factory import make_loggers
 from trajectory.model.checkpoint import read_checkpoint
 from trajectory.planning.settings import PlannerSettings
 from trajectory.settings import TrainingSettings
+from trajectory.training.fits import check_fits
 from trajectory.training.machine import Machine
 from trajectory.training.start import Start
 
@@ -40,14 +42,17 @@ def read_resumed_checkpoint(checkpoint: Path | None) -> dict[str, Any]:
     return earlier
 
 
-def load_data(settings: TrainingSettings, start: Start, earlier: dict[str, Any]) -> TrajectoryDataModule:
+def load_data(
+    settings: TrainingSettings, start: Start, earlier: dict[str, Any], device: torch.device
+) -> TrajectoryDataModule:
     """The dataset as tokens.
 
     Args:
         earlier: the checkpoint that is gone on from.
+        device: that is trained on.
 
     Raises:
-        UserError: what the source refuses, other data than the checkpoint's, or goals that are not in them.
+        UserError: what the source refuses, what does not fit into memory, other data than the checkpoint's, or goals that are not in them.
     """
     assert start.source is not None
     data = TrajectoryDataModule(
@@ -60,6 +65,8 @@ def load_data(settings: TrainingSettings, start: Start, earlier: dict[str, Any])
         validation_share=settings.data.validation_share,
     )
     data.setup()
+    if not settings.environment.has_simulator:  # else it was checked before the data were recorded
+        check_fits(settings, data.layout, device)
     check_values(settings, data.summary)
     dimensions, goal = settings.environment.goal, settings.evaluation.goal
     if goal is not None and dimensions is not None:  # refused now rather than at the end

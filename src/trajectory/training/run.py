@@ -45,7 +45,7 @@ def run(config: DictConfig, settings: TrainingSettings, start: Start, folder: Pa
         resumed = read_resumed_checkpoint(start.checkpoint)
         machine.set_up(settings, resumed)
         began, cpu_began = time.perf_counter(), time.process_time()
-        data = load_data(settings, start, resumed)
+        data = load_data(settings, start, resumed, machine.device)
         dataset = {**data.summary, "requested": without_missing(config.dataset)}
         if settings.data.validation_share:
             dataset["held_out"] = {"share": settings.data.validation_share, "seed": settings.seed}

@@ -60,9 +60,11 @@ def prepare(config: DictConfig, settings: TrainingSettings, folder: Path) -> Sta
             or what the dataset's source refuses.
     """
     environment, trainer = settings.environment, settings.trainer
+    layout = None
     if environment.has_simulator:
         env = make_environment(environment)
         env.close()
+        layout = env.layout
         settings.tokenizer.check_choices(env.layout, f"env.id={environment.id}")
         check_choices(settings.baseline, env.layout, f"env.id={environment.id}")
     check_goal(settings.evaluation.goal, environment, f"env={environment.name}")
@@ -84,6 +86,7 @@ def prepare(config: DictConfig, settings: TrainingSettings, folder: Path) -> Sta
     with gc_paused():
         # torch, now that the environment stands
         from trajectory.hardware import check_cores, check_devices, select_device, select_precision
+        from trajectory.training.fits import check_fits
 
     device = select_device(trainer.accelerator)
     check_devices(device, trainer.devices)
@@ -91,6 +94,8 @@ def prepare(config: DictConfig, settings: TrainingSettings, folder: Path) -> Sta
     select_precision(trainer.precision, device)
     if isinstance(settings.planner, PlannerSettings):
         settings.planner.check_device(device.type)
+    if layout is not None:
+        check_fits(settings, layout, device)
     if settings.has_extensions:
         with gc_paused():
             from trajectory.training.check import check_extensions

@@ -23,7 +23,7 @@ from trajectory.model.native.library import compiled, parallel_for
 TILE = 96  # tokens that go through the layers together, so that their activations fit into a core's cache
 TOKENS_PER_THREAD = 16  # fewer do not pay for another thread
 TRIAL_INTERVAL = 1_000  # calls between timings of one thread against many; the first timings are at powers of two
-MAX_TRANSITIONS = 4_096  # of a sequence with rotary positions
+FIRST_TRANSITIONS = 4_096  # whose rotary positions are in the first table
 
 
 def _structure(pointers: str, numbers: str) -> list[tuple[str, Any]]:
@@ -77,17 +77,24 @@ class NativeGPT:
             layers.append(pack(block.mlp[2].weight, block.mlp[2].bias))
         heads = [pack(*fold_norm(gpt.final_norm, head)) for head in gpt.head]
         tables = [gpt.token_embedding.weight, gpt.position_embedding, torch.cat(layers), torch.cat(heads)]
-        rotations = gpt.rotations(torch.arange(MAX_TRANSITIONS))
-        if rotations is not None:  # (transitions, 2, C / 2), heads side by side
-            tables.append(rotations.transpose(0, 1).repeat_interleave(H, dim=2))
         self.tables = [table.clone(memory_format=torch.contiguous_format) for table in tables]
-        pointers = [table.data_ptr() for table in self.tables] + [None] * (5 - len(tables))
+        pointers = [*(table.data_ptr() for table in self.tables), None]
         prefix = gpt.settings.num_prefix_transitions * D
         shape = (len(gpt.blocks), D, gpt.settings.bins, prefix, len(gpt.position_embedding) - prefix)
         self.model = _Model(*pointers, *shape, gpt.settings.value_residual)
+        self.rotations = gpt.rotations
+        self._rotate(FIRST_TRANSITIONS)
         self.scratch: dict[int, Tensor] = {}
         self.cache: TreeCache | None = None
         self.threads = _Threads(torch.get_num_threads())
+
+    def _rotate(self, transitions: int) -> None:
+        """Make the table of rotary positions for so many transitions; none with absolute positions."""
+        self.rotated_transitions, rotations = transitions, self.rotations(torch.arange(transitions))
+        if rotations is not None:  # (transitions, 2, C / 2), heads side by side
+            table = rotations.transpose(0, 1).repeat_interleave(self.settings.n_head, dim=2)
+            self.rotation_table = table.contiguous()
+            self.model.rotations = self.rotation_table.data_ptr()
 
     def new_cache(self, slots: int) -> TreeCache:
         """As `GPT.new_cache`, but it reuses the last cache of that size, so there can be one plan at a time."""
@@ -99,7 +106,8 @@ class NativeGPT:
         """As `GPT.decode_step`, with the rows divided among threads where that is faster."""
         (R, T), lengths = tokens.shape, torch.tensor(cache.lengths)
         last = position + T - 1
-        assert last // self.layout.transition_dim < MAX_TRANSITIONS or not self.settings.rotary, position
+        if last // self.layout.transition_dim >= self.rotated_transitions:
+            self._rotate(2 * (last // self.layout.transition_dim))
         tokens, starts = tokens.contiguous(), cache.starts.contiguous()
         columns = self.library.padded(self.settings.bins + 1)
         logits = self.tables[0].new_empty(R, columns)
