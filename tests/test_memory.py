@@ -17,9 +17,19 @@ from trajectory.benchmarks.usage import PROCESS, Usage
 from trajectory.data.discretizer import Discretizer
 from trajectory.errors import UserError
 from trajectory.hardware import free_memory, release_memory
-from trajectory.memory import check_plan, check_tokens, check_training, parameter_count, plan_bytes, training_bytes
+from trajectory.memory import (
+    check_attention,
+    check_plan,
+    check_prediction,
+    check_tokens,
+    check_training,
+    parameter_count,
+    plan_bytes,
+    training_bytes,
+)
 from trajectory.model.gpt import GPT
 from trajectory.model.loss import token_losses
+from trajectory.model.native import decoder as native_decoder
 from trajectory.model.native.decoder import NativeGPT
 from trajectory.model.optimization import make_optimizer
 from trajectory.model.settings import GPTSettings, OptimizerSettings
@@ -138,7 +148,9 @@ TRAINED: dict[str, Callable[[GPTSettings, int, int], None]] = {
     "planner.beam_width": lambda model, value, free: check_plan(
         model, HOPPER, PlannerSettings(beam_width=value), 1, free
     ),
-    "planner.expansion": lambda model, value, free: check_plan(model, HOPPER, PlannerSettings(expansion=value), 1, free),
+    "planner.expansion": lambda model, value, free: check_plan(
+        model, HOPPER, PlannerSettings(expansion=value), 1, free
+    ),
     "planner.horizon": lambda model, value, free: check_plan(model, HOPPER, PlannerSettings(horizon=value), 1, free),
     "evaluation.episodes": lambda model, value, free: check_plan(model, HOPPER, PlannerSettings(), value, free),
 }
@@ -160,6 +172,18 @@ def test_the_value_that_is_named_fits_and_the_next_does_not(key: str, value: int
     check(SMALL, most, free)
     with pytest.raises(UserError, match=f"got {most + 8}$"):
         check(SMALL, most + 8, free)
+
+
+def test_analyses_that_do_not_fit() -> None:
+    model, free = GPTSettings(), 10**9
+    check_attention(model, HOPPER, 32, free)
+    with pytest.raises(UserError, match=r"^analysis\.batch_size must be at most 205: a batch's attention would take"):
+        check_attention(model, HOPPER, 512, free)
+    check_prediction(model, HOPPER, 400, 40, 100, free)
+    with pytest.raises(UserError, match=r"^analysis\.particles must be at most \d{4}: rollouts from one start would"):
+        check_prediction(model, HOPPER, BIG, 40, 100, free)
+    with pytest.raises(UserError, match=r"^analysis\.samples must be at most \d{4}: rollouts from one start would"):
+        check_prediction(model, HOPPER, 400, BIG, 100, free)
 
 
 def test_data_that_do_not_fit_may_stay_on_the_disk() -> None:
@@ -211,11 +235,11 @@ def test_what_does_not_fit_is_one_line(
     assert re.fullmatch(rf"error: {re.escape(key)} must be at most \d+: .+ are free, got {value}", line), line
 
 
-def test_a_plan_behind_a_long_sequence_needs_no_limit() -> None:
-    """The table of rotary positions grows."""
-    planner = PlannerSettings(beam_width=1, expansion=1, horizon=4_200, context=1)
+def test_a_long_plan_lets_the_table_of_rotary_positions_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_decoder, "FIRST_TRANSITIONS", 4)
+    planner = PlannerSettings(beam_width=2, expansion=2, horizon=20, context=1)
     torch.manual_seed(0)
-    layout, model = TransitionLayout(1, 1), GPTSettings(n_layer=1, n_head=1, n_embd=8, window=2, bins=4)
+    layout, model = TransitionLayout(1, 1), GPTSettings(n_layer=1, n_head=1, n_embd=8, window=3, bins=4)
     discretizer = Discretizer.fit([torch.randn(100).numpy() for _ in range(4)], 4, "quantile", layout)
     gpt = GPT(model, layout).double().eval()
     plans = [

@@ -197,7 +197,9 @@ def check_prediction(
     each = 2 * model.n_layer * model.n_embd * (D - 1) * held * FLOAT + horizon * D * INTEGER + 2 * model.bins * FLOAT
 
     def estimate(values: Values) -> int:
-        rows = [values.get(key, value) for key, value in (("analysis.particles", particles), ("analysis.samples", samples))]
+        rows = [
+            values.get(key, value) for key, value in (("analysis.particles", particles), ("analysis.samples", samples))
+        ]
         return max(rows) * each
 
     sizes = [Size("analysis.particles", particles, 400, samples), Size("analysis.samples", samples, 40)]

@@ -111,3 +111,35 @@ def test_averaged_weights_are_the_moving_average_of_all_steps_and_are_what_plans
 
 def weights_of(gpt: GPT) -> dict[str, torch.Tensor]:
     return {name: weight.detach().double().clone() for name, weight in gpt.named_parameters()}
+
+
+class Norms(pl.Callback):
+    """Of the gradient, before and after it is clipped."""
+
+    def __init__(self) -> None:
+        self.before: list[float] = []
+        self.after: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        self.before.append(norm_of_gradient(pl_module))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.after.append(norm_of_gradient(pl_module))
+
+
+def norm_of_gradient(module: torch.nn.Module) -> float:
+    gradients = [weight.grad.flatten() for weight in module.parameters() if weight.grad is not None]
+    return float(torch.cat(gradients).norm())
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_fused_optimizer_clips_gradients_in_every_precision_of_a_gpu(precision: Any, tmp_path: Path) -> None:
+    data = toy_data(tmp_path / "store", TokenizerSettings(bins=10), episodes=30, window=3, batch_size=16)
+    planner = PlannerSettings(beam_width=1, horizon=1, context=0)
+    module, norms = toy_module(data, MODEL, planner, OptimizerSettings(action_weight=100.0)), Norms()
+    trainer = fit(module, data, 2, precision=precision, callbacks=[norms])
+    assert trainer.optimizers[0].defaults["fused"]
+    assert min(norms.before) > 2
+    assert norms.after == pytest.approx([1.0, 1.0], rel=1e-3)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 NO_RESERVE = 0x4000  # Linux's MAP_NORESERVE, which Python names from 3.13 on
 
+
 class TreeCache:
     """Preallocated slots, and which of them each row reads.
 

@@ -52,7 +52,8 @@ def load_data(
         device: that is trained on.
 
     Raises:
-        UserError: what the source refuses, what does not fit into memory, other data than the checkpoint's, or goals that are not in them.
+        UserError: what the source refuses, what does not fit into memory, other data than the checkpoint's, or goals
+            that are not in them.
     """
     assert start.source is not None
     data = TrajectoryDataModule(
