@@ -7,7 +7,7 @@ DOCS_VENV := .venv-docs
 DOCS_INSTALLED := $(DOCS_VENV)/.installed
 CORES := $(shell nproc 2>/dev/null || echo auto)
 
-.PHONY: train test test-random test-slow fuzz bench lint format docs docs-serve install clean
+.PHONY: train test test-random test-slow fuzz bench bench-gpu lint format docs docs-serve install clean
 
 train: $(INSTALLED)
 	$(RUN) src/train.py env=hopper experiment=laptop
@@ -30,6 +30,10 @@ fuzz: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(RUN) src/benchmark.py
+
+# one run of eight minutes for a GPU; it needs torch, Lightning and Hydra, and takes this Python's where there is no .venv
+bench-gpu:
+	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) src/benchmark.py benchmark.suites=[gpu] benchmark.minutes=8
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check

@@ -62,6 +62,7 @@ LIGHTNING_FILES = {
     "model/checkpoint_io.py",
     "model/throughput.py",
     "evaluation/callback.py",
+    "benchmarks/timed_training.py",
     "benchmarks/training.py",
     "training/callbacks.py",
     "training/check.py",

@@ -15,6 +15,7 @@ from trajectory.analysis.settings import AttentionSettings, PredictionSettings
 from trajectory.baselines.settings import BehaviourSettings, baseline_settings
 from trajectory.benchmarks.settings import (
     DataBenchmarkSettings,
+    GPUBenchmarkSettings,
     LaptopBenchmarkSettings,
     PlanningBenchmarkSettings,
     StartupBenchmarkSettings,
@@ -52,7 +53,8 @@ TRAIN_SECTIONS = (
     *("callbacks", "logger", "env", "baseline", "seed", "resume", "checkpoint"),
 )
 MODEL, CRITIC = "trajectory.model.gpt.GPT", "trajectory.critic.critic.Critic"
-SUITES = ("planning", "training", "data", "laptop", "startup")
+USUAL_SUITES = ("planning", "training", "data", "laptop", "startup")
+SUITES = (*USUAL_SUITES, "gpu")
 
 
 @dataclass(frozen=True)
@@ -338,6 +340,7 @@ class BenchmarkSettings:
     data: DataBenchmarkSettings
     laptop: LaptopBenchmarkSettings
     startup: StartupBenchmarkSettings
+    gpu: GPUBenchmarkSettings
 
 
 def benchmark_settings(config: DictConfig) -> BenchmarkSettings:
@@ -347,9 +350,9 @@ def benchmark_settings(config: DictConfig) -> BenchmarkSettings:
         UserError: a value of the wrong type or out of its range, or an unknown suite.
     """
     check_keys(config, ("benchmark", *SUITES, "planner"))
-    check_keys(config.benchmark, ("suites", "threads"))
+    check_keys(config.benchmark, ("suites", "threads", "minutes"))
     narrow = {key: [value] for key, value in config.planner.items() if value is not None}
-    suites = config.benchmark.suites or (["planning"] if narrow else list(SUITES))
+    suites = config.benchmark.suites or (["planning"] if narrow else list(USUAL_SUITES))
     unknown = [suite for suite in suites if suite not in SUITES]
     require(not unknown, "benchmark.suites", f"among {', '.join(SUITES)}", ", ".join(unknown))
     narrowed = {f"{key}s": value for key, value in narrow.items()}
@@ -362,6 +365,7 @@ def benchmark_settings(config: DictConfig) -> BenchmarkSettings:
         data=settings(DataBenchmarkSettings, config.data, "data"),
         laptop=settings(LaptopBenchmarkSettings, config.laptop, "laptop"),
         startup=settings(StartupBenchmarkSettings, config.startup, "startup"),
+        gpu=settings(GPUBenchmarkSettings, {**config.gpu, "minutes": config.benchmark.minutes}, "gpu"),
     )
 
 

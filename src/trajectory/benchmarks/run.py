@@ -18,6 +18,11 @@ def benchmark(config: DictConfig, settings: BenchmarkSettings, folder: Path) -> 
         `memory.png` of data lie beside it.
     """
     results: dict = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}
+    path = folder.resolve() / "benchmark.json"
+    if "gpu" in settings.suites:
+        from trajectory.benchmarks.gpu import benchmark_gpu
+
+        results["gpu"] = benchmark_gpu(settings.gpu, lambda gpu: write_results(path, {**results, "gpu": gpu}))
     if "planning" in settings.suites:
         from trajectory.benchmarks.planning import benchmark_planning, draw_latency
 
@@ -41,6 +46,5 @@ def benchmark(config: DictConfig, settings: BenchmarkSettings, folder: Path) -> 
         from trajectory.benchmarks.startup import benchmark_startup
 
         results["startup"] = benchmark_startup(settings.startup)
-    path = folder.resolve() / "benchmark.json"
     write_results(path, results)
     return path

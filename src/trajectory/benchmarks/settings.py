@@ -84,6 +84,7 @@ class TrainingCase:
     environment: str = "hopper"
     width: int = 128
     layers: int = 4
+    heads: int = 4
     batch: int = 256
     window: int = 10
     dropout: float = 0.1
@@ -167,3 +168,33 @@ class StartupBenchmarkSettings:
         require(self.repeats >= 1, "startup.repeats", "at least 1", self.repeats)
         there = self.other is None or os.path.isfile(Path(self.other) / "src" / "train.py")
         require(there, "startup.other", "null or the folder of another checkout", self.other)
+
+
+@dataclass(frozen=True)
+class GPUBenchmarkSettings:
+    """What is measured; `conf/benchmark.yaml` explains the keys."""
+
+    minutes: float = 8.0
+    device: str = "cuda"
+    plans: list[list[int]] = field(default_factory=lambda: [[128, 15], [32, 5]])
+    environments: list[int] = field(default_factory=lambda: [1, 64, 8, 256])
+    precisions: list[str] = field(default_factory=lambda: ["float32", "tf32", "bfloat16"])
+    models: list[str] = field(default_factory=lambda: ["gpt", "gpt_medium"])
+    batch: int = 256
+    repeats: int = 20
+    train_seconds: float = 10.0
+    run_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        require(0 < self.minutes < float("inf"), "benchmark.minutes", "above 0 and finite", self.minutes)
+        require(self.device in ("cuda", "cpu"), "gpu.device", "cuda or cpu", self.device)
+        pairs = all(len(plan) == 2 and min(plan) >= 1 for plan in self.plans)
+        require(pairs, "gpu.plans", "pairs of a beam width and a horizon", self.plans)
+        require(min(self.environments, default=1) >= 1, "gpu.environments", "numbers of at least 1", self.environments)
+        for key, known in (("precisions", ("float32", "tf32", "bfloat16")), ("models", ("gpt", "gpt_medium"))):
+            values = getattr(self, key)
+            require(set(values) <= set(known), f"gpu.{key}", f"among {', '.join(known)}", values)
+        for key in ("batch", "repeats"):
+            require(getattr(self, key) >= 1, f"gpu.{key}", "at least 1", getattr(self, key))
+        for key in ("train_seconds", "run_seconds"):
+            require(getattr(self, key) >= 0, f"gpu.{key}", "at least 0", getattr(self, key))

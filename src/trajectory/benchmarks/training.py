@@ -29,6 +29,7 @@ from trajectory.model.module import TrajectoryModule
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.model.throughput import training_flops
 
+CPU = torch.device("cpu")
 ROWS = 100_000  # of random transitions, in episodes of a thousand
 EPISODE = 1_000
 LOADED = 200  # batches that the loader is timed on
@@ -58,33 +59,7 @@ def measure(case: TrainingCase, steps: int) -> dict[str, Any]:
     """
     torch.set_num_threads(case.threads)
     keep_freed_memory()
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    layout = LAYOUTS[case.environment]
-    settings = GPTSettings(
-        n_layer=case.layers,
-        n_embd=case.width,
-        window=case.window,
-        embedding_dropout=case.dropout,
-        residual_dropout=case.dropout,
-        attention_dropout=case.dropout,
-    )
-    torch.manual_seed(0)
-    tokens = torch.randint(settings.bins, (ROWS, layout.transition_dim), dtype=torch.uint8)
-    ends = np.arange(EPISODE, ROWS + 1, EPISODE)
-    windows = TokenWindows(tokens, ends, np.ones(len(ends), dtype=bool), case.window, settings.bins)
-    loader = DataLoader(windows, sampler=ShuffledBatches(ROWS, case.batch, seed=0), batch_size=None)
-    empty: dict[str, Any] = {}
-    module = TrajectoryModule(
-        layout=asdict(layout),
-        model=asdict(settings),
-        optimizer=asdict(OptimizerSettings()),
-        tokenizer=empty,
-        environment=empty,
-        dataset=empty,
-        planner=empty,
-    )
+    module, loader = make_training(case)
     clock = _Clock()
     trainer = pl.Trainer(
         max_steps=2 + steps,
@@ -115,6 +90,46 @@ def measure(case: TrainingCase, steps: int) -> dict[str, Any]:
         "loader_fraction": loading / seconds,
         "peak_bytes": usage.stages["training"].peak_bytes,
     }
+
+
+def make_training(
+    case: TrainingCase, rows: int = ROWS, device: torch.device = CPU
+) -> tuple[TrajectoryModule, DataLoader]:
+    """An untrained module, and batches of random tokens that lie on the device; Lightning says nothing.
+
+    Args:
+        rows: transitions.
+    """
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    layout = LAYOUTS[case.environment]
+    settings = GPTSettings(
+        n_layer=case.layers,
+        n_head=case.heads,
+        n_embd=case.width,
+        window=case.window,
+        embedding_dropout=case.dropout,
+        residual_dropout=case.dropout,
+        attention_dropout=case.dropout,
+    )
+    torch.manual_seed(0)
+    tokens = torch.randint(settings.bins, (rows, layout.transition_dim), dtype=torch.uint8)
+    ends = np.arange(EPISODE, rows + 1, EPISODE)
+    windows = TokenWindows(tokens, ends, np.ones(len(ends), dtype=bool), case.window, settings.bins)
+    windows.to(device)
+    loader = DataLoader(windows, sampler=ShuffledBatches(rows, case.batch, seed=0), batch_size=None)
+    empty: dict[str, Any] = {}
+    module = TrajectoryModule(
+        layout=asdict(layout),
+        model=asdict(settings),
+        optimizer=asdict(OptimizerSettings()),
+        tokenizer=empty,
+        environment=empty,
+        dataset=empty,
+        planner=empty,
+    )
+    return module, loader
 
 
 class _Clock(pl.Callback):
