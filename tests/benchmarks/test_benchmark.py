@@ -119,7 +119,9 @@ def test_one_decision_is_measured_against_floor_and_reference(tmp_path: Path) ->
     (row,) = results["decisions"]
     asked = {"environment": "hopper", "beam_width": 4, "horizon": 2, "context": 5, "environments": 1, "threads": 1}
     assert asked.items() <= row.items()
-    assert min(row[key] for key in ("floor_seconds", "seconds", "reference_seconds")) > 0
+    assert min(row[key] for key in ("floor_seconds", "square_floor_seconds", "seconds", "reference_seconds")) > 0
+    assert row["ratio"] == pytest.approx(row["seconds"] / row["floor_seconds"])
+    assert row["square_floor_seconds"] == pytest.approx(2 * row["multiply_adds"] / row["matmul_flops"])
     assert row["same_plan"] == 1
     assert len(lines) == 3
     assert imread(Path(lines[-1]).with_name("latency.png")).shape[1] == 960

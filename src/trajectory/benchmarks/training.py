@@ -6,6 +6,7 @@ Random tokens of a real environment's width, on the CPU; every case in a process
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +21,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from trajectory.benchmarks.floor import floor_seconds, training_products
 from trajectory.benchmarks.settings import LAYOUTS, TrainingBenchmarkSettings, TrainingCase
 from trajectory.benchmarks.table import Columns, measure_all
 from trajectory.benchmarks.usage import Usage
@@ -53,8 +55,9 @@ def measure(case: TrainingCase, steps: int) -> dict[str, Any]:
     """Train for some steps, after two that warm up; for a process of its own.
 
     Returns:
-        The case; `tokens_per_second`, by the median step; `floor_tokens_per_second`, the rate of a large matrix
-        product measured before and after over the operations that a token needs; `ratio` of the two;
+        The case; `tokens_per_second`, by the median step; `floor_tokens_per_second` of its products in their own
+        shapes, and the `ratio` of the two; `square_floor_tokens_per_second`, the rate of a large square product
+        measured before and after over the operations that a token needs, and `square_ratio`;
         `loader_fraction` of a step that making a batch takes; `peak_bytes` of memory that training adds.
     """
     torch.set_num_threads(case.threads)
@@ -81,12 +84,18 @@ def measure(case: TrainingCase, steps: int) -> dict[str, Any]:
         pass
     loading = (perf_counter() - begun) / LOADED
     seconds = statistics.median(np.diff(clock.times)[1:])
-    rate, floor = case.batch * module.gpt.block_size / seconds, flops / training_flops(module.gpt)
+    tokens, each = case.batch * module.gpt.block_size, training_flops(module.gpt)
+    products = training_products(module.gpt, case.batch)
+    in_products = sum(2 * times * math.prod(shape) for shape, times in products.items())
+    floor = tokens / floor_seconds(products, max(0.0, tokens * each - in_products))
+    rate, square = tokens / seconds, flops / each
     return {
         **asdict(case),
         "tokens_per_second": rate,
         "floor_tokens_per_second": floor,
         "ratio": floor / rate,
+        "square_floor_tokens_per_second": square,
+        "square_ratio": square / rate,
         "loader_fraction": loading / seconds,
         "peak_bytes": usage.stages["training"].peak_bytes,
     }
@@ -149,6 +158,8 @@ COLUMNS: Columns = {
     "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
     "floor tokens/s": lambda row: f"{row['floor_tokens_per_second']:,.0f}",
     "ratio": lambda row: f"{row['ratio']:.2f}",
+    "square tokens/s": lambda row: f"{row['square_floor_tokens_per_second']:,.0f}",
+    "ratio to it": lambda row: f"{row['square_ratio']:.2f}",
     "loader %": lambda row: f"{100 * row['loader_fraction']:.2f}",
     "peak MB": lambda row: f"{row['peak_bytes'] / 1e6:,.0f}",
 }
