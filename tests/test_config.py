@@ -23,7 +23,13 @@ from trajectory.evaluation.settings import EvaluationSettings
 from trajectory.loggers.settings import WandbSettings
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
-from trajectory.training.settings import GuardSettings, LastCheckpointSettings, RuntimeSettings, TrainerSettings
+from trajectory.training.settings import (
+    GuardSettings,
+    LastCheckpointSettings,
+    RuntimeSettings,
+    ThreadChoiceSettings,
+    TrainerSettings,
+)
 
 SECTIONS: dict[str, Any] = {
     "data": DataSettings,
@@ -31,6 +37,7 @@ SECTIONS: dict[str, Any] = {
     "trainer": TrainerSettings,
     "callbacks.guard": GuardSettings,
     "callbacks.last_checkpoint": LastCheckpointSettings,
+    "callbacks.threads": ThreadChoiceSettings,
     "evaluation": EvaluationSettings,
     "planner": PlannerSettings,
     "model": GPTSettings,
@@ -82,6 +89,7 @@ def test_any_value_of_any_key_is_taken_or_refused_by_name(value: Any) -> None:
         ("data", "batch_size", 0),
         *(("data", "validation_share", value) for value in (-0.1, 1.0)),
         ("callbacks.last_checkpoint", "every_n_steps", 0),
+        ("callbacks.threads", "every_n_steps", 0),
         ("trainer", "accelerator", "tpu"),
         ("trainer", "precision", "int8"),
         *(("runtime", "threads", value) for value in ("all", 0, -1, "1.5")),

@@ -59,6 +59,7 @@ LIGHTNING_FILES = {
     "model/callbacks/last_checkpoint.py",
     "model/callbacks/metrics.py",
     "model/callbacks/progress.py",
+    "model/callbacks/threads.py",
     "model/checkpoint_io.py",
     "model/throughput.py",
     "evaluation/callback.py",

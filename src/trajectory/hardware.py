@@ -16,6 +16,7 @@ import torch
 from trajectory.errors import require
 
 CPU_MATMUL_SIZE, GPU_MATMUL_SIZE = 512, 8_192  # N of the N x N products that measure the peak rate
+CLEARLY_FASTER = 0.9  # of the present seconds, at which a running training changes its number of threads
 MMAP_MAX, TRIM_THRESHOLD = -4, -1  # glibc's malloc.h
 
 
@@ -126,13 +127,32 @@ def set_threads(threads: str, processes: int = 1) -> int:
     if threads != "auto":
         torch.set_num_threads(int(threads))
         return int(threads)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    cores = max(1, min(cores // processes, int(limit) if limit.isdecimal() else cores))
-    seconds = {count: _product_seconds(count) for count in sorted({1, max(1, cores // 2), cores})}
+    seconds = _thread_seconds(_usable_cores(processes))
     best = min(seconds, key=lambda count: seconds[count])
     torch.set_num_threads(best)
     return best
+
+
+def choose_threads_again() -> int:
+    """Measure as `auto` does, and change torch's number of CPU threads if another is clearly faster; return it."""
+    present = torch.get_num_threads()
+    seconds = _thread_seconds(_usable_cores(), present)
+    best = min(seconds, key=lambda count: seconds[count])
+    chosen = best if seconds[best] < CLEARLY_FASTER * seconds[present] else present
+    torch.set_num_threads(chosen)
+    return chosen
+
+
+def _usable_cores(processes: int = 1) -> int:
+    """Of this process, one of several on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return max(1, min(cores // processes, int(limit) if limit.isdecimal() else cores))
+
+
+def _thread_seconds(cores: int, *more: int) -> dict[int, float]:
+    """Seconds of a small product by number of threads: one, half of the cores, all of them, and more numbers."""
+    return {count: _product_seconds(count) for count in sorted({1, max(1, cores // 2), cores, *more})}
 
 
 @contextmanager
@@ -149,7 +169,7 @@ def torch_threads(count: int) -> Generator[None]:
 def _product_seconds(threads: int) -> float:
     """Median seconds of a (512, 128) x (128, 512) product and a GELU on that many threads."""
     torch.set_num_threads(threads)
-    left, right = torch.randn(512, 128), torch.randn(128, 512)
+    left, right = torch.ones(512, 128), torch.ones(128, 512)  # a training's random numbers are not touched
     times = []
     for _ in range(30):
         start = time.perf_counter()

@@ -29,6 +29,7 @@ RESUME_MUTABLE_KEYS = (
     "runtime.threads",
     "callbacks.last_checkpoint.every_n_steps",
     "callbacks.progress",
+    "callbacks.threads",
     "trainer.max_time",
     "trainer.profiler",
     "evaluation.optimized_metric",

@@ -18,6 +18,7 @@ from trajectory.model.callbacks.finite_gradients import FiniteGradients
 from trajectory.model.callbacks.last_checkpoint import LastCheckpoint
 from trajectory.model.callbacks.metrics import TrainingMetrics
 from trajectory.model.callbacks.progress import TrainingProgress
+from trajectory.model.callbacks.threads import ThreadChoice
 from trajectory.model.module import TrajectoryModule
 from trajectory.model.throughput import Throughput, training_flops
 from trajectory.resume import LAST_CHECKPOINT
@@ -76,6 +77,10 @@ def make_callbacks(
             best_by=evaluation.best_by,
         )
 
+    def threads(chosen: Any) -> pl.Callback | None:
+        measured = settings.runtime.threads == "auto" and machine.device.type == "cpu"
+        return ThreadChoice(chosen.every_n_steps) if measured and settings.trainer.processes == 1 else None
+
     ours: dict[str, Callable[[Any], pl.Callback | None]] = {
         "guard": guard,
         "critic": critic,
@@ -83,6 +88,7 @@ def make_callbacks(
         "progress": lambda chosen: TrainingProgress(every),
         "metrics": lambda chosen: TrainingMetrics(every, interruption),
         "planning": planning,
+        "threads": threads,
         "last_checkpoint": lambda chosen: LastCheckpoint(
             folder / LAST_CHECKPOINT, chosen.every_n_steps, interruption, checkpoint
         ),

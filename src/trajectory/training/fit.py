@@ -20,6 +20,7 @@ from trajectory.hardware import keep_freed_memory
 from trajectory.interruption import Interruption
 from trajectory.loggers.dashboard import RunLogger
 from trajectory.model.callbacks.finite_gradients import FiniteGradients
+from trajectory.model.callbacks.threads import ThreadChoice
 from trajectory.model.checkpoint_io import CheckpointFiles
 from trajectory.model.module import TrajectoryModule, strategy_for
 from trajectory.planning.agent import make_agent
@@ -138,5 +139,7 @@ def fit(
     metadata: dict[str, Any] = {"planner": planner_as_dict(settings.planner), "steps": trainer.global_step}
     metadata |= {"evaluations": planning.history} | ({"pruned": True} if planning.pruned else {})
     metadata |= {"skipped_steps": guard.skipped, "interrupted": interruption.training_stopped or planning.pruned}
+    if isinstance(callbacks.get("threads"), ThreadChoice):
+        metadata["threads"] = callbacks["threads"].state_dict()["segments"]
     losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     return agent, model, metadata | ({"validation": losses} if losses else {})

@@ -154,6 +154,16 @@ class LastCheckpointSettings:
 
 
 @dataclass(frozen=True)
+class ThreadChoiceSettings:
+    """Of `callbacks.threads`: training steps between two measurements, with runtime.threads=auto on a CPU."""
+
+    every_n_steps: int = 500
+
+    def __post_init__(self) -> None:
+        require(self.every_n_steps >= 1, "callbacks.threads.every_n_steps", "at least 1", self.every_n_steps)
+
+
+@dataclass(frozen=True)
 class NoSettings:
     """Of a callback of ours without any of its own."""
 
@@ -167,6 +177,7 @@ CALLBACKS: dict[str, tuple[str, type]] = {
     "progress": ("trajectory.model.callbacks.progress.TrainingProgress", NoSettings),
     "metrics": ("trajectory.model.callbacks.metrics.TrainingMetrics", NoSettings),
     "planning": ("trajectory.evaluation.callback.PlanningEvaluation", NoSettings),
+    "threads": ("trajectory.model.callbacks.threads.ThreadChoice", ThreadChoiceSettings),
     "last_checkpoint": ("trajectory.model.callbacks.last_checkpoint.LastCheckpoint", LastCheckpointSettings),
 }
 REQUIRED_CALLBACKS = ("guard", "planning", "last_checkpoint")  # which the results speak of
