@@ -16,6 +16,7 @@ from trajectory.baselines.settings import BehaviourSettings, baseline_settings
 from trajectory.benchmarks.settings import (
     DataBenchmarkSettings,
     GPUBenchmarkSettings,
+    GrowthBenchmarkSettings,
     LaptopBenchmarkSettings,
     PlanningBenchmarkSettings,
     StartupBenchmarkSettings,
@@ -54,7 +55,7 @@ TRAIN_SECTIONS = (
 )
 MODEL, CRITIC = "trajectory.model.gpt.GPT", "trajectory.critic.critic.Critic"
 USUAL_SUITES = ("planning", "training", "data", "laptop", "startup")
-SUITES = (*USUAL_SUITES, "gpu")
+SUITES = (*USUAL_SUITES, "gpu", "growth")
 
 
 @dataclass(frozen=True)
@@ -341,6 +342,7 @@ class BenchmarkSettings:
     laptop: LaptopBenchmarkSettings
     startup: StartupBenchmarkSettings
     gpu: GPUBenchmarkSettings
+    growth: GrowthBenchmarkSettings
 
 
 def benchmark_settings(config: DictConfig) -> BenchmarkSettings:
@@ -366,6 +368,7 @@ def benchmark_settings(config: DictConfig) -> BenchmarkSettings:
         laptop=settings(LaptopBenchmarkSettings, config.laptop, "laptop"),
         startup=settings(StartupBenchmarkSettings, config.startup, "startup"),
         gpu=settings(GPUBenchmarkSettings, {**config.gpu, "minutes": config.benchmark.minutes}, "gpu"),
+        growth=settings(GrowthBenchmarkSettings, config.growth, "growth"),
     )
 
 

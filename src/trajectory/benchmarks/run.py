@@ -15,7 +15,7 @@ def benchmark(config: DictConfig, settings: BenchmarkSettings, folder: Path) -> 
 
     Returns:
         The path of `benchmark.json` under `folder`, with all that was measured; `latency.png` of planning and
-        `memory.png` of data lie beside it.
+        `memory.png` of data and `growth.png` lie beside it.
     """
     results: dict = {"config": OmegaConf.to_container(config, resolve=True), **provenance()}
     path = folder.resolve() / "benchmark.json"
@@ -46,5 +46,10 @@ def benchmark(config: DictConfig, settings: BenchmarkSettings, folder: Path) -> 
         from trajectory.benchmarks.startup import benchmark_startup
 
         results["startup"] = benchmark_startup(settings.startup)
+    if "growth" in settings.suites:
+        from trajectory.benchmarks.growth import benchmark_growth, draw_growth
+
+        results["growth"] = benchmark_growth(settings.growth)
+        (folder / "growth.png").write_bytes(draw_growth(results["growth"]))
     write_results(path, results)
     return path

@@ -198,3 +198,31 @@ class GPUBenchmarkSettings:
             require(getattr(self, key) >= 1, f"gpu.{key}", "at least 1", getattr(self, key))
         for key in ("train_seconds", "run_seconds"):
             require(getattr(self, key) >= 0, f"gpu.{key}", "at least 0", getattr(self, key))
+
+
+@dataclass(frozen=True)
+class GrowthBenchmarkSettings:
+    """What is measured; `conf/benchmark.yaml` explains the keys."""
+
+    widths: list[int] = field(default_factory=lambda: [64, 128, 256, 512])
+    layers: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    windows: list[int] = field(default_factory=lambda: [5, 10, 20, 40])
+    observations: list[int] = field(default_factory=lambda: [11, 17, 27, 45])
+    environments: list[int] = field(default_factory=lambda: [1, 4, 16])
+    repeats: int = 5
+
+    def __post_init__(self) -> None:
+        unit = 2 * GPTSettings().n_head
+        even = all(width % unit == 0 for width in self.widths)
+        require(even, "growth.widths", f"multiples of {unit}", self.widths)
+        for name, values in self.sizes.items():
+            key = f"growth.{name if name in ('layers', 'observations', 'environments') else name + 's'}"
+            several = len(set(values)) >= 2 and min(values) >= 1
+            require(several, key, "at least two numbers of at least 1, to fit a line", values)
+        require(self.repeats >= 1, "growth.repeats", "at least 1", self.repeats)
+
+    @property
+    def sizes(self) -> dict[str, list[int]]:
+        """By name."""
+        kinds = {"width": self.widths, "layers": self.layers, "window": self.windows}
+        return kinds | {"observations": self.observations, "environments": self.environments}

@@ -1,0 +1,40 @@
+"""`benchmark.suites=[growth]`: how costs grow, and the line that fits them."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import pytest
+from matplotlib.image import imread
+
+from helpers.command_line import Refusal
+from trajectory.benchmarks import growth
+from trajectory.benchmarks.growth import benchmark_growth, draw_growth, exponent
+from trajectory.benchmarks.settings import GrowthBenchmarkSettings
+
+
+def test_the_exponent_of_a_power_is_found() -> None:
+    assert exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
+    assert exponent([5, 7], [1.0, 1.0]) == pytest.approx(0)
+
+
+def test_all_sizes_are_measured_and_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In miniature."""
+    monkeypatch.setattr(growth, "USUAL", {**growth.USUAL, "width": 8, "layers": 1, "window": 2})
+    monkeypatch.setattr(growth, "BATCH", 1)
+    monkeypatch.setattr(growth, "BEAM_WIDTH", 2)
+    settings = GrowthBenchmarkSettings([8, 16], [1, 2], [2, 3], [2, 3], [1, 2], repeats=1)
+    rows = benchmark_growth(settings)
+    assert [(row["what"], row["by"]) for row in rows] == [
+        *[("plan", by) for by in ("width", "layers", "window", "observations", "environments")],
+        *[("step", by) for by in ("width", "layers", "window", "observations")],
+    ]
+    for row in rows:
+        assert len(row["seconds"]) == 2
+        assert row["exponent"] == exponent(row["sizes"], row["seconds"])
+    assert imread(BytesIO(draw_growth(rows))).shape[2] == 4
+
+
+def test_one_size_fits_no_line(refusal: Refusal) -> None:
+    line = refusal("benchmark", "benchmark.suites=[growth]", "growth.layers=[4,4]")
+    assert line == "error: growth.layers must be at least two numbers of at least 1, to fit a line, got [4, 4]"
