@@ -8,6 +8,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,9 @@ def fresh() -> Iterator[Executor]:
         yield process
 
 
-def measure_training(model: GPTSettings, layout: TransitionLayout, batch_size: int, dropout: float) -> int:
+def measure_training(
+    model: GPTSettings, layout: TransitionLayout, batch_size: int, dropout: float, muon: float | None = None
+) -> int:
     """Bytes that the weights, the optimiser and a second step take at most."""
     torch.set_num_threads(1)
     release_memory()
@@ -63,7 +66,7 @@ def measure_training(model: GPTSettings, layout: TransitionLayout, batch_size: i
     with usage.stage("training"):
         dropouts = {f"{place}_dropout": dropout for place in ("embedding", "residual", "attention")}
         gpt = GPT(replace(model, **dropouts), layout).train()
-        optimizer = make_optimizer(gpt, OptimizerSettings())
+        optimizer = make_optimizer(gpt, OptimizerSettings(muon_learning_rate=muon))
         tokens = torch.randint(model.bins, (batch_size, model.window, layout.transition_dim))
         mask = torch.ones(batch_size, model.window, dtype=torch.bool)
         for _ in range(2):
@@ -91,13 +94,14 @@ def measure_plan(model: GPTSettings, layout: TransitionLayout, planner: PlannerS
     return usage.stages["plan"].peak_bytes
 
 
-TRAININGS = {
+TRAININGS: dict[str, tuple[Any, ...]] = {
     "batch": (replace(SMALL, window=10), HOPPER, 128, 0.0),
     "dropout": (replace(SMALL, window=10), HOPPER, 128, 0.1),
     "window": (replace(SMALL, window=100), HOPPER, 12, 0.0),
     "layers": (replace(SMALL, n_layer=8), HOPPER, 48, 0.0),
     "width": (replace(SMALL, n_embd=256), HOPPER, 32, 0.0),
     "weights": (replace(SMALL, n_embd=1024, window=2), HOPPER, 1, 0.0),
+    "muon": (replace(SMALL, n_layer=8, n_embd=256, window=2), HOPPER, 1, 0.0, 0.02),
     "bins": (replace(SMALL, bins=2_000), HOPPER, 32, 0.0),
     "observations": (SMALL, TransitionLayout(45, 8), 32, 0.0),
 }
@@ -115,9 +119,9 @@ PLANS = {
 @linux
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_training_step_takes_what_was_estimated(name: str, fresh: Executor) -> None:
-    model, layout, batch_size, dropout = TRAININGS[name]
-    estimate = training_bytes(model, layout, batch_size)
-    measured = fresh.submit(measure_training, model, layout, batch_size, dropout).result()
+    model, layout, batch_size, *_ = TRAININGS[name]
+    estimate = training_bytes(model, layout, batch_size, muon=name == "muon")
+    measured = fresh.submit(measure_training, *TRAININGS[name]).result()
     assert estimate <= measured <= FACTOR * estimate + SLACK
 
 

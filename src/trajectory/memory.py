@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from trajectory.errors import UserError
 from trajectory.model.settings import GPTSettings
@@ -21,7 +22,7 @@ FLOAT, INTEGER = 4, 8  # bytes
 SAVED_CHANNELS = 16  # floats per token and layer, in units of C, that the backward pass needs
 SAVED_CHANNELS_COMPILED = 8  # torch's compiler computes norms and GELU again
 UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
-MAX_SHOWN = 10**15
+MAX_SHOWN = 999 * 10**12
 MAX_UINT8, MAX_INT16, MAX_INT32 = 2**8 - 1, 2**15 - 1, 2**31 - 1  # the largest tokens of each type
 
 Values = Mapping[str, int]  # by key of the config
@@ -130,6 +131,7 @@ def check_training(
     free: int,
     *,
     ema: bool,
+    muon: bool = False,
     processes: int = 1,
     shards: int = 1,
     compiled: bool = False,
@@ -141,6 +143,7 @@ def check_training(
         batch_size: windows, over all processes.
         processes: that share the windows, but not `free`.
         ema: whether the weights' average is kept.
+        muon: whether the blocks' matrices have one moment instead of two.
         shards: processes that share the weights.
         compiled: whether torch's compiler decides what the backward pass computes again.
         half: whether most activations have 16 bits.
@@ -150,7 +153,8 @@ def check_training(
         own = {key.partition(".")[2]: value for key, value in values.items() if key != "data.batch_size"}
         batch = values.get("data.batch_size", batch_size) // processes
         changed = replace(model, **own)
-        return training_bytes(changed, layout, batch, ema=ema, shards=shards, compiled=compiled, half=half)
+        kept: dict[str, Any] = {"ema": ema, "muon": muon, "shards": shards}
+        return training_bytes(changed, layout, batch, **kept, compiled=compiled, half=half)
 
     usual, head = GPTSettings(), (2 if model.rotary else 1) * model.n_head
     sizes = [
@@ -221,6 +225,7 @@ def training_bytes(
     batch_size: int,
     *,
     ema: bool = False,
+    muon: bool = False,
     shards: int = 1,
     compiled: bool = False,
     half: bool = False,
@@ -241,7 +246,8 @@ def training_bytes(
     mask = tokens_per_window**2 if compiled else 0
     kernel = 2 * N * N * INTEGER if model.init_smoothness > 0 else 0  # at the start, before there are activations
     weights = parameter_count(model, layout) * FLOAT
-    return max(weights * (4 + ema) // shards + activations + logits + mask, weights + kernel)
+    state = weights * (4 + ema) - muon * 12 * L * C * C * FLOAT
+    return max(state // shards + activations + logits + mask, weights + kernel)
 
 
 def plan_bytes(model: GPTSettings, layout: TransitionLayout, planner: PlannerSettings, environments: int) -> int:

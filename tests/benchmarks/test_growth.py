@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from io import BytesIO
 
+import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from helpers.command_line import Refusal
+from helpers.command_line import ROOT, Refusal
 from trajectory.benchmarks import growth
 from trajectory.benchmarks.growth import benchmark_growth, draw_growth, exponent
 from trajectory.benchmarks.settings import GrowthBenchmarkSettings
@@ -38,3 +40,15 @@ def test_all_sizes_are_measured_and_drawn(monkeypatch: pytest.MonkeyPatch) -> No
 def test_one_size_fits_no_line(refusal: Refusal) -> None:
     line = refusal("benchmark", "benchmark.suites=[growth]", "growth.layers=[4,4]")
     assert line == "error: growth.layers must be at least two numbers of at least 1, to fit a line, got [4, 4]"
+
+
+def test_the_table_and_the_figure_of_the_docs_are_those_of_the_measurement() -> None:
+    measured = json.loads((ROOT / "results" / "growth.json").read_text())["growth"]
+    text = (ROOT / "docs" / "performance.md").read_text()
+    for row in measured:
+        assert row["exponent"] == pytest.approx(exponent(row["sizes"], row["seconds"]))
+        cells = ", ".join(f"{1_000 * seconds:.0f}" for seconds in row["seconds"])
+        assert f"| {cells} | {row['exponent']:.2f} |" in text
+    drawn, expected = (imread(picture) for picture in (ROOT / "docs" / "growth.png", BytesIO(draw_growth(measured))))
+    assert drawn.shape == expected.shape
+    assert np.abs(drawn - expected).mean() < 0.01, "but for the version of a font"

@@ -37,6 +37,7 @@ def check_fits(settings: TrainingSettings, layout: TransitionLayout, device: tor
         settings.data.batch_size,
         free,
         ema=settings.optimizer.ema_decay is not None,
+        muon=settings.optimizer.muon_learning_rate is not None,
         processes=trainer.processes,
         shards=sharded,
         compiled=gpu,
