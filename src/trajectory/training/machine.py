@@ -19,7 +19,6 @@ from trajectory.ranks import launched_by_srun, rank
 from trajectory.settings import TrainingSettings
 from trajectory.training.start import Start
 
-
 log = logging.getLogger("train")
 
 
