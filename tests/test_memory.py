@@ -44,6 +44,7 @@ HOPPER = TransitionLayout(11, 3)
 SMALL = GPTSettings(n_layer=2, n_embd=64)
 EARLIER = Path(__file__).parent / "release_0_0" / "last.ckpt"
 BIG = 10**25
+LARGEST = 2**63 - 1  # that a config takes
 linux = pytest.mark.skipif(not (PROCESS / "clear_refs").exists(), reason="a peak that can be reset is Linux's")
 
 
@@ -223,13 +224,13 @@ IMITATION, GOALS = ("experiment=imitation",), ("experiment=four_rooms",)
         ("train", "model.window", 1_000_000, ()),
         ("train", "data.batch_size", 100_000_000, ()),
         ("train", "tokenizer.bins", 10_000_000, ()),
-        ("train", "model.n_layer", BIG, LAPTOP),
-        ("train", "planner.beam_width", BIG, IMITATION),
-        ("train", "model.n_layer", BIG, IMITATION),
+        ("train", "model.n_layer", LARGEST, LAPTOP),
+        ("train", "planner.beam_width", LARGEST, IMITATION),
+        ("train", "model.n_layer", LARGEST, IMITATION),
         ("train", "planner.beam_width", 3_000_000, GOALS),
-        ("train", "tokenizer.bins", BIG, (*LAPTOP, "baseline=bc")),
+        ("train", "tokenizer.bins", LARGEST, (*LAPTOP, "baseline=bc")),
         ("evaluate", "planner.beam_width", 30_000_000, (f"checkpoint={EARLIER}",)),
-        ("evaluate", "evaluation.episodes", BIG, (f"checkpoint={EARLIER}",)),
+        ("evaluate", "evaluation.episodes", LARGEST, (f"checkpoint={EARLIER}",)),
     ],
 )
 def test_what_does_not_fit_is_one_line(
