@@ -13,15 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from trajectory.analysis.settings import AttentionSettings, PredictionSettings
 from trajectory.baselines.settings import BehaviourSettings, baseline_settings
-from trajectory.benchmarks.settings import (
-    DataBenchmarkSettings,
-    GPUBenchmarkSettings,
-    GrowthBenchmarkSettings,
-    LaptopBenchmarkSettings,
-    PlanningBenchmarkSettings,
-    StartupBenchmarkSettings,
-    TrainingBenchmarkSettings,
-)
 from trajectory.config import check_complete, check_keys, check_seed, settings, without_missing
 from trajectory.critic.settings import CriticSettings
 from trajectory.data.settings import (
@@ -54,8 +45,6 @@ TRAIN_SECTIONS = (
     *("callbacks", "logger", "env", "baseline", "seed", "resume", "checkpoint"),
 )
 MODEL, CRITIC = "trajectory.model.gpt.GPT", "trajectory.critic.critic.Critic"
-USUAL_SUITES = ("planning", "training", "data", "laptop", "startup")
-SUITES = (*USUAL_SUITES, "gpu", "growth")
 
 
 @dataclass(frozen=True)
@@ -328,47 +317,6 @@ def analysis_settings(config: DictConfig) -> AnalysisSettings:
         runtime,
         without_missing(config.env),
         logger,
-    )
-
-
-@dataclass(frozen=True)
-class BenchmarkSettings:
-    """Settings of `benchmark` for every suite; `suites` are those to run."""
-
-    suites: list[str]
-    planning: PlanningBenchmarkSettings
-    training: TrainingBenchmarkSettings
-    data: DataBenchmarkSettings
-    laptop: LaptopBenchmarkSettings
-    startup: StartupBenchmarkSettings
-    gpu: GPUBenchmarkSettings
-    growth: GrowthBenchmarkSettings
-
-
-def benchmark_settings(config: DictConfig) -> BenchmarkSettings:
-    """The settings in a config of `benchmark`.
-
-    Raises:
-        UserError: a value of the wrong type or out of its range, or an unknown suite.
-    """
-    check_keys(config, ("benchmark", *SUITES, "planner"))
-    check_keys(config.benchmark, ("suites", "threads", "minutes"))
-    narrow = {key: [value] for key, value in config.planner.items() if value is not None}
-    suites = config.benchmark.suites or (["planning"] if narrow else list(USUAL_SUITES))
-    unknown = [suite for suite in suites if suite not in SUITES]
-    require(not unknown, "benchmark.suites", f"among {', '.join(SUITES)}", ", ".join(unknown))
-    narrowed = {f"{key}s": value for key, value in narrow.items()}
-    threads = config.benchmark.threads
-    planning = {**config.planning, **narrowed, "threads": threads, "narrowed": bool(narrowed)}
-    return BenchmarkSettings(
-        suites=list(suites),
-        planning=settings(PlanningBenchmarkSettings, planning, "planning"),
-        training=settings(TrainingBenchmarkSettings, {**config.training, "threads": threads}, "training"),
-        data=settings(DataBenchmarkSettings, config.data, "data"),
-        laptop=settings(LaptopBenchmarkSettings, config.laptop, "laptop"),
-        startup=settings(StartupBenchmarkSettings, config.startup, "startup"),
-        gpu=settings(GPUBenchmarkSettings, {**config.gpu, "minutes": config.benchmark.minutes}, "gpu"),
-        growth=settings(GrowthBenchmarkSettings, config.growth, "growth"),
     )
 
 

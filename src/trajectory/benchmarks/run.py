@@ -6,8 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from trajectory.benchmarks.settings import BenchmarkSettings
 from trajectory.evaluation.results import provenance, write_results
-from trajectory.settings import BenchmarkSettings
 
 
 def benchmark(config: DictConfig, settings: BenchmarkSettings, folder: Path) -> Path:

@@ -6,11 +6,16 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from omegaconf import DictConfig
+
+from trajectory.config import check_keys, settings
 from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import require
 from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
 
+USUAL_SUITES = ("planning", "training", "data", "laptop", "startup")
+SUITES = (*USUAL_SUITES, "gpu", "growth")
 LAYOUTS = {
     "hopper": TransitionLayout(11, 3),
     "halfcheetah": TransitionLayout(17, 6),
@@ -226,3 +231,44 @@ class GrowthBenchmarkSettings:
         """By name."""
         kinds = {"width": self.widths, "layers": self.layers, "window": self.windows}
         return kinds | {"observations": self.observations, "environments": self.environments}
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """Settings of `benchmark` for every suite; `suites` are those to run."""
+
+    suites: list[str]
+    planning: PlanningBenchmarkSettings
+    training: TrainingBenchmarkSettings
+    data: DataBenchmarkSettings
+    laptop: LaptopBenchmarkSettings
+    startup: StartupBenchmarkSettings
+    gpu: GPUBenchmarkSettings
+    growth: GrowthBenchmarkSettings
+
+
+def benchmark_settings(config: DictConfig) -> BenchmarkSettings:
+    """The settings in a config of `benchmark`.
+
+    Raises:
+        UserError: a value of the wrong type or out of its range, or an unknown suite.
+    """
+    check_keys(config, ("benchmark", *SUITES, "planner"))
+    check_keys(config.benchmark, ("suites", "threads", "minutes"))
+    narrow = {key: [value] for key, value in config.planner.items() if value is not None}
+    suites = config.benchmark.suites or (["planning"] if narrow else list(USUAL_SUITES))
+    unknown = [suite for suite in suites if suite not in SUITES]
+    require(not unknown, "benchmark.suites", f"among {', '.join(SUITES)}", ", ".join(unknown))
+    narrowed = {f"{key}s": value for key, value in narrow.items()}
+    threads = config.benchmark.threads
+    planning = {**config.planning, **narrowed, "threads": threads, "narrowed": bool(narrowed)}
+    return BenchmarkSettings(
+        suites=list(suites),
+        planning=settings(PlanningBenchmarkSettings, planning, "planning"),
+        training=settings(TrainingBenchmarkSettings, {**config.training, "threads": threads}, "training"),
+        data=settings(DataBenchmarkSettings, config.data, "data"),
+        laptop=settings(LaptopBenchmarkSettings, config.laptop, "laptop"),
+        startup=settings(StartupBenchmarkSettings, config.startup, "startup"),
+        gpu=settings(GPUBenchmarkSettings, {**config.gpu, "minutes": config.benchmark.minutes}, "gpu"),
+        growth=settings(GrowthBenchmarkSettings, config.growth, "growth"),
+    )

@@ -14,10 +14,10 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from trajectory.benchmarks.settings import benchmark_settings
 from trajectory.commands.choices import CONF
 from trajectory.commands.folder import run_folder
 from trajectory.imports import gc_paused
-from trajectory.settings import benchmark_settings
 
 
 def benchmark(config: DictConfig, folder: Path) -> Path:

@@ -7,8 +7,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from trajectory.benchmarks.settings import benchmark_settings
 from trajectory.planning.settings import trained_planner
-from trajectory.settings import analysis_settings, benchmark_settings, evaluation_settings, training_settings
+from trajectory.settings import analysis_settings, evaluation_settings, training_settings
 
 
 def check_job(config: DictConfig) -> None:
