@@ -388,7 +388,7 @@ def test_a_beam_that_holds_everything_is_exhaustive_enumeration(
         horizon=horizon,
         context=past,
         expansion=1,
-        action=SamplingSettings(temperature=1e9),  # uniform: draw (k + 0.5) / N is action token k
+        action=SamplingSettings(temperature=1e6),  # uniform: draw (k + 0.5) / N is action token k
     )
     sequences = torch.tensor(list(product(range(bins), repeat=digits)))
     uniforms = torch.full((1, *uniforms_shape(settings, layout.transition_dim)), 0.5, dtype=torch.float64)

@@ -51,7 +51,8 @@ class Muon(Optimizer):
                 loss = closure()
         found_inf: Tensor | None = getattr(self, "found_inf", None)
         *others, group = self.param_groups
-        self.adamw.state, self.adamw.param_groups, self.adamw.found_inf = self.state, others, found_inf
+        self.adamw.state, self.adamw.param_groups = self.state, others
+        vars(self.adamw)["found_inf"] = found_inf
         self.adamw.step()
         self._step_matrices(group, found_inf)
         return loss
