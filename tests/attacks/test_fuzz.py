@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from helpers.command_line import run_main
-from helpers.fuzz import RUN, attacks, fault
+from helpers.fuzz import RUN, SETTINGS, VALUES, Attack, Variant, attacks, fault, settings_fault, variants
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="its limits are Linux's")
 
@@ -38,6 +39,28 @@ def assert_withstood(checkpoint: Path, place: Path, seed: int, count: int) -> No
                 with Path(report).open("a") as file:
                     file.write(f"{attack}\n    {wrong}\n")
     assert not found, "\n".join(f"{attack}\n    {wrong}" for attack, wrong in found.items())
+
+
+@pytest.mark.parametrize(
+    "share", [pytest.param(20, id="a twentieth"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+)
+def test_no_bad_value_of_any_key_gets_past_the_settings(share: int, tmp_path: Path) -> None:
+    """All keys and values of all commands, without a process each: what is not taken is refused in one line."""
+    checkpoint = tmp_path / "runs" / "tiny" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    found, tried = [], 0
+    for variant in [*variants(checkpoint), Variant("benchmark", ())]:
+        if variant.command not in SETTINGS:
+            continue
+        config = variant.config()
+        for number, (key, value) in enumerate(product(variant.attacked_keys(), VALUES)):
+            if number % share == 0:
+                attack, tried = Attack(variant, key, value), tried + 1
+                wrong = settings_fault(attack, config)
+                found += [f"{attack}\n    {wrong}"] if wrong else []
+    assert tried > 9_000 / share
+    assert not found, "\n".join(found)
 
 
 def test_two_dozen_bad_values_are_refused_in_one_line_or_run_to_the_end(checkpoint: Path, tmp_path: Path) -> None:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import random
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as NotDone
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from helpers.command_line import PATIENCE, ROOT, TINY, compose_config, environment_in
 from helpers.example_data import contents
 from helpers.forked import Forked
+from trajectory.config import without_missing
+from trajectory.data.settings import check_dataset
+from trajectory.environments.settings import environment_settings
+from trajectory.errors import UserError, first_line
+from trajectory.settings import analysis_settings, benchmark_settings, evaluation_settings, training_settings
 
 LIMITS = {"RLIMIT_AS": 8 << 30, "RLIMIT_CPU": 60}  # bytes, and seconds before an input counts as endless
 # of every kind, as the command line has them: wrong type, out of range, huge, negative, not finite, empty, list,
@@ -63,10 +72,13 @@ class Variant:
     base: tuple[str, ...]
     prefix: str = ""
 
+    def config(self) -> DictConfig:
+        """As composed."""
+        return compose_config(self.command, *self.base)
+
     def attacked_keys(self) -> list[str]:
         """Every key of the composed config that may be attacked here, in the order of the config."""
-        config = compose_config(self.command, *(part for part in self.base if not part.startswith("hydra.")))
-        return [key for key in _leaves(config) if key.startswith(self.prefix)]
+        return [key for key in _leaves(self.config()) if key.startswith(self.prefix)]
 
 
 RUN = (
@@ -171,6 +183,36 @@ def fault(attack: Attack, place: Path, store: Path, limits: dict[str, int] = LIM
     left = {name for name in contents(place) if name not in made and not name.startswith(("home", "outputs"))}
     if left or contents(store) != before:
         return f"it leaves {sorted(left)[:3] or 'something in the store'} after {said[0]}"
+    return None
+
+
+SETTINGS: dict[str, Callable[[DictConfig], object]] = {  # what reads a command's config before anything else happens
+    "train": training_settings,
+    "evaluate": evaluation_settings,
+    "analyze": analysis_settings,
+    "benchmark": benchmark_settings,
+    "collect": lambda config: (environment_settings(config.env), check_dataset(without_missing(config.dataset))),
+}
+
+
+def settings_fault(attack: Attack, composed: DictConfig) -> str | None:
+    """What is wrong with how the settings answer; None where they take the value, or refuse it in one line.
+
+    Args:
+        composed: the config of the variant.
+    """
+    config = deepcopy(composed)
+    try:
+        (override,) = OverridesParser.create().parse_overrides([f"{attack.key}={attack.value}"])
+        OmegaConf.update(config, attack.key, override.value(), merge=True)
+    except (HydraException, OmegaConfBaseException):  # Hydra would not compose it
+        return None
+    try:
+        SETTINGS[attack.variant.command](config)
+    except (UserError, OmegaConfBaseException) as error:
+        return None if first_line(error) else "it says nothing"
+    except Exception as error:  # which the command would end in a traceback with
+        return f"{type(error).__name__}: {error}"
     return None
 
 

@@ -93,7 +93,7 @@ class TokenizerSettings:
     @property
     def external(self) -> ExternalTarget | None:
         """The tokeniser of the user's own; None for this project's."""
-        if not isinstance(self.binning, dict):
+        if not isinstance(self.binning, dict) or TARGET not in self.binning:
             return None
         arguments = {name: value for name, value in self.binning.items() if name != TARGET}
         return ExternalTarget("tokenizer", self.binning[TARGET], arguments)
