@@ -45,7 +45,7 @@ def assert_withstood(checkpoint: Path, place: Path, seed: int, count: int) -> No
     "share", [pytest.param(20, id="a twentieth"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 )
 def test_no_bad_value_of_any_key_gets_past_the_settings(share: int, tmp_path: Path) -> None:
-    """All keys and values of all commands, without a process each: what is not taken is refused in one line."""
+    """A share of all keys and values of all commands, without a process each."""
     checkpoint = tmp_path / "runs" / "tiny" / "last.ckpt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
@@ -59,7 +59,7 @@ def test_no_bad_value_of_any_key_gets_past_the_settings(share: int, tmp_path: Pa
                 attack, tried = Attack(variant, key, value), tried + 1
                 wrong = settings_fault(attack, config)
                 found += [f"{attack}\n    {wrong}"] if wrong else []
-    assert tried > 9_000 / share
+    assert tried > 8_000 / share
     assert not found, "\n".join(found)
 
 
