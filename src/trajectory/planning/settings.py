@@ -35,7 +35,7 @@ class SamplingSettings:
         top_k, top_p = self.top_k, self.top_p
         require(top_k is None or (_is_whole(top_k) and top_k >= 1), f"{key}.top_k", "null or at least 1", top_k)
         is_valid = top_p is None or (_is_number(top_p) and SMALLEST_TOP_P <= top_p <= 1)
-        require(is_valid, f"{key}.top_p", f"null or from {SMALLEST_TOP_P} to 1", top_p)
+        require(is_valid, f"{key}.top_p", f"null or in (0, 1], at least {SMALLEST_TOP_P}", top_p)
         check_temperature(self.temperature, f"{key}.temperature")
 
     @property
