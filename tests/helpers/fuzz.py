@@ -20,11 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 from helpers.command_line import PATIENCE, ROOT, TINY, compose_config, environment_in
 from helpers.example_data import contents
 from helpers.forked import Forked
+from trajectory.benchmarks.settings import benchmark_settings
 from trajectory.config import without_missing
 from trajectory.data.settings import check_dataset
 from trajectory.environments.settings import environment_settings
 from trajectory.errors import UserError, first_line
-from trajectory.settings import analysis_settings, benchmark_settings, evaluation_settings, training_settings
+from trajectory.settings import analysis_settings, evaluation_settings, training_settings
 
 LIMITS = {"RLIMIT_AS": 8 << 30, "RLIMIT_CPU": 60}  # bytes, and seconds before an input counts as endless
 # of every kind, as the command line has them: wrong type, out of range, huge, negative, not finite, empty, list,
