@@ -45,7 +45,7 @@ FLOORS: list[set[str]] = [
     {"model", "baselines"},
     {"planning"},
     {"evaluation", "__init__"},
-    {"analysis", "benchmarks", "reporting", "sweeps"},
+    {"analysis", "benchmarks", "foreign", "reporting", "sweeps"},
     {"training"},
     {"commands"},
 ]

@@ -18,6 +18,7 @@ import torch
 
 from helpers.command_line import ROOT, TINY, Refusal, compose_config
 from helpers.example_data import made_up_episodes, write_npz
+from helpers.malicious import Malicious
 from helpers.synthetic_data import Reader, random_episodes, source_of, write_episodes
 from trajectory import TrajectoryAgent
 from trajectory.config import without_missing
@@ -26,16 +27,6 @@ from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
 from trajectory.files import CACHE_VARIABLE
 from trajectory.model.checkpoint import write_checkpoint
-
-
-class Malicious:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return exec, (f"open({str(self.mark)!r}, 'w').close()",)
 
 
 @pytest.fixture
@@ -171,14 +162,16 @@ def test_malicious_tokens_in_the_cache_are_made_anew(
 
 
 def test_nothing_that_could_execute_a_file_stands_in_the_source() -> None:
-    """Checkpoints are read in one place, with `weights_only`; nothing else unpickles."""
+    """Checkpoints are read in one place, with `weights_only`; one other unpickles, into inert records."""
     dangerous = re.compile(
         r"weights_only ?= ?False|allow_pickle ?= ?True|pickle\.loads?\b|import pickle|joblib|yaml\.(unsafe_)?load\("
     )
-    readers = []
+    readers, unpicklers = [], []
     for path in sorted((ROOT / "src").rglob("*.py")):
         text = path.read_text()
         assert not dangerous.search(text), path
+        unpicklers += [path.name for _ in re.findall(r"\bUnpickler\b", text)]
         readers += [(path.name, call) for call in re.findall(r"torch\.load\((?:[^()]|\([^()]*\))*\)", text)]
     assert [name for name, _ in readers] == ["checkpoint.py"]
     assert "weights_only=True" in readers[0][1]
+    assert set(unpicklers) == {"pickles.py"}

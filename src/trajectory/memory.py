@@ -279,7 +279,8 @@ def plan_slots(
     per_transition = layout.observation_dim + planner.expansion * (layout.reward_index + 1 - layout.observation_dim)
     planned = min(planner.horizon, span + 1) + 1  # transitions
     slots = environments * context + num_beams * per_transition * planned
-    if model.reencodes_full_window and context // layout.transition_dim + planner.horizon > span:
+    beyond_window = model.reencodes_full_window and context // layout.transition_dim + planner.horizon > span
+    if beyond_window or planner.crop_every_transition:
         cropped = model.num_prefix_transitions + max(1, planner.context)  # transitions, of every beam at most
         slots += num_beams * cropped * (layout.transition_dim - 1)
     return slots

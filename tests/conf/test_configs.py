@@ -64,13 +64,17 @@ def choices() -> list[tuple[str, str, str]]:
     from_checkpoint is for commands that read one, held_out for analyze, and not every environment has a recipe.
     """
     recipes = {path.stem for path in (CONF / "behaviour").glob("*.yaml")}
-    alone = {"from_checkpoint": ("evaluate", "analyze"), "held_out": ("analyze",)}
+    alone = {
+        "env/from_checkpoint": ("evaluate", "analyze"),
+        "planner/from_checkpoint": ("evaluate", "import_checkpoint"),
+        "dataset/held_out": ("analyze",),
+    }
     return [
         (main, group, path.stem)
         for main in MAINS
         for group in groups(main)
         for path in sorted((CONF / group).glob("*.yaml"))
-        if main in alone.get(path.stem, (main,))
+        if main in alone.get(f"{group}/{path.stem}", (main,))
         and (main != "train_behaviour" or group == "hydra" or path.stem in recipes)
         and ((group, path.stem) != ("search", "laptop") or main == "train")
     ]

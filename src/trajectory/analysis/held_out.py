@@ -71,7 +71,7 @@ def load_analysed_data(
     trained_on = trained.get("requested", {})
     same = all(requested.get(key) == trained_on.get(key) for key in ("source", "quality", "seed"))
     is_training_data = requested.get("source") == "builtin" and same
-    held_out = not is_training_data and episodes.content_hash() != trained["content_hash"]
+    held_out = not is_training_data and episodes.content_hash() != trained.get("content_hash")
     return AnalysedData(source.id, held_out, environment, episodes, encode_episodes(checkpoint, episodes))
 
 

@@ -11,7 +11,7 @@ from trajectory.errors import require
 
 CONF = Path(__file__).parents[1] / "conf"  # in a checkout a link to the folder `conf` at its top
 ALONE = {  # options that not every command with their group can take
-    "planner/from_checkpoint": ("evaluate",),
+    "planner/from_checkpoint": ("evaluate", "import_checkpoint"),
     "env/from_checkpoint": ("evaluate", "analyze"),
     "dataset/held_out": ("analyze",),
     "search/laptop": ("train",),

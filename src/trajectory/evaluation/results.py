@@ -111,7 +111,7 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def format_table(results: Mapping[str, Any]) -> str:
-    """A table of the episodes: return, percent of the data's mean, score and length; then the means, and the data's.
+    """A table of the episodes: return, percent of the data's mean, score and length; then the means, and the data's if known.
 
     With goals, a table of how they were reached.
     """
@@ -126,6 +126,8 @@ def format_table(results: Mapping[str, Any]) -> str:
     lengths = np.mean([episode["length"] for episode in results["episodes"]])
     mean = {"return": results["return_mean"], "normalized_score": results["normalized_score_mean"]}
     rows.append(("mean", "", *_numbers(mean, dataset), f"{lengths:.0f}", f"std of return {results['return_std']:.0f}"))
+    if "return_mean" not in dataset:  # of an imported model
+        return _aligned(rows, 1)
     data = {
         "return": dataset["return_mean"],
         "normalized_score": normalized_score(dataset["return_mean"], reference),
@@ -143,7 +145,7 @@ def _aligned(rows: list[tuple[str, ...]], footer: int) -> str:
 
 
 def _numbers(row: Mapping[str, Any], dataset: Mapping[str, Any]) -> tuple[str, str, str]:
-    score, data_return = row["normalized_score"], dataset["return_mean"]
+    score, data_return = row["normalized_score"], dataset.get("return_mean", 0.0)
     percent = (
         f"{100 * row['return'] / data_return:.0f}%" if data_return > 0 else "-"
     )  # meaningless for a negative return

@@ -89,32 +89,52 @@ def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
     path = Path(path)
     check_checkpoint_file(path)
     data = path.read_bytes()
-    _check_unpacked(path, data)
     end = data.rfind(END_RECORD) + 22
     if end > 22 and data[end - 2 :] != b"\0\0" and data[end:] != _comment(data[:end]):
         raise _damaged(path, "its SHA-256 is not the one that was written with it")
     try:
-        with warnings.catch_warnings(action="ignore"):  # about pickles, which no checkpoint has
-            content = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
-    except UnpicklingError as error:  # torch's message would tell how to execute it nevertheless
-        raise _damaged(path, "it asks for more than tensors, numbers and containers; nothing in it was run") from error
-    except Exception as error:  # zip, pickle and torch raise errors of many kinds
-        raise _damaged(path, first_line(error)[:120]) from error
+        content = _plain_content(data, device)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
     if not isinstance(content, dict):
         raise _damaged(path, f"it holds a {type(content).__name__}")
     return _with_current_names(content)
 
 
-def _check_unpacked(path: Path, data: bytes) -> None:
-    """Raise a `UserError` for a zip file that unpacks to more than it is: torch compresses nothing."""
+def _plain_content(data: bytes, device: str | torch.device) -> Any:
+    """What torch has saved, without executing anything in it; a `ValueError` says why it cannot be read."""
+    try:
+        _check_unpacked(data)
+        with warnings.catch_warnings(action="ignore"):  # about pickles, which no checkpoint has
+            return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    except UnpicklingError as error:  # torch's message would tell how to execute it nevertheless
+        raise ValueError("it asks for more than tensors, numbers and containers; nothing in it was run") from error
+    except Exception as error:  # zip, pickle and torch raise errors of many kinds
+        raise ValueError(first_line(error)[:120]) from error
+
+
+def _check_unpacked(data: bytes) -> None:
+    """Raise a `ValueError` for a zip file that unpacks to more than it is: torch compresses nothing."""
     if not zipfile.is_zipfile(io.BytesIO(data)):
         return
-    try:
-        size = sum(part.file_size for part in zipfile.ZipFile(io.BytesIO(data)).infolist())
-    except Exception as error:  # a damaged directory raises errors of many types
-        raise _damaged(path, first_line(error)[:120]) from error
+    size = sum(part.file_size for part in zipfile.ZipFile(io.BytesIO(data)).infolist())
     if size > len(data):
-        raise _damaged(path, f"it would unpack from {len(data):,} to {size:,} bytes")
+        raise ValueError(f"it would unpack from {len(data):,} to {size:,} bytes")
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """A file of tensors that another project saved with torch; nothing in it is executed.
+
+    Raises:
+        UserError: it cannot be read, or holds no dictionary.
+    """
+    try:
+        content = _plain_content(path.read_bytes(), "cpu")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} must be a file of tensors by torch.save: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must be a file of tensors by name, got {type(content).__name__}")
+    return content
 
 
 def _with_current_names(content: dict[str, Any]) -> dict[str, Any]:

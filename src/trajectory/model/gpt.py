@@ -44,6 +44,11 @@ ROTARY_BASE = 100.0  # slowest rotation: about 1/100 radian a transition, since 
 Attend = Callable[[Tensor], Tensor]  # (B, T, 3 C) queries, keys and values -> (B, T, C) the attention's output
 
 
+def mask_end(logits: Tensor, settings: GPTSettings) -> Tensor:
+    """(..., N + 1) logits, with -inf for the stop token of a model that has none."""
+    return logits if settings.predicts_end else F.pad(logits[..., :-1], (0, 1), value=-math.inf)
+
+
 class SelfAttention(nn.Module):
     """The two projections of multi-head self-attention; `attend` computes what is between them."""
 
@@ -176,7 +181,7 @@ class GPT(nn.Module):
         # every dimension has its own head: pad to W whole transitions, and multiply dimension by dimension
         x = F.pad(x, (0, 0, 0, -T % D)).view(-1, D, C).transpose(0, 1)  # (D, B * W, C)
         logits = torch.bmm(x, self.head.transpose(1, 2)).transpose(0, 1)  # (B * W, D, N + 1)
-        return logits.reshape(B, -1, settings.bins + 1)[:, :T]
+        return mask_end(logits.reshape(B, -1, settings.bins + 1)[:, :T], settings)
 
     def new_cache(self, slots: int) -> TreeCache:
         """A cache for `decode_step` with room for `slots` tokens."""
@@ -244,7 +249,7 @@ class GPT(nn.Module):
                 return y.transpose(1, 2).flatten(2)  # (R, T, C)
 
             x = block(x, attend, TORCH)
-        return self.final_norm(x[:, -1]) @ head.T  # (R, C) @ (C, N + 1)
+        return mask_end(self.final_norm(x[:, -1]) @ head.T, self.settings)  # (R, C) @ (C, N + 1)
 
     def rotations(self, transitions: Tensor) -> Tensor | None:
         """(T,) transition numbers -> (2, T, C / 2H) cosines and sines; None with absolute positions."""

@@ -20,6 +20,7 @@ class GPTSettings:
         attention_window: transitions that a token attends to with rotary positions, its own included; None is `window`.
         bins: N, tokens per dimension; the stop token, which fills the transitions after a termination, is one more.
         goal: observation dimensions of the goal in front of every window; None for a model without goals.
+        predicts_end: False for a model without a stop token, such as an imported one: it never predicts an end.
         value_residual: True keeps the published leak of value tokens (see `trajectory.model.gpt`).
         init_smoothness: width, in bins, of the kernel that smooths the initial embeddings of neighbouring bins; 0 is
             as published. Bins are ordered, and a model that begins with that order learns faster.
@@ -46,6 +47,7 @@ class GPTSettings:
     init_smoothness: float = 0.0
     init_scale: float = INIT_STD
     activation_checkpointing: bool = False
+    predicts_end: bool = True
 
     def __post_init__(self) -> None:
         for key in ("n_layer", "n_head", "n_embd", "window", "bins"):

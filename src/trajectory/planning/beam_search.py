@@ -16,7 +16,7 @@ With absolute positions, or a goal, the model knows windows of W transitions. On
 the last `context` transitions (at least one) behind the goal, and encoded again from position 0; beams share the work
 for what they have in common. So every token is sampled from what the model gives for a window that it could have seen
 in training. Plans with context + horizon at most W are never cropped. The published code crops to the same length
-after every transition, and encodes the whole window again for every token. The published fast code drops old keys and
+after every transition (`crop_every_transition`), and encodes the whole window again for every token. The published fast code drops old keys and
 keeps the positions they were computed at, which are then wrong.
 """
 
@@ -184,6 +184,8 @@ class _Search:
     def is_window_full(self) -> bool:
         """Whether the window must be cropped before the next transition."""
         settings, transitions = self.gpt.settings, self.length // self.gpt.layout.transition_dim + 1
+        if self.settings.crop_every_transition:
+            return transitions - settings.num_prefix_transitions > max(1, self.settings.context)
         return settings.reencodes_full_window and transitions == settings.attention_span
 
     def encode(self, window: Tensor) -> None:

@@ -58,6 +58,8 @@ class PlannerSettings:
         horizon: transitions planned.
         context: past transitions in the model's input, besides the present observation.
         expansion: candidates per beam and transition.
+        crop_every_transition: crop the model's input to `context` transitions after every planned one, as the published
+            code does, instead of when the window is full.
         discount: of the objective; None takes the tokeniser's.
         replan_interval: actions executed per plan (receding horizon).
         execute: `best` executes the best beam's actions, as published. `mean` executes the mean of all beams' actions,
@@ -81,6 +83,7 @@ class PlannerSettings:
     horizon: int = 15
     context: int = 5
     expansion: int = 2
+    crop_every_transition: bool = False
     discount: float | None = None
     replan_interval: int = 1
     execute: str = "best"

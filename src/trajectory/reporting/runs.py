@@ -197,6 +197,7 @@ def _read(folder: Path, results: dict[str, Any], config: dict[str, Any], trainin
     if not returns or not all(map(math.isfinite, [*returns.values(), latency])):
         raise ValueError("no episodes, or a number that is not finite")
     dataset = results["dataset"]
+    require("content_hash" in dataset, "dataset", "known: of an imported model's there is but the name", dataset["id"])
     str(dataset["id"]), str(dataset["content_hash"]), float(dataset["return_mean"])
     seconds, cpu_seconds = (training.get(name, {}).get("train") for name in ("wall_clock_s", "cpu_s"))
     video = folder / "episode.mp4"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from trajectory.model.cache import TreeCache
-from trajectory.model.gpt import GPT
+from trajectory.model.gpt import GPT, mask_end
 from trajectory.model.native.library import compiled, parallel_for
 
 TILE = 96  # tokens that go through the layers together, so that their activations fit into a core's cache
@@ -127,7 +127,7 @@ class NativeGPT:
 
         self.threads.run(run, max(1, min(self.threads.max_threads, R * T // TOKENS_PER_THREAD, R)))
         cache.lengths[-1] += T - (self.layout.dimension(last) == self.layout.value_index)
-        return logits[:, : self.settings.bins + 1]
+        return mask_end(logits[:, : self.settings.bins + 1], self.settings)
 
 
 class _Threads:
