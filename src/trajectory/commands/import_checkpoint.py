@@ -25,9 +25,8 @@ from trajectory.planning.settings import check_planner_overrides
 
 def import_checkpoint(config: DictConfig, folder: Path) -> Path:
     """Import one model; returns the path of its checkpoint."""
-    check_keys(
-        config, ("source", "path", "weights", "env", "planner", "data", "tokenizer")
-    )  # `env` may set the last two
+    # the last two are set by some files of `conf/env`
+    check_keys(config, ("source", "path", "weights", "env", "planner", "data", "tokenizer"))
     check_complete(OmegaConf.masked_copy(config, [key for key in map(str, config) if key != "planner"]))
     planner = without_missing(config.planner)
     check_planner_overrides(planner)

@@ -111,7 +111,7 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def format_table(results: Mapping[str, Any]) -> str:
-    """A table of the episodes: return, percent of the data's mean, score and length; then the means, and the data's if known.
+    """A table of the episodes: return, percent of the data's mean, score and length; then the means, and the data's.
 
     With goals, a table of how they were reached.
     """

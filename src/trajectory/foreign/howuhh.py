@@ -55,7 +55,7 @@ def read(folder: Path, weights: str | None) -> Imported:
     state_path = the_file(folder, weights, "model_*.pt")
     config = _config(folder / "config.yaml")
     given = {**DEFAULTS, **config["model"]}
-    model = {**given, **config_values(given, MODEL_KEYS, "config.yaml: model")}
+    model: dict[str, Any] = {**given, **config_values(given, MODEL_KEYS, "config.yaml: model")}
     layout = TransitionLayout(model["observation_dim"], model["action_dim"])
     D, N, length = layout.transition_dim, model["vocab_size"], model["seq_len"]
     sizes = f"{layout.observation_dim} + {layout.action_dim} + 2, of observation, action, reward and value"

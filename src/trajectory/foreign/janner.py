@@ -151,12 +151,10 @@ def their_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, value in ours.items():
         if ".attention.qkv." in name:
             block, kind = name.split(".")[1], name.rpartition(".")[2]
-            parts = {
-                f"blocks.{block}.attn.{part}.{kind}": t for part, t in zip(PROJECTIONS, value.chunk(3), strict=True)
-            }
-            found |= {key: part.clone() for key, part in parts.items()} | {
-                f"blocks.{block}.attn.mask": mask[None, None]
-            }
+            attention = f"blocks.{block}.attn"
+            for projection, part in zip(PROJECTIONS, value.chunk(3), strict=True):
+                found[f"{attention}.{projection}.{kind}"] = part.clone()
+            found[f"{attention}.mask"] = mask[None, None]
     return found
 
 

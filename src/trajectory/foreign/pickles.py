@@ -1,7 +1,7 @@
 """Pickles of other projects, read without running them: their classes become inert records of names and attributes.
 
-A pickle names the callables that rebuild its objects. Here every name is looked up in a short list of stand-ins, each of
-which keeps what it is given and does nothing. A name that is not in the list ends the reading. Nothing is imported.
+A pickle names the callables that rebuild its objects. Here every name is looked up in a short list of stand-ins, each
+of which keeps what it is given and does nothing. A name that is not in the list ends the reading. Nothing is imported.
 """
 
 from __future__ import annotations

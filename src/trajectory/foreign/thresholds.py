@@ -34,7 +34,7 @@ def check_edges(edges: np.ndarray, shape: tuple[int, int], name: str) -> np.ndar
 
 
 def quantile_discretizer(edges: np.ndarray) -> Discretizer:
-    """With the bins of Janner's `QuantileDiscretizer`: the token of x is the number of inner edges that are at most x."""
+    """With the bins of Janner's `QuantileDiscretizer`: a number's token is how many inner edges are not above it."""
     return _discretizer(edges, lambda numbers: numbers)
 
 

@@ -16,8 +16,8 @@ With absolute positions, or a goal, the model knows windows of W transitions. On
 the last `context` transitions (at least one) behind the goal, and encoded again from position 0; beams share the work
 for what they have in common. So every token is sampled from what the model gives for a window that it could have seen
 in training. Plans with context + horizon at most W are never cropped. The published code crops to the same length
-after every transition (`crop_every_transition`), and encodes the whole window again for every token. The published fast code drops old keys and
-keeps the positions they were computed at, which are then wrong.
+after every transition, as `crop_every_transition` does, and encodes the whole window again for every token. The
+published fast code drops old keys and keeps the positions they were computed at, which are then wrong.
 """
 
 from __future__ import annotations
