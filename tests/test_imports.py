@@ -35,7 +35,8 @@ FLOORS: list[set[str]] = [
         "writable",
         "worlds",
     },
-    {"renamed", "steps", "targets"},
+    {"hub", "renamed", "steps", "targets"},
+    {"names"},
     {"settings"},  # and the file settings.py of every room
     {"distributed", "memory", "resume"},
     {"environments", "loggers"},
@@ -79,6 +80,7 @@ EXTRAS = {  # files that import an optional extra, late
     PACKAGE / "sweeps" / "search.py": "sweeps",
     PLUGINS / "search.py": "sweeps",
     PACKAGE / "reporting" / "dashboard.py": "dashboard",
+    PACKAGE / "hub.py": "hub",
 }
 RECIPE_LIBRARIES = {"stable_baselines3", "sb3_contrib"}
 

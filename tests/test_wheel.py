@@ -14,7 +14,18 @@ import pytest
 
 from helpers.command_line import CONF, ROOT, TINY
 
-COMMANDS = ("train", "evaluate", "analyze", "collect", "report", "dashboard", "benchmark", "train-behaviour")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "analyze",
+    "collect",
+    "report",
+    "dashboard",
+    "benchmark",
+    "train-behaviour",
+    "import",
+    "export",
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trajectory.errors import UserError
 
+CARD, WEIGHTS = "card.json", "model.safetensors"  # of an exported model
 CACHE_VARIABLE = "TRAJECTORY_CACHE"
 TMP_PREFIX = ".writing-"  # of the names of folders while they are written
 STALE_AFTER_S = 24 * 3600.0  # age of such a folder; writing takes minutes
@@ -28,8 +29,9 @@ def disk_error_as_user_error(path: Path) -> Generator[None]:
 
 
 def check_checkpoint_file(path: Path) -> None:
-    """Raise a `UserError` unless the checkpoint `path` is a file."""
-    if not os.path.isfile(path):  # of any text, even one that is too long for a name
+    """Raise a `UserError` unless the checkpoint `path` is a file, or the folder of an export."""
+    # of any text, even one that is too long for a name
+    if not os.path.isfile(path) and not os.path.isfile(path / CARD):
         raise UserError(f"checkpoint must be the path of a checkpoint file, got {str(path)!r}, which does not exist")
 
 

@@ -6,7 +6,6 @@ Nothing slower than OmegaConf is imported here, so that a command refuses a wron
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -25,9 +24,9 @@ from trajectory.data.settings import (
 from trajectory.environments.settings import EnvironmentSettings, environment_settings
 from trajectory.errors import UserError, require
 from trajectory.evaluation.settings import EvaluationSettings
-from trajectory.files import check_checkpoint_file
 from trajectory.loggers.settings import LoggerSettings, logger_settings
 from trajectory.model.settings import GPTSettings, OptimizerSettings
+from trajectory.names import Located, locate
 from trajectory.planning.settings import Planner, PlannerSettings, check_planner_overrides, planner_settings
 from trajectory.targets import TARGET, ExternalTarget, checked_settings, resolve_target
 from trajectory.training.settings import (
@@ -259,7 +258,7 @@ def callback_settings(config: DictConfig, validation_share: float) -> dict[str, 
 class CheckpointSettings:
     """Settings of `evaluate`; `planner` and `environment` hold the changes to the checkpoint's."""
 
-    checkpoint: Path
+    checkpoint: Located
     planner: dict[str, Any]
     environment: dict[str, Any]
     evaluation: EvaluationSettings
@@ -288,7 +287,7 @@ class AnalysisSettings:
 
     kind: str
     kind_settings: Any
-    checkpoint: Path
+    checkpoint: Located
     dataset: dict[str, Any]
     runtime: DeviceSettings
     environment: dict[str, Any]
@@ -320,8 +319,6 @@ def analysis_settings(config: DictConfig) -> AnalysisSettings:
     )
 
 
-def _checkpoint(config: DictConfig) -> Path:
+def _checkpoint(config: DictConfig) -> Located:
     require(not OmegaConf.is_missing(config, "checkpoint"), "checkpoint", "given", "???")
-    path = Path(str(config.checkpoint))
-    check_checkpoint_file(path)
-    return path
+    return locate(str(config.checkpoint))

@@ -21,7 +21,7 @@ from trajectory.foreign import howuhh, janner
 from trajectory.foreign.imported import Imported
 from trajectory.foreign.pickles import read_pickle
 from trajectory.foreign.thresholds import kbins_discretizer, quantile_discretizer
-from trajectory.model.checkpoint import load_checkpoint, read_checkpoint, read_tensors
+from trajectory.model.checkpoint import load_checkpoint, read_tensors
 from trajectory.model.gpt import GPT
 from trajectory.model.native.decoder import NativeGPT
 from trajectory.model.settings import GPTSettings
@@ -166,7 +166,7 @@ def test_the_agent_acts_as_the_original_would_from_observations_actions_and_rewa
     agent = TrajectoryAgent.from_checkpoint(
         imported["jannerm"], {"horizon": 8, "beam_width": 4, "action": {"top_k": 1, "top_p": None}}
     )
-    for start in range(5):
+    for start in (0, 3):
         agent.reset()
         observations, actions, rewards = (
             expected[f"{kind}_{start}"] for kind in ("observations", "actions", "rewards")
@@ -198,7 +198,7 @@ def test_checkpoints_of_both_are_evaluated_and_know_where_they_come_from(importe
 
 
 def test_what_is_exported_to_the_original_is_what_was_imported(imported: dict[str, Path], tmp_path: Path) -> None:
-    janner.write(read_checkpoint(imported["jannerm"]), tmp_path)
+    janner.write(load_checkpoint(imported["jannerm"]), tmp_path)
     original, again = MODELS / "jannerm", janner.read(tmp_path, None)
     assert same(read_tensors(tmp_path / "state_20.pt"), read_tensors(original / "state_20.pt"))
     np.testing.assert_array_equal(np.load(tmp_path / "thresholds.npy"), np.load(original / "thresholds.npy"))

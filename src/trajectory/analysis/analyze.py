@@ -39,13 +39,12 @@ def analyze(config: DictConfig, settings: AnalysisSettings, folder: Path) -> Non
     """
     check_cores(settings.runtime.threads)
     check_loggers(settings.logger)
-    checkpoint = load_checkpoint(
-        settings.checkpoint, select_device(settings.runtime.accelerator, "runtime.accelerator")
-    )
+    device = select_device(settings.runtime.accelerator, "runtime.accelerator")
+    checkpoint = load_checkpoint(settings.checkpoint.path, device)
     rule = "of a model without goals: an analysis has none to put in front"
-    require(checkpoint.gpt.settings.goal is None, "checkpoint", rule, str(settings.checkpoint))
+    require(checkpoint.gpt.settings.goal is None, "checkpoint", rule, settings.checkpoint.name)
     set_threads(settings.runtime.threads)
-    trained, owner = checkpoint.hyperparameters["environment"], f"checkpoint={settings.checkpoint}"
+    trained, owner = checkpoint.hyperparameters["environment"], f"checkpoint={settings.checkpoint.name}"
     data = load_analysed_data(checkpoint, settings.dataset, trained_environment(trained, settings.environment, owner))
     if not data.held_out:
         log.warning("the checkpoint was trained on these episodes; give another dataset=... to hold some out")
@@ -53,9 +52,9 @@ def analyze(config: DictConfig, settings: AnalysisSettings, folder: Path) -> Non
     delete_logs(folder)
     write_file(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     results = ANALYSES[settings.kind](checkpoint, data, settings.kind_settings, folder)
-    facts = {"checkpoint": str(settings.checkpoint), "dataset": data.id, "held_out": data.held_out}
+    facts = {"checkpoint": settings.checkpoint.name, "dataset": data.id, "held_out": data.held_out}
     results = {**facts, **results, **provenance()}
-    home = settings.checkpoint.absolute().parent
+    home = settings.checkpoint.path.absolute().parent
     loggers = make_loggers(settings.logger, folder, without_missing(config), job="analyze", training_folder=home)
     write_results(folder / "results.json", results)
     close_analysis(loggers, settings.kind, results, checkpoint.hyperparameters["dataset"], folder)

@@ -40,11 +40,11 @@ def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> 
     Raises:
         UserError: a checkpoint that cannot be read, or settings that do not fit it.
     """
-    evaluation, source_name = settings.evaluation, f"checkpoint={settings.checkpoint}"
+    evaluation, source_name = settings.evaluation, f"checkpoint={settings.checkpoint.name}"
     check_cores(settings.runtime.threads)
     check_loggers(settings.logger)
     device = select_device(settings.runtime.accelerator, "runtime.accelerator")
-    checkpoint = load_checkpoint(settings.checkpoint, device)
+    checkpoint = load_checkpoint(settings.checkpoint.path, device)
     trained = checkpoint.hyperparameters
     planner = trained_planner(trained["planner"], settings.planner, source_name)
     environment = trained_environment(trained["environment"], settings.environment, source_name)
@@ -75,13 +75,13 @@ def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> 
 
     def loggers() -> list[RunLogger]:
         run = {**resolved, "data": trained["dataset"]}
-        trained_in = settings.checkpoint.absolute().parent
+        trained_in = settings.checkpoint.path.absolute().parent
         return make_loggers(settings.logger, folder, run, job="evaluate", training_folder=trained_in)
 
     metadata = {
         "dataset": trained["dataset"],
         "planner": planner_as_dict(planner),
-        "checkpoint": str(settings.checkpoint.absolute()),
+        "checkpoint": settings.checkpoint.recorded,
         "steps": checkpoint.step,
         "wall_clock_s": {"record": 0.0, "train": 0.0},
     }

@@ -15,12 +15,11 @@ from trajectory.environments.make import check_layout, make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, first_line, require
 from trajectory.foreign.settings import ImportSettings
+from trajectory.model.checkpoint import EDGES
 from trajectory.model.gpt import GPT
 from trajectory.model.settings import GPTSettings
 from trajectory.planning.settings import PlannerSettings, planner_as_dict, trained_planner
 from trajectory.transition import TransitionLayout
-
-THRESHOLDS = "imported.thresholds"  # of a checkpoint's tensors: the edges as they were, to export them again
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def as_checkpoint(found: Imported, settings: ImportSettings) -> dict[str, Any]:
     state |= {f"discretizer.{name}": value for name, value in found.discretizer.state_dict().items()}
     task = found.task or environment.name
     return {
-        "state_dict": {**state, THRESHOLDS: found.edges},
+        "state_dict": {**state, EDGES: found.edges},
         "hyper_parameters": {
             "layout": asdict(found.layout),
             "model": asdict(found.model),

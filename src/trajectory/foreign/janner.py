@@ -7,6 +7,7 @@ again from the data whenever it plans. The thresholds must therefore stand besid
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from trajectory.errors import UserError, first_line, require
 from trajectory.foreign.imported import Imported, config_values, model_settings, of_names, the_file
 from trajectory.foreign.pickles import Array, Global, Record, read_pickle, write_record
 from trajectory.foreign.thresholds import check_edges, quantile_discretizer
-from trajectory.model.checkpoint import read_tensors
+from trajectory.model.checkpoint import Checkpoint, read_tensors
 from trajectory.planning.settings import PlannerSettings
 from trajectory.transition import TransitionLayout
 
@@ -124,23 +125,25 @@ def our_weights(state: dict[str, Any], layers: int, path: Path) -> dict[str, Ten
     return weights
 
 
-def write(content: dict[str, Any], folder: Path) -> None:
+def write(checkpoint: Checkpoint, folder: Path) -> None:
     """The reverse of `read`: the files of the original in an existing folder.
 
-    Args:
-        content: of a checkpoint that was imported from there.
+    Raises:
+        UserError: the checkpoint was not imported from there.
     """
-    origin, state = content["hyper_parameters"]["imported"], content["state_dict"]
-    torch.save(their_state(state), folder / origin["state"])
+    origin = checkpoint.hyperparameters.get("imported") or {}
+    rule = "one that was imported from there for format=jannerm: others have bins that it does not know"
+    require(origin.get("source") == "jannerm" and checkpoint.edges is not None, "checkpoint", rule, "another")
+    assert checkpoint.edges is not None
+    torch.save(their_state(checkpoint.gpt.state_dict()), folder / origin["state"])
     for name, cls, values in (("model", GPT_CLASS, origin["model"]), ("data", DATA_CLASS, origin["data"])):
         data = write_record(CONFIG, {"_class": Global(cls), "_dict": values})
         (folder / f"{name}_config.pkl").write_bytes(data)
-    np.save(folder / "thresholds.npy", state["imported.thresholds"].numpy().T)
+    np.save(folder / "thresholds.npy", checkpoint.edges.numpy().T)
 
 
-def their_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def their_state(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our weights in the original's names, with its masks."""
-    ours = {name.removeprefix("gpt."): value for name, value in state.items() if name.startswith("gpt.")}
     names, blocks = ({new: old for old, new in each.items()} for each in (NAMES, BLOCKS))
     found: dict[str, Tensor] = of_names(ours, names, blocks)
     positions = ours["position_embedding"]

@@ -1,4 +1,4 @@
-"""The settings of an import."""
+"""The settings of imports and exports."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import require
+from trajectory.names import Located
 
 SOURCES = {  # where each comes from
     "jannerm": "https://github.com/jannerm/trajectory-transformer",
@@ -34,3 +35,22 @@ class ImportSettings:
         require(self.path.is_dir(), "path", "the folder that a training of that project left", str(self.path))
         plain = self.weights is None or (isinstance(self.weights, str) and Path(self.weights).name == self.weights)
         require(plain, "weights", "null or the name of a file in path", self.weights)
+
+
+FORMATS = ("safetensors", "jannerm")
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What is exported; `conf/export.yaml` explains the keys."""
+
+    checkpoint: Located
+    to: Path
+    format: str = "safetensors"
+    half: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.format in FORMATS, "format", f"one of {', '.join(FORMATS)}", self.format)
+        require(isinstance(self.half, bool), "half", "true or false", self.half)
+        require(not self.half or self.format == "safetensors", "half", "false with format=jannerm", self.half)
+        require(not self.to.is_file(), "to", "a folder", str(self.to))

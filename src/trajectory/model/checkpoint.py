@@ -12,17 +12,20 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trajectory.critic.critic import Critic
 from trajectory.critic.settings import CriticSettings
 from trajectory.data.discretizer import Discretizer
 from trajectory.errors import UserError, first_line
 from trajectory.files import check_checkpoint_file, write_file
+from trajectory.model.exported import read_export
 from trajectory.model.gpt import GPT
 from trajectory.model.settings import GPTSettings
 from trajectory.renamed import with_current_fields
 from trajectory.transition import TransitionLayout
 
+EDGES = "imported.edges"
 PREVIOUS = "previous.ckpt"  # the checkpoint before `last.ckpt`, in the same folder
 
 
@@ -43,6 +46,7 @@ class Checkpoint:
         hyperparameters: plain nested dictionaries: `layout`, `model`, `optimizer`, `tokenizer`, `environment`,
             `dataset`, `planner`, `critic`.
         critic: None if the model was trained without one.
+        edges: (D, N + 1) float64, of an imported model the edges of its bins as they were.
     """
 
     gpt: GPT
@@ -50,6 +54,14 @@ class Checkpoint:
     critic: Critic | None
     hyperparameters: dict[str, Any]
     step: int
+    edges: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights and bins by the names that checkpoints have."""
+        parts = {"gpt": self.gpt, "discretizer": self.discretizer, "critic": self.critic}
+        states = {prefix: part.state_dict() for prefix, part in parts.items() if part is not None}
+        found = {f"{prefix}.{name}": value for prefix, state in states.items() for name, value in state.items()}
+        return found if self.edges is None else {**found, EDGES: self.edges}
 
 
 def build(hyperparameters: dict[str, Any]) -> tuple[GPT, Discretizer]:
@@ -150,29 +162,36 @@ def _with_current_names(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
-    """The model of a checkpoint that training wrote.
+    """The model of a checkpoint that training wrote, or of the folder of an export.
 
     Raises:
-        UserError: what `read_checkpoint` refuses, or a checkpoint that is not one of this project.
+        UserError: what `read_checkpoint` or `read_export` refuses, or a checkpoint that is not one of this project.
     """
-    content = read_checkpoint(path, device)
+    path = Path(path)
+    if path.is_dir():
+        content, tensors = read_export(path)
+    else:
+        content = read_checkpoint(path, device)
     try:
-        hyperparameters, weights = content["hyper_parameters"], content["state_dict"]
+        hyperparameters = content["hyper_parameters"]
+        if not path.is_dir():
+            tensors = content["state_dict"]
         for key in ("tokenizer", "environment", "dataset", "planner"):
             hyperparameters[key]
         hyperparameters["dataset"] = with_current_fields(hyperparameters["dataset"])
-        _check_sizes(hyperparameters, weights)
+        _check_sizes(hyperparameters, tensors)
         gpt, discretizer = build(hyperparameters)
-        gpt.load_state_dict(_with_prefix("ema.", weights) or _with_prefix("gpt.", weights))
-        discretizer.load_state_dict(_with_prefix("discretizer.", weights))
+        gpt.load_state_dict(_with_prefix("ema.", tensors) or _with_prefix("gpt.", tensors))
+        discretizer.load_state_dict(_with_prefix("discretizer.", tensors))
         critic = build_critic(hyperparameters)
         if critic is not None:
-            critic.load_state_dict(_with_prefix("critic.", weights))
+            critic.load_state_dict(_with_prefix("critic.", tensors))
             critic.to(device).eval()
     except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _damaged(Path(path), first_line(error)[:120]) from error
+        raise _damaged(path, first_line(error)[:120]) from error
     gpt.to(device).eval()
-    return Checkpoint(gpt, discretizer.to(device).eval(), critic, hyperparameters, int(content["global_step"]))
+    discretizer.to(device).eval()
+    return Checkpoint(gpt, discretizer, critic, hyperparameters, int(content["global_step"]), tensors.get(EDGES))
 
 
 def _check_sizes(hyperparameters: dict[str, Any], weights: dict[str, Any]) -> None:

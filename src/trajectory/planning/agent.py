@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from trajectory.critic.critic import Critic
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.goals import goal_tokens
 from trajectory.errors import require
-from trajectory.model.checkpoint import Checkpoint, load_checkpoint
+from trajectory.model.checkpoint import Checkpoint
 from trajectory.model.decoder import decoder_for
 from trajectory.model.gpt import GPT
 from trajectory.planning.arguments import as_numbers, check_environments, check_seeds
@@ -25,7 +24,8 @@ from trajectory.planning.deadline import LatencyModel
 from trajectory.planning.execution import actions_to_execute
 from trajectory.planning.objective import custom_objective
 from trajectory.planning.protocol import Agent
-from trajectory.planning.settings import Planner, PlannerSettings, planner_as_dict, trained_planner
+from trajectory.planning.saved import SavedAgent
+from trajectory.planning.settings import Planner, PlannerSettings
 from trajectory.planning.trajectory import PlannedTrajectory
 
 
@@ -49,7 +49,7 @@ def make_agent(
     return agent
 
 
-class TrajectoryAgent:
+class TrajectoryAgent(SavedAgent):
     """Receding-horizon control by beam search, for one environment or many.
 
     Names: E environments, O = observation_dim, D = transition_dim.
@@ -93,37 +93,12 @@ class TrajectoryAgent:
             self.reset()
 
     @classmethod
-    def from_checkpoint(
-        cls, path: str | Path, planner: dict[str, Any] | None = None, device: str | torch.device = "cpu"
-    ) -> TrajectoryAgent:
-        """The agent of a checkpoint.
-
-        Args:
-            planner: changes of the settings that the checkpoint was trained with.
-
-        Raises:
-            UserError: the checkpoint cannot be read, or a planner setting is out of its range.
-        """
-        checkpoint = load_checkpoint(path, device)
-        chosen = trained_planner(checkpoint.hyperparameters["planner"], planner or {}, f"checkpoint={path}")
-        require(
-            isinstance(chosen, PlannerSettings), "planner", "of this project's beam search", planner_as_dict(chosen)
-        )
-        assert isinstance(chosen, PlannerSettings)
-        return cls.for_checkpoint(checkpoint, chosen)
-
-    @classmethod
-    def for_checkpoint(cls, checkpoint: Checkpoint, planner: PlannerSettings) -> TrajectoryAgent:
-        """The agent of a checkpoint that is already loaded."""
+    def for_checkpoint(cls, checkpoint: Checkpoint, planner: PlannerSettings) -> Self:
         tokenizer = checkpoint.hyperparameters["tokenizer"]
-        return cls(
-            checkpoint.gpt,
-            checkpoint.discretizer,
-            planner,
-            tokenizer["discount"],
-            tokenizer["terminal_reward"],
-            checkpoint.critic,
-        )
+        values = tokenizer["discount"], tokenizer["terminal_reward"]
+        agent = cls(checkpoint.gpt, checkpoint.discretizer, planner, *values, checkpoint.critic)
+        agent.checkpoint = checkpoint
+        return agent
 
     def reset(
         self, environments: int = 1, seeds: Sequence[int] | None = None, goals: np.ndarray | Sequence | None = None

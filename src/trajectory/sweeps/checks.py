@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -22,13 +23,12 @@ def check_job(config: DictConfig) -> None:
         benchmark_settings(config)
     elif "planner" in config:
         chosen = evaluation_settings(config)
-        path = str(chosen.checkpoint)
-        trained_planner(_trained(path), chosen.planner, f"checkpoint={path}")
+        trained_planner(_trained(chosen.checkpoint.path), chosen.planner, f"checkpoint={chosen.checkpoint.name}")
 
 
 @cache
-def _trained(checkpoint: str) -> dict[str, Any]:
+def _trained(checkpoint: Path) -> dict[str, Any]:
     """The planner settings of a checkpoint: what is not given is as it has them."""
-    from trajectory.model.checkpoint import read_checkpoint  # torch, which other sweeps need not wait for
+    from trajectory.model.checkpoint import load_checkpoint  # torch, which other sweeps need not wait for
 
-    return read_checkpoint(checkpoint)["hyper_parameters"]["planner"]
+    return load_checkpoint(checkpoint).hyperparameters["planner"]
