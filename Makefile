@@ -7,7 +7,7 @@ DOCS_VENV := .venv-docs
 DOCS_INSTALLED := $(DOCS_VENV)/.installed
 CORES := $(shell nproc 2>/dev/null || echo auto)
 
-.PHONY: train test test-random test-slow fuzz bench bench-gpu lint format docs docs-serve install clean
+.PHONY: train test test-random test-slow fuzz demo pretrained bench bench-gpu lint format docs docs-serve install clean
 
 train: $(INSTALLED)
 	$(RUN) src/train.py env=hopper experiment=laptop
@@ -27,6 +27,15 @@ test-slow: $(INSTALLED)
 # 1,200 bad values in the keys of all commands, a second or two each; FUZZ_SEED and FUZZ_COUNT choose others
 fuzz: $(INSTALLED)
 	$(RUN) -m pytest -m slow tests/attacks/test_fuzz.py
+
+# a planned episode of a model that comes with the package, as a video
+demo: $(INSTALLED)
+	$(RUN) src/evaluate.py checkpoint=pretrained/hopper-medium evaluation.episodes=1 logger=csv
+	@echo "the video is episode.mp4 in the run folder above"
+
+# makes a model of the package again: make pretrained NAME=hopper-medium; of a training that is there: CHECKPOINT=last.ckpt
+pretrained: $(INSTALLED)
+	$(RUN) -m trajectory.commands.pretrained $(NAME) $(CHECKPOINT)
 
 bench: $(INSTALLED)
 	$(RUN) src/benchmark.py
