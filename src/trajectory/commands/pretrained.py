@@ -83,7 +83,7 @@ def about(results: dict[str, Any], full: dict[str, Any], recipe: Sequence[str]) 
             "date": date.today().isoformat(),
             **{key: results[key] for key in ("machine", "git_commit", "versions")},
         },
-        "limits": "One training of a laptop's size. It knows what its data hold; from other states it plans at a guess.",
+        "limits": "One training of a laptop's size. It knows what its data hold; elsewhere its plans are guesses.",
     }
     if "success_rate" in results:
         found["evaluation"]["success_rate"] = results["success_rate"]
