@@ -55,6 +55,8 @@ CONTEXTS = (
     ("benchmark",),
     ("report", "runs=outputs"),
     ("evaluate", "checkpoint=last.ckpt"),
+    ("export", "checkpoint=last.ckpt", "to=folder"),
+    ("import_checkpoint", "source=jannerm", "path=folder"),
     ("train", "hydra/sweeper=optuna"),
     ("train", "hydra/launcher=ray"),
 )

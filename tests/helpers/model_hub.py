@@ -29,6 +29,10 @@ class ModelHub:
         commits[name] = {**(list(commits.values())[-1] if commits else {}), **files}
         return name
 
+    def files(self, repository: str) -> dict[str, bytes]:
+        """The newest files of a repository."""
+        return list(self.repositories[repository].values())[-1]
+
     def find(self, repository: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
         """The name and files of a commit; of the newest one for `main`."""
         commits = self.repositories.get(repository, {})

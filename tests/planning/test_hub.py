@@ -25,6 +25,7 @@ CHILD = """
 import json, sys
 from trajectory import TrajectoryAgent
 from trajectory.errors import UserError
+from trajectory.names import locate
 
 for code in json.load(sys.stdin):
     try:
@@ -87,8 +88,7 @@ def pushed(hub: ModelHub, checkpoint: Path, tmp_path_factory: pytest.TempPathFac
 def test_a_push_leaves_safetensors_and_cards_alone(
     hub: ModelHub, pushed: str, checkpoint: Path, tmp_path: Path
 ) -> None:
-    (commit, files) = hub.repositories[NAME].popitem()
-    hub.repositories[NAME][commit] = files
+    (commit, files) = next(iter(hub.repositories[NAME].items()))
     assert pushed == f"hf://{NAME}@{commit}"
     assert set(files) == {CARD, WEIGHTS, "README.md"}
     readme = files["README.md"].decode()
@@ -100,58 +100,73 @@ def test_a_push_leaves_safetensors_and_cards_alone(
     assert same(load_checkpoint(tmp_path).tensors(), load_checkpoint(checkpoint).tensors())
 
 
-def test_a_model_of_the_hub_acts_and_is_evaluated_with_its_commit_in_the_results(
-    hub: ModelHub, pushed: str, checkpoint: Path, tmp_path: Path
-) -> None:
-    act = "{}.act(__import__('numpy').linspace(-1, 1, 11)).tolist()"
-    loads = [f"TrajectoryAgent.from_checkpoint({str(checkpoint)!r})", f"TrajectoryAgent.from_pretrained({NAME!r})"]
-    pinned = f"__import__('trajectory.names').names.locate({pushed!r}).recorded"
-    one, other, recorded = ask(*map(act.format, loads), pinned, **variables(hub, tmp_path))
-    assert one == other
-    assert recorded == pushed
-    newest = hub.commit(NAME, {"README.md": b"changed since"})
-    overrides = (f"checkpoint=hf://{NAME}", *QUICK, "hydra.run.dir=run")
-    process = run_main("evaluate", *overrides, folder=tmp_path, fresh=True, **variables(hub, tmp_path))
-    assert process.returncode == 0, process.stderr
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["checkpoint"] == f"hf://{NAME}@{newest}"
-    # without a network there is what was downloaded, and nothing else
-    offline = variables(None, tmp_path, HF_HUB_OFFLINE="1")
-    there, refused = ask(act.format(loads[1]), "TrajectoryAgent.from_pretrained('lab/other')", **offline)
-    assert there == one
-    reason = "HF_HUB_OFFLINE is set, and it is not in the cache"
-    assert refused == f"refused: checkpoint=hf://lab/other cannot be reached: {reason}"
+REFUSED = {  # name -> what the line says
+    "lab/nosuch": "checkpoint=hf://lab/nosuch cannot be reached: ",
+    f"{NAME}@nosuch": f"checkpoint=hf://{NAME}@nosuch cannot be reached: ",
+    "lab/pickles": "must be a repository with card.json and model.safetensors, got",
+    "lab/damaged": "must be the weights of card.json, by their SHA-256",
+    "hf://three/parts/name": "must be hf://user/name or hf://user/name@revision",
+    "wandb://two/parts:x": "must be wandb://entity/project/name:alias",
+}
 
 
-def test_what_the_hub_does_not_have_is_refused_in_one_line(hub: ModelHub, pushed: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a client keeps what it downloads."""
+    return tmp_path_factory.mktemp("client")
+
+
+@pytest.fixture(scope="module")
+def asked(hub: ModelHub, pushed: str, checkpoint: Path, client: Path) -> dict[str, Any]:
+    """What a client finds on the hub, after its model has a newer commit, and there are models that are none."""
     hub.commit("lab/pickles", {"pytorch_model.bin": b"\x80\x04."})
-    damaged = {**hub.find(NAME, "main")[1], WEIGHTS: b"changed"}  # ty: ignore
-    hub.commit("lab/damaged", damaged)
-    names = [
-        "lab/nosuch",
-        f"{NAME}@nosuch",
-        "lab/pickles",
-        "lab/damaged",
-        "hf://three/parts/name",
-        "wandb://two/parts:x",
-    ]
-    said = ask(*(f"TrajectoryAgent.from_pretrained({name!r})" for name in names), **variables(hub, tmp_path))
-    assert all(line.startswith("refused: ") and "\n" not in line for line in said)
-    assert said[0].startswith("refused: checkpoint=hf://lab/nosuch cannot be reached: ")
-    assert said[1].startswith(f"refused: checkpoint=hf://{NAME}@nosuch cannot be reached: ")
-    assert "must be a repository with card.json and model.safetensors, got" in said[2]
-    assert "must be the weights of card.json, by their SHA-256" in said[3]
-    assert "must be hf://user/name or hf://user/name@revision" in said[4]
-    assert "must be wandb://entity/project/name:alias" in said[5]
-    assert not any(path.suffix == ".bin" for path in (tmp_path / "client").rglob("*"))
+    hub.commit("lab/damaged", {**hub.files(NAME), WEIGHTS: b"changed"})
+    newest = hub.commit(NAME, {"README.md": b"changed since"})
+    act, recorded = "{}.act(__import__('numpy').linspace(-1, 1, 11)).tolist()", "locate({!r}).recorded"
+    codes = {
+        "of the file": act.format(f"TrajectoryAgent.from_checkpoint({str(checkpoint)!r})"),
+        "of the hub": act.format(f"TrajectoryAgent.from_pretrained({pushed!r})"),
+        "pinned": recorded.format(pushed),
+        "newest": recorded.format(f"hf://{NAME}"),
+        **{name: f"TrajectoryAgent.from_pretrained({name!r})" for name in REFUSED},
+    }
+    found = dict(zip(codes, ask(*codes.values(), **variables(hub, client)), strict=True))
+    assert found["newest"] == f"hf://{NAME}@{newest}"
+    return found
 
 
-def test_without_a_network_it_is_one_line(tmp_path: Path) -> None:
-    process = run_main(
-        "evaluate", "checkpoint=hf://lab/other", folder=tmp_path, fresh=True, **variables(None, tmp_path)
-    )
-    assert process.returncode == 1
-    assert process.stderr.splitlines()[-1].startswith("error: checkpoint=hf://lab/other cannot be reached: ")
-    assert not list(tmp_path.glob("outputs/evaluate/evaluation/*"))
+def test_a_model_of_the_hub_acts_as_that_of_the_file_and_is_known_by_its_commit(
+    asked: dict[str, Any], pushed: str
+) -> None:
+    assert asked["of the hub"] == asked["of the file"]
+    assert asked["pinned"] == pushed != asked["newest"]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_hub_does_not_have_is_refused_in_one_line(asked: dict[str, Any], client: Path, name: str) -> None:
+    line = asked[name]
+    assert line.startswith("refused: ")
+    assert REFUSED[name] in line
+    assert "\n" not in line
+    assert not any(path.suffix == ".bin" for path in client.rglob("*"))
+
+
+@pytest.mark.usefixtures("asked")
+def test_without_a_network_there_is_what_was_downloaded_and_else_one_line(
+    pushed: str, client: Path, tmp_path: Path
+) -> None:
+    """With the commit in the results."""
+    offline = variables(None, client, HF_HUB_OFFLINE="1")
+    overrides = (f"checkpoint={pushed}", *QUICK, "hydra.run.dir=run")
+    process = run_main("evaluate", *overrides, folder=tmp_path, fresh=True, **offline)
+    assert process.returncode == 0, process.stderr
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["checkpoint"] == pushed
+    reason = "cannot be reached: HF_HUB_OFFLINE is set, and it is not in the cache"
+    for variable, said in ((offline, reason), (variables(None, client), "cannot be reached: ")):
+        process = run_main("evaluate", "checkpoint=hf://lab/other", folder=tmp_path, fresh=True, **variable)
+        assert process.returncode == 1
+        assert process.stderr.splitlines()[-1].startswith(f"error: checkpoint=hf://lab/other {said}")
+        assert not list(tmp_path.glob("outputs/evaluate/evaluation/*"))
 
 
 def test_an_agent_of_parts_cannot_be_pushed(checkpoint: Path) -> None:
