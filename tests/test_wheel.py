@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from helpers.command_line import CONF, ROOT, TINY
+from helpers.made_checkpoint import write_made_checkpoint
+from trajectory.model.checkpoint import load_checkpoint
+from trajectory.model.exported import write_export
 
 COMMANDS = (
     "train",
@@ -37,6 +40,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns("*.egg-info", "__pycache__")
     shutil.copytree(ROOT / "src", source / "src", symlinks=True, ignore=ignored)
     shutil.copytree(CONF, source / "conf")
+    checkpoint = load_checkpoint(write_made_checkpoint(source / "last.ckpt"))
+    model = source / "src" / "trajectory" / "pretrained" / "tiny"
+    write_export(checkpoint.tensors(), checkpoint.hyperparameters, checkpoint.step, model)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(built)]
     subprocess.run([*pip, "wheel", *options, str(source)], check=True, capture_output=True)
@@ -98,6 +104,16 @@ def test_it_trains_from_another_folder_with_a_config_folder_of_the_users(install
     assert "Groups, each chosen by GROUP=NAME" in shown.stdout
     assert "  trajectory-train env=hopper experiment=laptop" in shown.stdout
     assert "python src" not in shown.stdout
+
+
+def test_a_model_of_the_package_plays_from_another_folder(installed: Path, tmp_path: Path) -> None:
+    quick = ("evaluation.episodes=1", "evaluation.max_steps=10", "evaluation.video=false", "logger=csv")
+    process = call(installed, tmp_path, "evaluate", "checkpoint=pretrained/tiny", *quick, "hydra.run.dir=run")
+    assert process.returncode == 0, process.stderr
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["checkpoint"] == "pretrained/tiny"
+    process = call(installed, tmp_path, "evaluate", "checkpoint=pretrained/tyni")
+    assert process.stderr.startswith("error: checkpoint must be a path or one of ")
+    assert "pretrained/tiny" in process.stderr
 
 
 def test_a_config_folder_that_is_not_there_is_one_line(installed: Path, tmp_path: Path) -> None:
