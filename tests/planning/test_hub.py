@@ -17,6 +17,7 @@ from helpers.checkpoints import same
 from helpers.command_line import ROOT, run_main
 from helpers.made_checkpoint import write_made_checkpoint
 from helpers.model_hub import ModelHub, serve_model_hub
+from helpers.wandb_hub import KEY, serve_artifact
 from trajectory.files import CARD, WEIGHTS
 from trajectory.model.checkpoint import load_checkpoint
 
@@ -167,6 +168,27 @@ def test_without_a_network_there_is_what_was_downloaded_and_else_one_line(
         assert process.returncode == 1
         assert process.stderr.splitlines()[-1].startswith(f"error: checkpoint=hf://lab/other {said}")
         assert not list(tmp_path.glob("outputs/evaluate/evaluation/*"))
+
+
+def test_an_artifact_of_wandb_is_found_by_its_alias_and_known_by_its_version(checkpoint: Path, tmp_path: Path) -> None:
+    act = "{}.act(__import__('numpy').linspace(-1, 1, 11)).tolist()"
+    codes = (
+        act.format(f"TrajectoryAgent.from_checkpoint({str(checkpoint)!r})"),
+        act.format("TrajectoryAgent.from_pretrained('wandb://me/lab/model:best')"),
+        "locate('wandb://me/lab/model:best').recorded",
+        "locate('wandb://me/lab/nosuch:best')",
+        "__import__('os').environ.update(WANDB_MODE='offline')",
+        "locate('wandb://me/lab/model:best')",
+    )
+    with serve_artifact({"last.ckpt": checkpoint.read_bytes()}) as url:
+        local = {"HOME": str(tmp_path), "TRAJECTORY_CACHE": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
+        found = ask(*codes, **local, WANDB_BASE_URL=url, WANDB_API_KEY=KEY, WANDB_SILENT="true")
+    assert found[1] == found[0]
+    assert found[2] == "wandb://me/lab/model:v3"
+    assert found[3].startswith("refused: checkpoint=wandb://me/lab/nosuch:best cannot be reached: ")
+    assert found[5] == (
+        "refused: checkpoint=wandb://me/lab/model:best needs W&B, which WANDB_MODE=offline switches off"
+    )
 
 
 def test_an_agent_of_parts_cannot_be_pushed(checkpoint: Path) -> None:
