@@ -145,7 +145,7 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     callbacks = callback_settings(config.callbacks, data.validation_share)
     architecture = {key: value for key, value in config.model.items() if key != "optimizer"}
     environment = environment_settings(config.env)
-    interface = {"bins": tokenizer.bins, "goal": environment.goal}
+    interface = {"bins": tokenizer.bins, "goal": environment.goal, "predicts_end": True}
     instead = "a method of your own is a baseline (baseline._target_)"
     model = checked_settings({**architecture, **interface}, "model", MODEL, GPTSettings, instead)
     optimizer = settings(OptimizerSettings, config.model.optimizer, "model.optimizer")

@@ -64,7 +64,12 @@ def section(config: DictConfig, key: str) -> dict[str, Any]:
     values.pop("_target_", None)
     if key == "model":
         own = {name: value for name, value in values.items() if name != "optimizer"}
-        return {**own, "bins": config.tokenizer.bins, "goal": OmegaConf.select(config, "env.goal")}
+        return {
+            **own,
+            "bins": config.tokenizer.bins,
+            "goal": OmegaConf.select(config, "env.goal"),
+            "predicts_end": True,
+        }
     return values
 
 
