@@ -250,7 +250,7 @@ DAMAGES: dict[str, tuple[str, str, str]] = {
     "missing thresholds": ("jannerm", "thresholds.npy", "np.save('thresholds.npy'"),
     "missing data config": ("jannerm", "data_config.pkl", "data_config.pkl must be a pickle of Config"),
     "missing discretizer": ("howuhh", "discretizer.pt", "path must be a folder with the fork's discretizer.pt"),
-    "missing configuration": ("howuhh", "config.yaml", "config.yaml must be the configuration"),
+    "missing configuration": ("howuhh", "config.yaml", "path must be a folder with the fork's config.yaml"),
 }
 
 

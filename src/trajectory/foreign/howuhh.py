@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from trajectory.config import load_yaml
 from trajectory.errors import UserError, first_line, require
 from trajectory.foreign.imported import Imported, config_values, model_settings, of_names, the_file
 from trajectory.foreign.pickles import Array, read_pickle
@@ -114,15 +115,9 @@ def our_weights(state: dict[str, Any], layers: int, path: Path) -> dict[str, Ten
 
 def _config(path: Path) -> dict[str, Any]:
     """Its sections; values are taken as they stand, without resolving anything."""
-    try:
-        require(path.stat().st_size <= MAX_CONFIG_BYTES, str(path), "a configuration", "a larger file")
-        found: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except OSError as error:
-        raise UserError(f"{path} must be the configuration of the fork's training: {error.strerror}") from error
-    except UserError:
-        raise
-    except Exception as error:  # the parser's are of many kinds
-        raise UserError(f"{path} must be YAML: {first_line(error)}") from error
+    require(path.is_file(), "path", "a folder with the fork's config.yaml", str(path.parent))
+    require(path.stat().st_size <= MAX_CONFIG_BYTES, str(path), "a configuration", "a larger file")
+    found: Any = OmegaConf.to_container(load_yaml(path), resolve=False)
     sections = isinstance(found, dict) and all(isinstance(found.get(key), dict) for key in ("model", "dataset"))
     require(sections, str(path), "a mapping with `model` and `dataset`", type(found).__name__)
     return found
