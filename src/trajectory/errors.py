@@ -29,13 +29,16 @@ def first_line(error: Exception) -> str:
 
 
 @contextmanager
-def only_warn(missing: str) -> Generator[None]:
+def only_warn(missing: str, unless: tuple[type[Exception], ...] = ()) -> Generator[None]:
     """Go on after an error in the block, with one warning: for what shows a result, and must never cost it.
 
     Args:
         missing: what there is not when the block fails.
+        unless: errors that go on nevertheless.
     """
     try:
         yield
+    except unless:
+        raise
     except Exception as error:  # libraries that draw and log may raise anything
         log.warning("%s: %s: %s", missing, type(error).__name__, first_line(error))

@@ -51,6 +51,8 @@ NEW_KEY_DEFAULTS = {
     "tokenizer.exact_rows": 10_000_000,
     "data.validation_share": 0,
     "evaluation.best_by": "planning",
+    "planner.crop_every_transition": False,
+    "model.optimizer.muon_learning_rate": None,
 }
 
 

@@ -152,7 +152,7 @@ def test_help_shows_the_config_that_overrides_make_and_ends_quietly_where_nobody
         ("evaluate", ["checkpoint=no.ckpt", "planner.horizon=far"], "error: planner.horizon: Value 'far'"),
         ("analyze", ["analysis=attention", "checkpoint=no.ckpt"], "error: checkpoint must be the path of a checkpoint"),
         ("analyze", ["analysis=attention", "checkpoint=x", "analysis.windows=1"], "error: analysis.windows must be"),
-        ("collect", ["dataset.seed=-1"], "error: dataset.seed must be a whole number of at least 0, got -1"),
+        ("collect", ["dataset.seed=-1"], "error: dataset.seed must be a whole number from 0 to 2**32 - 1, got -1"),
         ("report", ["runs=nowhere"], "error: runs must be folders or patterns that match some, got 'nowhere'"),
         ("report", ["runs=.", "report.resamples=1"], "error: report.resamples must be at least 100, got 1"),
         ("dashboard", ["sections.new=[{lines: [a]}]", "--config-dir=."], "Could not override 'sections.new'"),

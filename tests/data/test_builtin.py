@@ -201,8 +201,8 @@ def test_arguments_other_than_those_that_the_policies_know_are_refused(environme
         ({"steps": 0}, r"dataset\.steps must be a whole number of at least 1, got 0"),
         ({"steps": 1e5}, r"dataset\.steps must be a whole number of at least 1, got 100000\.0"),
         ({"steps": None}, r"dataset\.steps must be a whole number of at least 1, got None"),
-        ({"seed": -1}, r"dataset\.seed must be a whole number of at least 0, got -1"),
-        ({"seed": "x"}, r"dataset\.seed must be a whole number of at least 0, got 'x'"),
+        ({"seed": -1}, r"dataset\.seed must be a whole number from 0 to 2\*\*32 - 1, got -1"),
+        ({"seed": "x"}, r"dataset\.seed must be a whole number from 0 to 2\*\*32 - 1, got 'x'"),
         (
             {"environment": EnvironmentSettings("hopper", "Swimmer-v5")},
             r"env\.id must be Hopper-v5 for env=hopper, got 'Swimmer-v5'",

@@ -260,7 +260,7 @@ def test_observation_keys_for_a_box_dataset_are_refused(store: Path, tmp_path: P
             r"dataset\.behaviour must be given as text with dataset=own, got None",
         ),
         ({"source": "builtin"}, r"dataset\.quality must be given as text with dataset=builtin, got None"),
-        ({"source": "builtin", "quality": "random"}, r"dataset\.steps must be .*, got None"),
+        ({"source": "builtin", "quality": "random"}, r"dataset\.seed must be .*, got None"),
         ({**OWN, "path": ".", "id": "x"}, r"dataset\.id must be NAMESPACE/NAME-vN .*, got 'x'"),
     ],
 )

@@ -195,7 +195,7 @@ def test_crashed_half_written_and_other_runs_are_named(tmp_path: Path) -> None:
     reasons = {problem.folder.name: problem.reason for problem in problems}
     assert reasons.keys() == {"crashed", "killed", "half", "other", "infinite", "unreadable", "curves"}
     assert all("\n" not in reason for reason in reasons.values())
-    assert "at step 100 of 8,000; return 700.0 at step 100" in reasons["crashed"]
+    assert "at step 100 of 3,000; return 700.0 at step 100" in reasons["crashed"]
     assert "ended before" in reasons["killed"]
     assert "half-written" in reasons["half"]
     assert "checkpoint" in reasons["other"]

@@ -508,6 +508,7 @@ def test_a_run_of_an_earlier_release_can_be_gone_on_with(tmp_path: Path) -> None
     made = (
         *(*LAPTOP, "dataset.steps=1000", "model.n_layer=1", "model.n_embd=8", "model.n_head=1"),
         *("tokenizer.bins=10", "model.window=3", "planner.context=1", "model.optimizer.ema_decay=null"),
+        "model.optimizer.muon_learning_rate=null",
         *("trainer.max_steps=3", "planner.beam_width=2", "planner.horizon=2", "evaluation.episodes=1"),
         *(
             "evaluation.max_steps=5",

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trajectory.errors import only_warn
+from trajectory.errors import UserError, only_warn
 from trajectory.loggers.dashboard import Dashboard, FailSafe, RunLogger
 from trajectory.loggers.lightning_dashboard import LightningDashboard, build_logger
 from trajectory.loggers.metrics_file import MetricsFile, read_metrics
@@ -35,14 +35,17 @@ def make_loggers(
         job: the command's name, by which Weights & Biases tells runs apart.
         training_folder: of the training that an evaluation or an analysis belongs to and is grouped with.
 
-    A logger that cannot be made is left out with a warning; `check_loggers` refuses what is wrong with its settings.
+    A logger that cannot begin is left out with a warning.
+
+    Raises:
+        UserError: a package that is missing or broken, or what is wrong with a logger's settings.
     """
     file = MetricsFile(folder / "metrics.csv")
     rows = [{name: float(value) for name, value in row.items()} for row in read_metrics(file.path)]
     loggers: list[RunLogger] = [file]
     for name, logger in settings.items():
         board: Dashboard | None = None
-        with only_warn(f"logger={name} cannot begin and shows nothing; the run's folder has everything"):
+        with only_warn(f"logger={name} cannot begin and shows nothing; the run's folder has everything", (UserError,)):
             if isinstance(logger, TensorBoardSettings):
                 board = begin_tensorboard(folder, config, rows, file)
             elif isinstance(logger, WandbSettings) and logger.chosen_mode != "disabled":

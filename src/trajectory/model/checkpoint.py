@@ -199,15 +199,23 @@ def _check_sizes(hyperparameters: dict[str, Any], weights: dict[str, Any]) -> No
     layers = hyperparameters["model"]["n_layer"]
     if layers > len(weights):
         raise ValueError(f"{layers} layers in {len(weights)} weights")
-    with torch.device("meta"):
-        gpt, _ = build(hyperparameters)
-        critic = build_critic(hyperparameters)
-    promised = [(f"gpt.{name}", weight.shape) for name, weight in gpt.state_dict().items()]
-    if critic is not None:
-        promised += [(f"critic.{name}", weight.shape) for name, weight in critic.state_dict().items()]
-    for name, shape in promised:
+    model, layout = GPTSettings(**hyperparameters["model"]), TransitionLayout(**hyperparameters["layout"])
+    D, N, C, prefix = layout.transition_dim, model.bins, model.n_embd, model.num_prefix_transitions
+    positions = (prefix + 1) * D if model.rotary else (prefix + model.window) * D - 1
+    promised = {
+        "gpt.token_embedding.weight": (N * D + 1, C),
+        "gpt.head": (D, N + 1, C),
+        "gpt.position_embedding": (positions, C),
+    }
+    if hyperparameters.get("critic"):
+        critic = CriticSettings(**hyperparameters["critic"])
+        for name, members in (("v", 1), ("advantage", critic.members)):
+            for layer, units in enumerate(critic.hidden):
+                inputs = weights[f"critic.{name}.weights.{layer}"].shape[1]
+                promised[f"critic.{name}.weights.{layer}"] = (members, inputs, units)
+    for name, shape in promised.items():
         if weights[name].shape != shape:
-            raise ValueError(f"{name} of the shape {tuple(weights[name].shape)}, not {tuple(shape)}")
+            raise ValueError(f"{name} of the shape {tuple(weights[name].shape)}, not {shape}")
 
 
 def _damaged(path: Path, reason: str) -> UserError:

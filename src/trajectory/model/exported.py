@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from trajectory.errors import UserError, first_line, require
@@ -35,6 +34,8 @@ def write_export(
     """
     require(not folder.exists() or not any(folder.iterdir()), "to", "a folder that is new or empty", str(folder))
     stored = {name: _stored(name, value, half=half) for name, value in tensors.items()}
+    from safetensors.torch import save  # of those who export alone
+
     data = save(stored)
     card = {
         "format": FORMAT,
@@ -98,6 +99,8 @@ def read_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         UserError: a file that is missing, damaged or of another kind, or weights that are not those of the card.
     """
     card, path = read_card(folder), folder / WEIGHTS
+    from safetensors.torch import load
+
     try:
         data = path.read_bytes()
         found = hashlib.sha256(data).hexdigest()
