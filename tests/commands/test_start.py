@@ -364,7 +364,6 @@ def test_a_plugin_that_lacks_something_costs_a_line_and_nothing_else(tmp_path: P
     [
         ("tensorboard", "train", [*TINY, "logger=tensorboard"]),
         ("wandb_workspaces", "dashboard", []),
-        ("wandb", "train", [*TINY]),
         ("optuna", "train", ["-m", *TINY, "hydra/sweeper=optuna", "search=laptop"]),
         ("joblib", "train", ["-m", *TINY, "hydra/launcher=joblib", "seed=0,1"]),
         ("pyarrow", "collect", ["dataset=own", "dataset.id=me/a-v0", "dataset.path=files"]),
@@ -385,6 +384,18 @@ def test_an_extra_that_is_installed_but_broken_is_one_line(
     assert len(lines) == 1, process.stderr
     assert lines[0].startswith("error: ")
     assert "undefined symbol" in lines[0]
+
+
+def test_a_tracker_that_is_broken_is_a_warning(tmp_path: Path) -> None:
+    """Unlike packages without which a command cannot do what it was asked for."""
+    place = tmp_path / "broken" / "wandb"
+    place.mkdir(parents=True)
+    (place / "__init__.py").write_text("raise RuntimeError('undefined symbol')")
+    process = run_main("train", *TINY, folder=tmp_path, PYTHONPATH=str(tmp_path / "broken"))
+    assert process.returncode == 0, process.stderr
+    warnings = [line for line in said(process.stdout + process.stderr) if "undefined symbol" in line]
+    assert len(warnings) == 1, warnings
+    assert "WARNING logger=wandb failed" in warnings[0]
 
 
 def test_a_package_folder_that_cannot_be_written_has_no_effect(tmp_path: Path) -> None:

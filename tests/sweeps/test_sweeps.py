@@ -128,7 +128,8 @@ def test_a_search_stops_bad_trials_and_says_which_was_the_best(in_parallel: Path
     """Episodes of one step earn less than those of fifteen."""
     space = ("evaluation.max_steps=choice(1,15)", "model.optimizer.learning_rate=tag(log,interval(1e-3,1e-2))")
     options = ("hydra.sweeper.n_trials=4", "hydra.sweeper.pruner.n_startup_trials=1", "hydra.sweeper.sampler.seed=1")
-    command = ("-m", *QUICK, "hydra/sweeper=optuna", "evaluation.every_n_steps=3", *space, *options)
+    as_then = "model.optimizer.muon_learning_rate=null"  # or a trial of fifteen steps would be the one that is stopped
+    command = ("-m", *QUICK, "hydra/sweeper=optuna", "evaluation.every_n_steps=3", as_then, *space, *options)
     folder = swept(run_main_here("train", *command, folder=place / "search", **shared(place)), place / "search")
     found = OmegaConf.to_container(OmegaConf.load(folder / "optimization_results.yaml"))
     assert isinstance(found, dict)
