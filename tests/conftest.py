@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import pickle
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from farama_notifications import notifications
 
 from helpers.command_line import compose_config
 from helpers.example_data import contents
+from helpers.malicious import Malicious
 from helpers.shared import shared
 from trajectory.commands.errors import exit_on_user_error
 from trajectory.files import CACHE_VARIABLE
@@ -129,3 +131,13 @@ def make_gpt() -> Callable[..., GPT]:
         return gpt
 
     return make
+
+
+@pytest.fixture
+def mark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that is there as soon as something was executed; the attack itself is proven to work."""
+    path = tmp_path_factory.mktemp("mark") / "executed"
+    pickle.loads(pickle.dumps(Malicious(path)))
+    assert path.exists()
+    path.unlink()
+    return path

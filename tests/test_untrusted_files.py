@@ -29,16 +29,6 @@ from trajectory.files import CACHE_VARIABLE
 from trajectory.model.checkpoint import write_checkpoint
 
 
-@pytest.fixture
-def mark(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file that is there as soon as something was executed; the attack itself is proven to work."""
-    path = tmp_path_factory.mktemp("mark") / "executed"
-    pickle.loads(pickle.dumps(Malicious(path)))
-    assert path.exists()
-    path.unlink()
-    return path
-
-
 def zipped(mark: Path) -> bytes:
     buffer = io.BytesIO()
     torch.save({"state_dict": {}, "hyper_parameters": Malicious(mark)}, buffer)

@@ -50,11 +50,15 @@ def check_cores(threads: str) -> None:
 
 def has_bfloat16_units(root: Path = Path("/")) -> bool:
     """Whether the CPU multiplies in bfloat16; False where the system does not tell."""
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(instruction_sets(root).split()))
+
+
+def instruction_sets(root: Path = Path("/")) -> str:
+    """The line of the system's that lists the processor's instruction sets; empty where it does not tell."""
     with suppress(OSError):
         lines = (root / "proc/cpuinfo").read_text().splitlines()
-        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-        return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags.split()))
-    return False
+        return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return ""
 
 
 def select_precision(precision: str, device: torch.device) -> Any:

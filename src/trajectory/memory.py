@@ -1,4 +1,4 @@
-"""How much memory plans, training steps and tokens take, told before any of it is allocated.
+"""How much memory plans, training steps and tokens take, before any of it is allocated.
 
 An estimate counts what is surely held at once, so it is a little too low: what is refused would not have fitted.
 Measured peaks are between one and two times the estimate (`tests/test_memory.py`). All numbers are Python's own, which
@@ -213,10 +213,8 @@ def check_prediction(
 def parameter_count(model: GPTSettings, layout: TransitionLayout) -> int:
     """The weights of a model."""
     D, N, C = layout.transition_dim, model.bins, model.n_embd
-    transitions = model.num_prefix_transitions + (1 if model.rotary else model.window)
-    positions = transitions * D - (not model.rotary)
     blocks = model.n_layer * (12 * C * C + 13 * C)
-    return blocks + (N * D + 1 + positions + 2) * C + D * (N + 1) * C
+    return blocks + (N * D + 1 + model.num_positions(D) + 2) * C + D * (N + 1) * C
 
 
 def training_bytes(
@@ -236,7 +234,7 @@ def training_bytes(
         batch_size: windows in one process.
     """
     D, N, C, L = layout.transition_dim, model.bins, model.n_embd, model.n_layer
-    tokens_per_window = (model.num_prefix_transitions + model.window) * D - 1
+    tokens_per_window = model.block_size(D)
     tokens = batch_size * tokens_per_window
     saved = SAVED_CHANNELS_COMPILED if compiled else SAVED_CHANNELS
     channels = (L + saved if model.activation_checkpointing else L * saved) * C

@@ -47,8 +47,8 @@ def test_the_address_of_a_study_is_in_no_file_of_its_trials(tmp_path: Path) -> N
     )
     assert process.returncode == 0, process.stderr
     assert (tmp_path / "s3cret.db").is_file()
-    told = tmp_path / "sweep" / "optimization_results.yaml"  # without a password, of which a file's address has none
-    assert [line.partition(": ")[0] for line in holding(tmp_path / "sweep", ["s3cret"])] == [str(told)]
+    kept = tmp_path / "sweep" / "optimization_results.yaml"  # without a password, of which a file's address has none
+    assert [line.partition(": ")[0] for line in holding(tmp_path / "sweep", ["s3cret"])] == [str(kept)]
 
 
 URL = "postgresql://me:s3cret@nowhere.invalid:5432/studies"

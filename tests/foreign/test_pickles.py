@@ -30,16 +30,6 @@ PLACES = [
 ]
 
 
-@pytest.fixture
-def mark(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file that is there as soon as something was executed; the attack itself is proven to work."""
-    path = tmp_path_factory.mktemp("mark") / "executed"
-    pickle.loads(pickle.dumps(Malicious(path)))
-    assert path.exists()
-    path.unlink()
-    return path
-
-
 def in_an_array(evil: Malicious) -> bytes:
     return pickle.dumps(np.array([evil], dtype=object))
 

@@ -7,11 +7,12 @@ import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from helpers.serving import Answering, serving
 
 COMMIT = "0" * 40
 OWNER = "farama-minari"
@@ -34,9 +35,7 @@ def serve_hub(store: Path) -> Generator[Hub]:
         listing = json.dumps({"datasets": ids, "namespaces": namespaces})
         (repository / "namespace_metadata.json").write_text(listing)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(Answering):
         def do_GET(self) -> None:
             hub.requests.append(f"{self.command} {self.path}")
             url = urlsplit(self.path)
@@ -62,27 +61,13 @@ def serve_hub(store: Path) -> Generator[Hub]:
             else:
                 self.send(b"", 404, **{"X-Error-Code": "EntryNotFound"})
 
-        def answer(self, content: Any, status: int = 200) -> None:
-            self.send(json.dumps(content).encode(), status, **{"Content-Type": "application/json"})
-
         def send(self, content: bytes, status: int, **headers: str) -> None:
-            self.send_response(status)
-            for name, value in {**headers, "X-Repo-Commit": COMMIT, "Content-Length": str(len(content))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(content)
+            super().send(content, status, **headers, **{"X-Repo-Commit": COMMIT})
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing on stderr."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        hub = Hub(f"http://127.0.0.1:{server.server_port}")
-        Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield hub
-        finally:
-            server.shutdown()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub = Hub(f"http://127.0.0.1:{server.server_port}")
+    with serving(server):
+        yield hub
 
 
 def files(repository: Path) -> list[dict[str, Any]]:

@@ -8,10 +8,10 @@ import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Any
+from http.server import ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
+
+from helpers.serving import Answering, serving
 
 
 @dataclass
@@ -44,9 +44,7 @@ class ModelHub:
 def serve_model_hub() -> Generator[ModelHub]:
     """A hub on this machine, empty at first."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(Answering):
         def do_GET(self) -> None:
             hub.requests.append(f"{self.command} {self.path}")
             match unquote(urlsplit(self.path).path).strip("/").split("/", 5):
@@ -87,8 +85,8 @@ def serve_model_hub() -> Generator[ModelHub]:
                 return
             match urlsplit(self.path).path.strip("/").split("/"):
                 case ["api", "repos", "create"]:
-                    asked = json.loads(body)
-                    name = f"{asked['organization']}/{asked['name']}"
+                    requested = json.loads(body)
+                    name = f"{requested['organization']}/{requested['name']}"
                     hub.repositories.setdefault(name, {})
                     self.answer({"url": f"{hub.url}/{name}", "name": name, "id": name})
                 case ["api", "validate-yaml"]:  # the header of a model card
@@ -116,27 +114,10 @@ def serve_model_hub() -> Generator[ModelHub]:
         def refuse(self, code: str) -> None:
             self.send(b'{"error": "not found"}', 404, **{"X-Error-Code": code})
 
-        def answer(self, content: Any) -> None:
-            self.send(json.dumps(content).encode(), 200, **{"Content-Type": "application/json"})
-
-        def send(self, content: bytes, status: int, **headers: str) -> None:
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(content))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing on stderr."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        hub = ModelHub(f"http://127.0.0.1:{server.server_port}")
-        Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield hub
-        finally:
-            server.shutdown()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub = ModelHub(f"http://127.0.0.1:{server.server_port}")
+    with serving(server):
+        yield hub
 
 
 def identity(content: bytes) -> str:

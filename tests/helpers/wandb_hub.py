@@ -8,9 +8,10 @@ import json
 import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import ThreadingHTTPServer
 from typing import Any
+
+from helpers.serving import Answering, serving
 
 KEY = "0" * 40  # of somebody called me
 COLLECTION = {
@@ -65,25 +66,16 @@ def serve_artifact(files: Mapping[str, bytes]) -> Generator[str]:
         },
     }
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Answering):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             found = re.search(rb"(?:query|mutation) (\w+)", body)
-            self.send(json.dumps({"data": answer(found[1].decode(), body)} if found else {}).encode())
+            self.answer({"data": answer(found[1].decode(), body)} if found else {})
 
         def do_GET(self) -> None:
             name = self.path.removeprefix("/files/")
-            self.send(files[name] if name in files else json.dumps(manifest).encode())
-
-        def send(self, content: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing on stderr."""
+            content = files[name] if name in files else json.dumps(manifest).encode()
+            self.send(content, 200, **{"Content-Type": "application/json"})
 
     def answer(operation: str, body: bytes) -> dict[str, Any]:
         if operation == "ArtifactMembershipByName":
@@ -102,10 +94,7 @@ def serve_artifact(files: Mapping[str, bytes]) -> Generator[str]:
         viewer = {"id": "1", "entity": "me", "username": "me", "teams": {"edges": []}}
         return {"viewer": viewer, "serverInfo": {"features": []}}
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        url = f"http://127.0.0.1:{server.server_port}"
-        Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield url
-        finally:
-            server.shutdown()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    url = f"http://127.0.0.1:{server.server_port}"
+    with serving(server):
+        yield url

@@ -118,7 +118,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def asked(hub: ModelHub, pushed: str, checkpoint: Path, client: Path) -> dict[str, Any]:
+def answers(hub: ModelHub, pushed: str, checkpoint: Path, client: Path) -> dict[str, Any]:
     """What a client finds on the hub, after its model has a newer commit, and there are models that are none."""
     hub.commit("lab/pickles", {"pytorch_model.bin": b"\x80\x04."})
     hub.commit("lab/damaged", {**hub.files(NAME), WEIGHTS: b"changed"})
@@ -137,22 +137,22 @@ def asked(hub: ModelHub, pushed: str, checkpoint: Path, client: Path) -> dict[st
 
 
 def test_a_model_of_the_hub_acts_as_that_of_the_file_and_is_known_by_its_commit(
-    asked: dict[str, Any], pushed: str
+    answers: dict[str, Any], pushed: str
 ) -> None:
-    assert asked["of the hub"] == asked["of the file"]
-    assert asked["pinned"] == pushed != asked["newest"]
+    assert answers["of the hub"] == answers["of the file"]
+    assert answers["pinned"] == pushed != answers["newest"]
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_the_hub_does_not_have_is_refused_in_one_line(asked: dict[str, Any], client: Path, name: str) -> None:
-    line = asked[name]
+def test_what_the_hub_does_not_have_is_refused_in_one_line(answers: dict[str, Any], client: Path, name: str) -> None:
+    line = answers[name]
     assert line.startswith("refused: ")
     assert REFUSED[name] in line
     assert "\n" not in line
     assert not any(path.suffix == ".bin" for path in client.rglob("*"))
 
 
-@pytest.mark.usefixtures("asked")
+@pytest.mark.usefixtures("answers")
 def test_without_a_network_there_is_what_was_downloaded_and_else_one_line(
     pushed: str, client: Path, tmp_path: Path
 ) -> None:

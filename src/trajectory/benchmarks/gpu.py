@@ -53,7 +53,7 @@ def benchmark_gpu(settings: GPUBenchmarkSettings, keep: Callable[[dict[str, Any]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     facts: dict[str, Any] = {"device": name, "torch": torch.__version__}
 
-    def told(part: str, measure: Callable[[], Iterator[Row]]) -> Part:
+    def printed(part: str, measure: Callable[[], Iterator[Row]]) -> Part:
         def rows() -> Iterator[Row]:
             for row in measure():
                 print(part, *(f"{key}={_short(value)}" for key, value in row.items()), flush=True)
@@ -62,12 +62,12 @@ def benchmark_gpu(settings: GPUBenchmarkSettings, keep: Callable[[dict[str, Any]
         return part, rows
 
     parts = [
-        told("equality", partial(equality, device)),
-        told("peak", partial(peak, settings, device)),
-        told("decisions", partial(decisions, settings, device)),
-        told("training", partial(trainings, settings, device)),
-        told("published_run", partial(published_run, settings, device)),
-        told("more_decisions", partial(decisions, settings, device, first=False)),
+        printed("equality", partial(equality, device)),
+        printed("peak", partial(peak, settings, device)),
+        printed("decisions", partial(decisions, settings, device)),
+        printed("training", partial(trainings, settings, device)),
+        printed("published_run", partial(published_run, settings, device)),
+        printed("more_decisions", partial(decisions, settings, device, first=False)),
     ]
     return facts | measure_within(60 * settings.minutes, parts, lambda results: keep(facts | results))
 

@@ -10,7 +10,7 @@ import torch
 
 from trajectory.benchmarks.profile import count_synchronisations, profiler
 from trajectory.benchmarks.settings import TrainingCase
-from trajectory.benchmarks.training import ROWS, make_training
+from trajectory.benchmarks.training import ROWS, bare_trainer, make_training
 from trajectory.hardware import matmul_flops, select_precision
 from trajectory.model.throughput import training_flops
 
@@ -37,19 +37,8 @@ def measure_on(case: TrainingCase, device: torch.device, seconds: float, rows: i
         torch.cuda.reset_peak_memory_stats()
     clock = _Clock(seconds)
     begun = perf_counter()
-    trainer = pl.Trainer(
-        max_steps=1_000_000_000,
-        max_epochs=-1,
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
-        precision=precision,
-        gradient_clip_val=1.0,
-        logger=False,
-        callbacks=[clock],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    accelerator = "gpu" if device.type == "cuda" else "cpu"
+    trainer = bare_trainer(clock, max_steps=1_000_000_000, accelerator=accelerator, devices=1, precision=precision)
     trainer.fit(module, loader)
     rate = case.batch * module.gpt.block_size / clock.step_seconds
     flops = matmul_flops(device, torch.bfloat16 if precision == "bf16-mixed" else torch.float32)

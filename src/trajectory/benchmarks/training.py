@@ -64,17 +64,7 @@ def measure(case: TrainingCase, steps: int) -> dict[str, Any]:
     keep_freed_memory()
     module, loader = make_training(case)
     clock = _Clock()
-    trainer = pl.Trainer(
-        max_steps=2 + steps,
-        max_epochs=-1,
-        accelerator="cpu",
-        gradient_clip_val=1.0,
-        logger=False,
-        callbacks=[clock],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = bare_trainer(clock, max_steps=2 + steps, accelerator="cpu")
     before, usage = matmul_flops(), Usage()
     with usage.stage("training"):
         trainer.fit(module, loader)
@@ -99,6 +89,20 @@ def measure(case: TrainingCase, steps: int) -> dict[str, Any]:
         "loader_fraction": loading / seconds,
         "peak_bytes": usage.stages["training"].peak_bytes,
     }
+
+
+def bare_trainer(clock: pl.Callback, **flags: Any) -> pl.Trainer:
+    """Lightning's Trainer, which clips gradients as a training does, and writes and shows nothing."""
+    return pl.Trainer(
+        max_epochs=-1,
+        gradient_clip_val=1.0,
+        logger=False,
+        callbacks=[clock],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **flags,
+    )
 
 
 def make_training(

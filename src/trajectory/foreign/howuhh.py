@@ -15,12 +15,11 @@ from torch import Tensor
 
 from trajectory.config import load_yaml
 from trajectory.errors import UserError, first_line, require
-from trajectory.foreign.imported import Imported, config_values, model_settings, of_names, the_file
+from trajectory.foreign.imported import Imported, config_values, model_layout, model_settings, of_names, the_file
 from trajectory.foreign.pickles import Array, read_pickle
 from trajectory.foreign.thresholds import check_edges, kbins_discretizer
 from trajectory.model.checkpoint import read_tensors
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
-from trajectory.transition import TransitionLayout
 
 NAMES = {"tok_emb": "token_embedding", "norm": "final_norm"}
 BLOCKS = {
@@ -57,10 +56,8 @@ def read(folder: Path, weights: str | None) -> Imported:
     config = _config(folder / "config.yaml")
     given = {**DEFAULTS, **config["model"]}
     model: dict[str, Any] = {**given, **config_values(given, MODEL_KEYS, "config.yaml: model")}
-    layout = TransitionLayout(model["observation_dim"], model["action_dim"])
+    layout = model_layout(model, "config.yaml: model.transition_dim")
     D, N, length = layout.transition_dim, model["vocab_size"], model["seq_len"]
-    sizes = f"{layout.observation_dim} + {layout.action_dim} + 2, of observation, action, reward and value"
-    require(model["transition_dim"] == D, "config.yaml: model.transition_dim", sizes, model["transition_dim"])
     require(length > 0 and length % D == 0, "config.yaml: model.seq_len", f"a multiple of {D}", length)
     rule = "true, as in all of its configurations: here every dimension has its own head"
     require(model["use_sep_heads"] is True, "config.yaml: model.use_sep_heads", rule, model["use_sep_heads"])

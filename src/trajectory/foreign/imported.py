@@ -150,6 +150,22 @@ def config_values(values: Mapping[str, Any], keys: Mapping[str, type | tuple[typ
     return found
 
 
+def model_layout(model: Mapping[str, Any], key: str) -> TransitionLayout:
+    """The layout of a foreign model's tokens.
+
+    Args:
+        model: its configuration.
+        key: of the number of tokens in it.
+
+    Raises:
+        UserError: another number than that of this layout.
+    """
+    layout = TransitionLayout(model["observation_dim"], model["action_dim"])
+    sizes = f"{layout.observation_dim} + {layout.action_dim} + 2, of observation, action, reward and value"
+    require(model["transition_dim"] == layout.transition_dim, key, sizes, model["transition_dim"])
+    return layout
+
+
 def model_settings(**values: Any) -> GPTSettings:
     """The architecture that both projects have: absolute positions, and value tokens in the residual stream.
 

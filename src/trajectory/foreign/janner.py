@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from trajectory.errors import UserError, first_line, require
-from trajectory.foreign.imported import Imported, config_values, model_settings, of_names, the_file
+from trajectory.foreign.imported import Imported, config_values, model_layout, model_settings, of_names, the_file
 from trajectory.foreign.pickles import Array, Global, Record, read_pickle, write_record
 from trajectory.foreign.thresholds import check_edges, quantile_discretizer
 from trajectory.model.checkpoint import Checkpoint, read_tensors
 from trajectory.planning.settings import PlannerSettings
-from trajectory.transition import TransitionLayout
 
 NAMES = {"tok_emb": "token_embedding", "ln_f": "final_norm"}  # our names of its modules
 BLOCKS = {
@@ -55,10 +54,8 @@ def read(folder: Path, weights: str | None) -> Imported:
     state_path = the_file(folder, weights, "state_*.pt")
     model = config_values(_config(folder / "model_config.pkl", GPT_CLASS), MODEL_KEYS, "model_config.pkl")
     data = _config(folder / "data_config.pkl", DATA_CLASS)
-    layout = TransitionLayout(model["observation_dim"], model["action_dim"])
+    layout = model_layout(model, "model_config.pkl: transition_dim")
     D, N = layout.transition_dim, model["vocab_size"]
-    sizes = f"{layout.observation_dim} + {layout.action_dim} + 2, of observation, action, reward and value"
-    require(model["transition_dim"] == D, "model_config.pkl: transition_dim", sizes, model["transition_dim"])
     block_size = model["block_size"]
     require((block_size + 1) % D == 0, "model_config.pkl: block_size", f"one below a multiple of {D}", block_size)
     require(data.get("step", 1) == 1, "data_config.pkl: step", "1, as published", data.get("step"))

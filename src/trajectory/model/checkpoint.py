@@ -200,12 +200,11 @@ def _check_sizes(hyperparameters: dict[str, Any], weights: dict[str, Any]) -> No
     if layers > len(weights):
         raise ValueError(f"{layers} layers in {len(weights)} weights")
     model, layout = GPTSettings(**hyperparameters["model"]), TransitionLayout(**hyperparameters["layout"])
-    D, N, C, prefix = layout.transition_dim, model.bins, model.n_embd, model.num_prefix_transitions
-    positions = (prefix + 1) * D if model.rotary else (prefix + model.window) * D - 1
+    D, N, C = layout.transition_dim, model.bins, model.n_embd
     promised = {
         "gpt.token_embedding.weight": (N * D + 1, C),
         "gpt.head": (D, N + 1, C),
-        "gpt.position_embedding": (positions, C),
+        "gpt.position_embedding": (model.num_positions(D), C),
     }
     if hyperparameters.get("critic"):
         critic = CriticSettings(**hyperparameters["critic"])

@@ -99,13 +99,10 @@ class GPT(nn.Module):
         self.settings = settings
         self.layout = layout
         D, N, C = layout.transition_dim, settings.bins, settings.n_embd
-        # input tokens of a window; its last value token has nothing to predict, so it is never an input
-        self.block_size = (settings.num_prefix_transitions + settings.window) * D - 1
+        self.block_size = settings.block_size(D)
         self.stop_token = N
         self.token_embedding = nn.Embedding(N * D + 1, C)  # N bins of every dimension, and the stop token
-        # with rotary positions the embedding identifies just the dimension, and the goal's tokens
-        num_positions = (settings.num_prefix_transitions + 1) * D if settings.rotary else self.block_size
-        self.position_embedding = nn.Parameter(torch.zeros(num_positions, C))
+        self.position_embedding = nn.Parameter(torch.zeros(settings.num_positions(D), C))
         self.blocks: Any = nn.ModuleList(Block(settings) for _ in range(settings.n_layer))
         self.final_norm = nn.LayerNorm(C)
         # head d predicts the token after dimension d

@@ -82,6 +82,16 @@ class GPTSettings:
         """Transitions in front of a window: 1, the goal, for a model with goals."""
         return 0 if self.goal is None else 1
 
+    def block_size(self, transition_dim: int) -> int:
+        """Input tokens of a window; its last value token has nothing to predict, so it is never an input."""
+        return (self.num_prefix_transitions + self.window) * transition_dim - 1
+
+    def num_positions(self, transition_dim: int) -> int:
+        """Position embeddings. Rotary ones identify just the dimension, and the goal's tokens."""
+        if self.rotary:
+            return (self.num_prefix_transitions + 1) * transition_dim
+        return self.block_size(transition_dim)
+
     @property
     def attention_span(self) -> int:
         """Transitions that a token attends to, its own and the goal included."""

@@ -220,10 +220,10 @@ def check_planner_overrides(values: dict[str, Any]) -> None:
     settings(PlannerSettings, {**long_enough, **values}, "planner")
 
 
-def check_temperature(value: object, key: str) -> None:
+def check_temperature(value: float, key: str) -> None:
     """Raise a `UserError` unless it is a temperature that float32 can divide by."""
     smallest, largest = TEMPERATURES
-    is_valid = isinstance(value, int | float) and not isinstance(value, bool) and smallest <= value <= largest
+    is_valid = _is_number(value) and smallest <= value <= largest
     require(is_valid, key, f"from {smallest:g} to {largest:g}", value)
 
 

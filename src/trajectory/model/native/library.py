@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from trajectory.files import cache_path
+from trajectory.hardware import instruction_sets
 from trajectory.imports import install_command
 from trajectory.writable import is_private, private_folder
 
@@ -129,8 +130,4 @@ def _compiler() -> list[str]:
 
 def _processor() -> str:
     """The processor's instruction sets, so that different machines can share a cache folder."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        return platform.platform() + platform.processor()
+    return instruction_sets() or platform.platform() + platform.processor()
