@@ -130,7 +130,7 @@ def test_a_training_step_takes_what_was_estimated(name: str, fresh: Executor) ->
 @pytest.mark.parametrize("name", PLANS)
 def test_a_plan_takes_what_was_estimated(name: str, fresh: Executor) -> None:
     model, layout, planner, environments = PLANS[name]
-    estimate = plan_bytes(model, layout, planner, environments)
+    estimate = plan_bytes(model, layout, planner, environments, packed=True)
     measured = fresh.submit(measure_plan, model, layout, planner, environments).result()
     assert estimate <= measured <= FACTOR * estimate + SLACK
 

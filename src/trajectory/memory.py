@@ -105,18 +105,20 @@ def check_plan(
     free: int,
     *,
     key: str = "evaluation.episodes",
+    packed: bool = False,
 ) -> None:
     """Raise a `UserError` unless a plan for some environments at once fits into `free` bytes.
 
     Args:
         key: that says how many environments.
+        packed: as of `plan_bytes`.
     """
 
     def estimate(values: Values) -> int:
         own = {key.removeprefix("planner."): value for key, value in values.items() if key.startswith("planner.")}
         horizon = own.get("horizon", planner.horizon)
         changed = replace(planner, **{**own, "replan_interval": min(planner.replan_interval, horizon)})
-        return plan_bytes(model, layout, changed, values.get(key, environments))
+        return plan_bytes(model, layout, changed, values.get(key, environments), packed=packed)
 
     usual = PlannerSettings()
     own = ("beam_width", "expansion", "horizon")
@@ -248,11 +250,17 @@ def training_bytes(
     return max(state // shards + activations + logits + mask, weights + kernel)
 
 
-def plan_bytes(model: GPTSettings, layout: TransitionLayout, planner: PlannerSettings, environments: int) -> int:
-    """Of a plan for some environments at once: random numbers, keys and values, tokens, logits, the weights."""
+def plan_bytes(
+    model: GPTSettings, layout: TransitionLayout, planner: PlannerSettings, environments: int, *, packed: bool = False
+) -> int:
+    """Of a plan for some environments at once: random numbers, keys and values, tokens, logits, the weights.
+
+    Args:
+        packed: the decoder in C plans, which holds a packed copy of the weights beside the model's.
+    """
     D, N = layout.transition_dim, model.bins
     rows = environments * planner.beam_width * planner.expansion
-    weights = parameter_count(model, layout) * FLOAT
+    weights = parameter_count(model, layout) * FLOAT * (1 + packed)
     uniforms = rows * planner.horizon * D * FLOAT
     if planner.deadline_ms is not None:  # the plan shrinks, its random numbers do not
         return weights + 2 * uniforms

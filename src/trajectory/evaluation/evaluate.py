@@ -66,7 +66,8 @@ def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> 
     agent = make_agent(planner, *learned, checkpoint.critic)
     if isinstance(planner, PlannerSettings):
         at_once = evaluation.episodes if held_out is None else min(evaluation.episodes, len(held_out))
-        check_plan(checkpoint.gpt.settings, checkpoint.gpt.layout, planner, at_once, free_memory(device))
+        sizes = (checkpoint.gpt.settings, checkpoint.gpt.layout)
+        check_plan(*sizes, planner, at_once, free_memory(device), packed=device.type == "cpu")
     set_threads(settings.runtime.threads)
     check_not_training_folder(folder)
     delete_logs(folder)

@@ -44,10 +44,10 @@ def check_fits(settings: TrainingSettings, layout: TransitionLayout, device: tor
         half=select_precision(trainer.precision, device) in HALF,
     )
     if isinstance(settings.planner, PlannerSettings):
-        check_plans(settings, layout, free)
+        check_plans(settings, layout, free, packed=not gpu)
 
 
-def check_plans(settings: TrainingSettings, layout: TransitionLayout, free: int) -> None:
+def check_plans(settings: TrainingSettings, layout: TransitionLayout, free: int, *, packed: bool) -> None:
     """Raise a `UserError` for plans that do not fit, during the training or at its end."""
     assert isinstance(settings.planner, PlannerSettings)
     evaluation = settings.evaluation
@@ -57,4 +57,5 @@ def check_plans(settings: TrainingSettings, layout: TransitionLayout, free: int)
     if not settings.environment.has_simulator:  # as many as there are held-out episodes, which is not known yet
         at_once = {"evaluation.episodes": 1}
     for key, episodes in at_once.items():
-        check_plan(settings.model, layout, settings.planner, -(-episodes // settings.trainer.processes), free, key=key)
+        environments = -(-episodes // settings.trainer.processes)
+        check_plan(settings.model, layout, settings.planner, environments, free, key=key, packed=packed)
