@@ -28,10 +28,10 @@ from trajectory.memory import (
     plan_bytes,
     training_bytes,
 )
+from trajectory.model import native_decoder
 from trajectory.model.gpt import GPT
 from trajectory.model.loss import token_losses
-from trajectory.model.native import decoder as native_decoder
-from trajectory.model.native.decoder import NativeGPT
+from trajectory.model.native_decoder import NativeGPT
 from trajectory.model.optimization import make_optimizer
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.beam_search import beam_search, uniforms_shape

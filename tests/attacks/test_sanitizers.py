@@ -16,7 +16,7 @@ import torch
 
 from helpers.command_line import ROOT
 from trajectory.files import CACHE_VARIABLE
-from trajectory.model.native import library
+from trajectory.native import library
 
 SANITIZERS = "gcc -g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 

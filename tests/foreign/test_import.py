@@ -23,7 +23,7 @@ from trajectory.foreign.pickles import read_pickle
 from trajectory.foreign.thresholds import kbins_discretizer, quantile_discretizer
 from trajectory.model.checkpoint import load_checkpoint, read_tensors
 from trajectory.model.gpt import GPT
-from trajectory.model.native.decoder import NativeGPT
+from trajectory.model.native_decoder import NativeGPT
 from trajectory.model.settings import GPTSettings
 from trajectory.planning.beam_search import beam_search, uniforms_shape
 from trajectory.planning.settings import SamplingSettings

@@ -9,10 +9,14 @@ import itertools
 
 import torch
 
+from trajectory.critic.critic import Critic
+from trajectory.critic.learning import ImplicitQLearning
+from trajectory.critic.settings import CriticSettings
+from trajectory.data.transitions import Transitions
 from trajectory.hardware import torch_threads
 from trajectory.model.gpt import GPT
 from trajectory.model.loss import token_losses
-from trajectory.model.native.decoder import NativeGPT
+from trajectory.model.native_decoder import NativeGPT
 from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
 
@@ -56,8 +60,22 @@ def train(gpt: GPT, batch: int, transitions: int) -> None:
     losses.sum().backward()
 
 
+def learn(layout: TransitionLayout, hidden: tuple[int, ...], members: int, batch: int, *, norm: bool) -> None:
+    settings = CriticSettings(hidden=hidden, members=members, batch_size=batch, layer_norm=norm)
+    observations, actions, numbers = (torch.randn(9, n) for n in (layout.observation_dim, layout.action_dim, 1))
+    data = Transitions(observations, actions, numbers, observations, actions, numbers)
+    learner = ImplicitQLearning(Critic(layout, settings), data, numbers, settings, 0.9, seed=0)
+    assert learner.native is not None
+    learner.train_until(3)
+
+
 def main() -> None:
     done = 0
+    for layout, hidden, members, batch, norm in itertools.product(
+        LAYOUTS, ((16,), (48, 32), (16, 16, 16)), (1, 3), (1, 7, 33), (False, True)
+    ):
+        learn(layout, hidden, members, batch, norm=norm)
+        done += 1
     shapes = itertools.product(LAYOUTS, SIZES, (1, 3), ("absolute", "rotary"))
     for layout, (n_embd, n_head), window, positions in shapes:
         gpt = model(layout, n_embd, n_head, window, positions, bins=2 if window == 1 else 101)

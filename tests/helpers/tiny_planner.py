@@ -16,7 +16,7 @@ from trajectory.critic.settings import CriticSettings
 from trajectory.data.discretizer import Discretizer
 from trajectory.model.decoder import Decoder
 from trajectory.model.gpt import GPT
-from trajectory.model.native.decoder import NativeGPT
+from trajectory.model.native_decoder import NativeGPT
 from trajectory.model.settings import GPTSettings
 from trajectory.planning.beam_search import uniforms_shape
 from trajectory.planning.settings import PlannerSettings, SamplingSettings

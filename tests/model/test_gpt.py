@@ -11,7 +11,7 @@ from torch import Tensor
 from trajectory.errors import UserError
 from trajectory.model.decoder import Decoder
 from trajectory.model.gpt import GPT
-from trajectory.model.native.decoder import NativeGPT
+from trajectory.model.native_decoder import NativeGPT
 from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
 

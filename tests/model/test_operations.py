@@ -12,7 +12,7 @@ from torch import Tensor
 from trajectory.hardware import torch_threads
 from trajectory.model.gpt import GPT
 from trajectory.model.loss import token_losses
-from trajectory.model.native.operations import NativeOperations, native_operations
+from trajectory.model.native_operations import NativeOperations, native_operations
 from trajectory.model.operations import TorchOperations
 from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from trajectory.critic.critic import Critic
+from trajectory.critic.native import native_updates
 from trajectory.critic.settings import CriticSettings
 from trajectory.data.episodes import Episodes
 from trajectory.data.returns import return_to_go, shape_rewards
 from trajectory.data.settings import TokenizerSettings
 from trajectory.data.transitions import Transitions
 from trajectory.errors import require
-from trajectory.networks import soft_update
+from trajectory.networks import one_hot, soft_update
 
 
 def prepare_data(critic: Critic, episodes: Episodes, tokenizer: TokenizerSettings) -> tuple[Transitions, Tensor]:
@@ -61,6 +62,8 @@ class ImplicitQLearning:
 
     The batch of an update depends on the seed and the update's number alone, so a resumed training sees the same ones.
 
+    `update` says with torch what an update is. On CPUs the C function of `native.py` does the same.
+
     Args:
         critic: its units are set by `prepare_data`; its networks become the target networks of those trained here.
         data, returns: of `prepare_data`.
@@ -90,21 +93,47 @@ class ImplicitQLearning:
         self.advantage = deepcopy(critic.advantage).requires_grad_()
         parameters = [*self.v.parameters(), *self.advantage.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
+        for parameter in parameters:  # torch would make them at its first step
+            zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **zeros}
+        columns = one_hot(self.inputs, critic.advantage.choices), one_hot(self.next_observations, critic.v.choices)
+        self.native = native_updates(
+            (*columns, self.rewards, self.discounts, self.returns),
+            (self.v, self.advantage),
+            float(self.advantage_scale),
+            settings.expectile,
+            settings.tau,
+        )
         self.updates = 0
         self.last_metrics: dict[str, Tensor] = {}
 
     def train_until(self, updates: int) -> None:
         """Train until `updates` updates have been made in all."""
-        for number in range(self.updates, updates):
-            progress = number / self.settings.steps
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
-            td_weight = min(1.0, progress / self.settings.warm_start) if self.settings.warm_start > 0 else 1.0
-            # a counter-based generator: the draws of any update are known without those of the updates before it
-            generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, number]))
-            rows = torch.from_numpy(generator.integers(self.num_transitions, size=self.settings.batch_size))
-            self.update(rows.to(self.inputs.device), td_weight)
-        self.updates = max(self.updates, updates)
+        numbers = range(self.updates, updates)
+        if not numbers:
+            return
+        rows = np.stack([self.rows(number) for number in numbers])
+        rates, td_weights = zip(*[self.schedule(number / self.settings.steps) for number in numbers], strict=True)
+        if self.native is not None:
+            networks = (self.v, self.critic.v), (self.advantage, self.critic.advantage)
+            self.last_metrics = self.native(networks, self.optimizer.state, rows, rates, td_weights)
+        else:
+            for batch, rate, td_weight in zip(rows, rates, td_weights, strict=True):
+                self.optimizer.param_groups[0]["lr"] = rate
+                self.update(torch.from_numpy(batch).to(self.inputs.device), td_weight)
+        self.updates = updates
+
+    def rows(self, number: int) -> np.ndarray:
+        """(B,) rows of the data of an update, counted from 0."""
+        # a counter-based generator: the draws of any update are known without those of the updates before it
+        generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, number]))
+        return generator.integers(self.num_transitions, size=self.settings.batch_size)
+
+    def schedule(self, progress: float) -> tuple[float, float]:
+        """The learning rate and the weight of TD targets at a fraction of all updates."""
+        settings = self.settings
+        rate = settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+        return rate, min(1.0, progress / settings.warm_start) if settings.warm_start > 0 else 1.0
 
     @torch.enable_grad()
     def update(self, rows: Tensor, td_weight: float) -> None:

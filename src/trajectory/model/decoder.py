@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trajectory.model.cache import TreeCache
 from trajectory.model.gpt import GPT
-from trajectory.model.native.decoder import NativeGPT
+from trajectory.model.native_decoder import NativeGPT
 from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
 

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trajectory.model.cache import TreeCache
-from trajectory.model.native.operations import native_operations
+from trajectory.model.native_operations import native_operations
 from trajectory.model.operations import Operations, TorchOperations, split_heads
 from trajectory.model.settings import INIT_STD, GPTSettings
 from trajectory.transition import TransitionLayout

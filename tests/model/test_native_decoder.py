@@ -1,4 +1,4 @@
-"""`model/native`: the compiled pass over new tokens, beyond what `test_gpt.py` and `test_beam_search.py` ask of it."""
+"""The compiled pass over new tokens, beyond what `test_gpt.py` and `test_beam_search.py` ask of it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ import torch
 
 from trajectory.files import CACHE_VARIABLE
 from trajectory.hardware import torch_threads
+from trajectory.model import native_decoder
 from trajectory.model.decoder import Decoder, decoder_for
 from trajectory.model.gpt import GPT
-from trajectory.model.native import decoder, library
-from trajectory.model.native.decoder import NativeGPT
+from trajectory.model.native_decoder import NativeGPT
 from trajectory.model.settings import GPTSettings
+from trajectory.native import library
 from trajectory.transition import TransitionLayout
 
 HOPPER = TransitionLayout(11, 3)
@@ -96,8 +97,8 @@ def test_threads_change_nothing(threads: int) -> None:
 def test_threads_are_used_only_where_they_pay(fast: int, parts_used: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that goes on by what the work is said to take."""
     now = 0.0
-    monkeypatch.setattr(decoder, "perf_counter", lambda: now)
-    chooser, used = decoder._Threads(4), []
+    monkeypatch.setattr(native_decoder, "perf_counter", lambda: now)
+    chooser, used = native_decoder._Threads(4), []
 
     def work(part: int, parts: int) -> None:
         nonlocal now

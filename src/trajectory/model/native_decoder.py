@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from trajectory.model.cache import TreeCache
 from trajectory.model.gpt import GPT, mask_end
-from trajectory.model.native.library import compiled, parallel_for
+from trajectory.native.library import compiled, parallel_for
 
 TILE = 96  # tokens that go through the layers together, so that their activations fit into a core's cache
 TOKENS_PER_THREAD = 16  # fewer do not pay for another thread

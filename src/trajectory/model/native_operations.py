@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trajectory.model.native.library import compiled, parallel_for
+from trajectory.native.library import compiled, parallel_for
 
 log = logging.getLogger(__name__)
 

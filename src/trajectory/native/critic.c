@@ -1,0 +1,328 @@
+/* Updates of the critic by implicit Q-learning, as `ImplicitQLearning.update` makes them with torch.
+
+   Compiled on first use by library.py:
+     DOUBLE        doubles instead of floats, for tests
+
+   One member of an ensemble is computed after the other, so that its weights and activations stay in the core's cache.
+   Products of the hidden layers work on blocks of rows by two vectors of columns; those of the inputs and outputs,
+   which may be narrow, on vectors along the hidden layer. */
+
+#define FITS_64 1
+#include "vectors.h"
+
+#define BLOCK (REGISTERS / 2)               /* rows of a product at a time */
+
+/* K multilayer perceptrons of one shape, with ReLU between the layers */
+typedef struct {
+    int64_t members, layers, norm;          /* norm: whether a layer norm without weights follows each ReLU */
+    const int64_t *sizes;                   /* (layers + 1,): inputs, hidden layers (multiples of LANES), one output */
+    real **values, **averages, **squares, **targets; /* per layer weights (K, in, out), then per layer biases (K, out):
+                                               parameters, Adam's moments, and the target network's parameters */
+} Network;
+
+typedef struct {
+    int64_t batch;
+    const real *inputs, *next_observations; /* of T transitions: (T, in) of the advantage and of V */
+    const real *rewards, *discounts, *returns; /* (T,) */
+    double advantage_scale, expectile, tau; /* advantage_scale: from advantages to values */
+} Problem;
+
+/* ---- products ---- */
+
+/* y (m, n LANES) = a (m, k) times b (k, n LANES), with their strides; plus the bias and through ReLU with one */
+INLINE void block(int m, int n, const real *a, int64_t a_row, int64_t a_column, const real *b, int64_t b_row, int64_t k,
+                  const real *bias, real *y, int64_t y_row)
+{
+    vec sums[BLOCK][2];
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < n; j++) sums[i][j] = bias ? LOAD(bias + j * LANES) : splat(0);
+    for (; k > 0; k--, a += a_column, b += b_row) {
+        vec right[2];
+        for (int j = 0; j < n; j++) {
+            right[j] = LOAD(b + j * LANES);
+            IN_REGISTER(right[j]);
+        }
+        for (int i = 0; i < m; i++) {
+            vec left = splat(a[i * a_row]);
+            for (int j = 0; j < n; j++) sums[i][j] += left * right[j];
+        }
+    }
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < n; j++)
+            STORE(y + i * y_row + j * LANES, bias ? larger(sums[i][j], splat(0)) : sums[i][j]);
+}
+
+INLINE void blocks(int n, const real *a, int64_t a_row, int64_t a_column, int64_t rows, const real *b, int64_t b_row,
+                   int64_t k, const real *bias, real *y, int64_t y_row)
+{
+    for (; rows >= BLOCK; rows -= BLOCK, a += BLOCK * a_row, y += BLOCK * y_row)
+        block(BLOCK, n, a, a_row, a_column, b, b_row, k, bias, y, y_row);
+    for (int m = BLOCK / 2; m > 0; m = m > 2 ? m / 2 : m - 1) /* 6, 3, 1 of 12, or 3, 1 of 6 */
+        for (; rows >= m; rows -= m, a += m * a_row, y += m * y_row)
+            switch (m) {
+            case BLOCK / 2: block(BLOCK / 2, n, a, a_row, a_column, b, b_row, k, bias, y, y_row); break;
+            case 3: block(3, n, a, a_row, a_column, b, b_row, k, bias, y, y_row); break;
+            default: block(1, n, a, a_row, a_column, b, b_row, k, bias, y, y_row);
+            }
+}
+
+/* y (rows, columns) = a (rows, k) times b (k, columns), where columns is a multiple of LANES */
+static void product(const real *a, int64_t a_row, int64_t a_column, int64_t rows, const real *b, int64_t k,
+                    const real *bias, int64_t columns, real *y)
+{
+    int64_t c = 0;
+    for (; c + 2 * LANES <= columns; c += 2 * LANES)
+        blocks(2, a, a_row, a_column, rows, b + c, columns, k, bias ? bias + c : 0, y + c, columns);
+    if (c < columns) blocks(1, a, a_row, a_column, rows, b + c, columns, k, bias ? bias + c : 0, y + c, columns);
+}
+
+INLINE real sum_of(vec v)
+{
+    real sum = 0;
+    for (int l = 0; l < LANES; l++) sum += v[l];
+    return sum;
+}
+
+/* y (rows, outputs) = a (rows, k) times b (outputs, k), transposed, plus the bias; k is a multiple of LANES */
+static void dots(const real *a, int64_t rows, const real *b, int64_t outputs, int64_t k, const real *bias, real *y)
+{
+    for (int64_t i = 0; i < rows; i++, a += k, y += outputs)
+        for (int64_t j = 0; j < outputs; j++) {
+            vec sum = splat(0);
+            for (int64_t c = 0; c < k; c += LANES) sum += LOAD(a + c) * LOAD(b + j * k + c);
+            y[j] = sum_of(sum) + (bias ? bias[j] : 0);
+        }
+}
+
+static void transpose(const real *x, int64_t rows, int64_t columns, real *y)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < columns; c++) y[c * rows + r] = x[r * columns + c];
+}
+
+/* ---- what a forward pass keeps ---- */
+
+/* numbers kept of a hidden layer: what ReLU gives, and with a norm also what that gives and its scales */
+INLINE int64_t kept(const Network *net, int64_t size, int64_t rows) { return rows * (net->norm ? 2 * size + 1 : size); }
+
+/* of a member */
+static int64_t kept_by_member(const Network *net, int64_t rows)
+{
+    int64_t sum = 0;
+    for (int64_t l = 1; l < net->layers; l++) sum += kept(net, net->sizes[l], rows);
+    return sum;
+}
+
+static int64_t widest(const Network *net)
+{
+    int64_t most = 0;
+    for (int64_t l = 0; l <= net->layers; l++) most = net->sizes[l] > most ? net->sizes[l] : most;
+    return most;
+}
+
+/* numbers in parameter p of a member: weights of all layers, then biases */
+INLINE int64_t count(const Network *net, int64_t p)
+{
+    const int64_t l = p % net->layers, outputs = net->sizes[l + 1];
+    return p < net->layers ? net->sizes[l] * outputs : outputs;
+}
+
+/* layer norm of the rows of x; `scales` are the reciprocals of their standard deviations */
+static void normalize(const real *x, int64_t rows, int64_t size, real *y, real *scales)
+{
+    for (int64_t r = 0; r < rows; r++, x += size, y += size) {
+        vec sum = splat(0), squares = splat(0);
+        for (int64_t c = 0; c < size; c += LANES) sum += LOAD(x + c);
+        const real mean = sum_of(sum) / size;
+        for (int64_t c = 0; c < size; c += LANES) {
+            vec d = LOAD(x + c) - mean;
+            squares += d * d;
+        }
+        scales[r] = 1 / sqrt(sum_of(squares) / size + (real)1e-5);
+        for (int64_t c = 0; c < size; c += LANES) STORE(y + c, (LOAD(x + c) - mean) * scales[r]);
+    }
+}
+
+/* dx of `normalize` in place of dy, where y is what it gave */
+static void normalize_backward(real *dy, const real *y, const real *scales, int64_t rows, int64_t size)
+{
+    for (int64_t r = 0; r < rows; r++, dy += size, y += size) {
+        vec sum = splat(0), products = splat(0);
+        for (int64_t c = 0; c < size; c += LANES) sum += LOAD(dy + c), products += LOAD(dy + c) * LOAD(y + c);
+        const real mean = sum_of(sum) / size, slope = sum_of(products) / size;
+        for (int64_t c = 0; c < size; c += LANES) STORE(dy + c, (LOAD(dy + c) - mean - LOAD(y + c) * slope) * scales[r]);
+    }
+}
+
+/* ---- passes ---- */
+
+/* one member, with parameters `values`: x (rows, in) -> y (rows,), and `keep` for `backward` */
+static void forward(const Network *net, real *const *values, int64_t member, const real *x, int64_t rows, real *keep,
+                    real *y)
+{
+    const int64_t *sizes = net->sizes, last = net->layers - 1;
+    for (int64_t l = 0; l < last; l++) {
+        const int64_t m = sizes[l], n = sizes[l + 1];
+        product(x, m, 1, rows, values[l] + member * m * n, m, values[net->layers + l] + member * n, n, keep);
+        x = keep, keep += rows * n;
+        if (!net->norm) continue;
+        normalize(x, rows, n, keep, keep + rows * n);
+        x = keep, keep += rows * (n + 1);
+    }
+    dots(x, rows, values[last] + member * sizes[last], 1, sizes[last], values[net->layers + last] + member, y);
+}
+
+/* one member: dy (rows,) -> the gradients of its parameters */
+static void backward(const Network *net, int64_t member, const real *x, int64_t rows, const real *keep, const real *dy,
+                     real *const *gradients, real *scratch)
+{
+    const int64_t *sizes = net->sizes, last = net->layers - 1, size = sizes[last];
+    real *slopes = scratch, *next = slopes + rows * widest(net), *transposed = next + rows * widest(net);
+    const real *out = keep + kept_by_member(net, rows); /* the end of what the member kept */
+    const real *h = out - (net->norm ? rows * (size + 1) : rows * size), *w = net->values[last] + member * size;
+    real *dw = gradients[last], *db = gradients[net->layers + last];
+    memset(dw, 0, sizeof(real) * size);
+    *db = 0;
+    for (int64_t i = 0; i < rows; i++) {
+        *db += dy[i];
+        for (int64_t c = 0; c < size; c += LANES) {
+            STORE(dw + c, LOAD(dw + c) + dy[i] * LOAD(h + i * size + c));
+            STORE(slopes + i * size + c, dy[i] * LOAD(w + c));
+        }
+    }
+    for (int64_t l = last - 1; l >= 0; l--) { /* slopes (rows, n) of what follows hidden layer l */
+        const int64_t m = sizes[l], n = sizes[l + 1];
+        out -= kept(net, n, rows);
+        if (net->norm) normalize_backward(slopes, out + rows * n, out + 2 * rows * n, rows, n);
+        real *bias = gradients[net->layers + l];
+        memset(bias, 0, sizeof(real) * n);
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t c = 0; c < n; c += LANES) {
+                vec s = choose((ivec)(LOAD(out + i * n + c) > splat(0)), LOAD(slopes + i * n + c), splat(0));
+                STORE(slopes + i * n + c, s);
+                STORE(bias + c, LOAD(bias + c) + s);
+            }
+        const real *in = l == 0 ? x : out - (net->norm ? rows * (m + 1) : rows * m);
+        product(in, 1, m, m, slopes, rows, 0, n, gradients[l]);
+        if (l == 0) break;
+        transpose(net->values[l] + member * m * n, m, n, transposed);
+        product(slopes, n, 1, rows, transposed, n, 0, m, next);
+        real *swap = slopes;
+        slopes = next, next = swap;
+    }
+}
+
+/* Adam of one member's parameters (Kingma and Ba 2015, as torch computes it), then the soft update of its target */
+static void step(const Network *net, int64_t member, real *const *gradients, double rate, int64_t number, double tau)
+{
+    const double beta = 0.9, beta_squares = 0.999;
+    const real size = rate / (1 - pow(beta, number)), scale = 1 / sqrt(1 - pow(beta_squares, number));
+    for (int64_t p = 0; p < 2 * net->layers; p++) {
+        const int64_t n = count(net, p), first = member * n;
+        const real *g = gradients[p];
+        real *value = net->values[p] + first, *average = net->averages[p] + first, *square = net->squares[p] + first,
+             *target = net->targets[p] + first;
+        for (int64_t i = 0; i < n; i++) {
+            average[i] += (real)(1 - beta) * (g[i] - average[i]);
+            square[i] = (real)beta_squares * square[i] + (real)(1 - beta_squares) * g[i] * g[i];
+            value[i] -= size * average[i] / ((real)sqrt(square[i]) * scale + (real)1e-8);
+            target[i] += (real)tau * (value[i] - target[i]);
+        }
+    }
+}
+
+/* ---- updates ---- */
+
+#define MOST_LAYERS 32
+
+int64_t critic_lanes(void) { return LANES; }
+int64_t critic_most_layers(void) { return MOST_LAYERS; }
+
+typedef struct {
+    real *x, *observations;                 /* (batch, in) and (2 batch, in): those before and those after a step */
+    real *v, *error, *v_target, *online;    /* of the target network, (2 batch,); TD errors; of the trained one */
+    real *advantages, *dy, *keep, *work;    /* (K, batch); slopes of the loss; for `forward` and `backward` */
+    real *gradients[2 * MOST_LAYERS];       /* of one member */
+} Buffers;
+
+static int64_t partition(const Problem *of, const Network *v, const Network *advantage, Buffers *to, real *memory)
+{
+    const int64_t B = of->batch, most = widest(v) > widest(advantage) ? widest(v) : widest(advantage);
+    const int64_t both = kept_by_member(v, 2 * B), each = kept_by_member(advantage, B);
+    int64_t sizes[10] = {B * advantage->sizes[0], 2 * B * v->sizes[0], 2 * B, B, B, advantage->members * B, B, B,
+                         both > each ? both : each, most * (2 * B + most)};
+    real *start = memory, **fields[10] = {&to->x, &to->observations, &to->v, &to->error, &to->v_target, &to->advantages,
+                                          &to->online, &to->dy, &to->keep, &to->work};
+    for (int i = 0; i < 10; i++) *fields[i] = memory, memory += sizes[i];
+    for (int64_t p = 0; p < 2 * advantage->layers; p++) {
+        const int64_t a = count(advantage, p), b = count(v, p);
+        to->gradients[p] = memory, memory += a > b ? a : b;
+    }
+    return memory - start;
+}
+
+/* size, in numbers, of the memory that `critic_updates` needs */
+int64_t critic_memory(const Problem *of, const Network *v, const Network *advantage)
+{
+    Buffers unused;
+    return partition(of, v, advantage, &unused, 0);
+}
+
+/* one batch of rows: inputs, and observations followed by next observations */
+static void gather(const Problem *of, int64_t inputs, int64_t observations, const int64_t *rows, const Buffers *to)
+{
+    for (int64_t i = 0; i < of->batch; i++) {
+        const real *x = of->inputs + rows[i] * inputs;
+        memcpy(to->x + i * inputs, x, sizeof(real) * inputs);
+        memcpy(to->observations + i * observations, x, sizeof(real) * observations);
+        memcpy(to->observations + (of->batch + i) * observations, of->next_observations + rows[i] * observations,
+               sizeof(real) * observations);
+    }
+}
+
+/* `count` updates, of which the first has this number, counted from 1. Of each: its rows (count, batch), its learning
+   rate, and the weight of TD targets against returns. Of the last one: q_values (batch,), and losses, the means of
+   squared errors of the advantages and of V. */
+void critic_updates(const Problem *of, const Network *v, const Network *advantage, int64_t number, int64_t count,
+                    const int64_t *rows, const double *rates, const double *td_weights, real *memory, real *q_values,
+                    double *losses)
+{
+    const int64_t B = of->batch, K = advantage->members;
+    Buffers use;
+    partition(of, v, advantage, &use, memory);
+    for (int64_t u = 0; u < count; u++, rows += B) {
+        const real td_weight = td_weights[u], scale = of->advantage_scale;
+        double advantage_loss = 0, v_loss = 0;
+        gather(of, advantage->sizes[0], v->sizes[0], rows, &use);
+        forward(v, v->targets, 0, use.observations, 2 * B, use.keep, use.v);
+        for (int64_t i = 0; i < B; i++) {
+            const real value = of->rewards[rows[i]] + of->discounts[rows[i]] * use.v[B + i];
+            use.error[i] = (value - use.v[i]) / scale;
+            use.v_target[i] = of->returns[rows[i]] + td_weight * (value - of->returns[rows[i]]);
+        }
+        for (int64_t k = 0; k < K; k++) {
+            real *a = use.advantages + k * B;
+            forward(advantage, advantage->values, k, use.x, B, use.keep, a);
+            for (int64_t i = 0; i < B; i++) {
+                const real d = a[i] - use.error[i];
+                use.dy[i] = 2 * d / B;
+                advantage_loss += (double)d * d;
+            }
+            backward(advantage, k, use.x, B, use.keep, use.dy, use.gradients, use.work);
+            step(advantage, k, use.gradients, rates[u], number + u, of->tau);
+        }
+        forward(v, v->values, 0, use.observations, B, use.keep, use.online);
+        for (int64_t i = 0; i < B; i++) {
+            real smallest = use.advantages[i];
+            for (int64_t k = 1; k < K; k++)
+                if (use.advantages[k * B + i] < smallest) smallest = use.advantages[k * B + i];
+            const real weight = smallest > 0 ? of->expectile : 1 - of->expectile, d = use.online[i] - use.v_target[i];
+            use.dy[i] = 2 * weight * d / B;
+            v_loss += (double)weight * d * d;
+            q_values[i] = use.v[i] + scale * smallest;
+        }
+        backward(v, 0, use.observations, B, use.keep, use.dy, use.gradients, use.work);
+        step(v, 0, use.gradients, rates[u], number + u, of->tau);
+        losses[0] = advantage_loss / (K * B), losses[1] = v_loss / B;
+    }
+}
