@@ -36,6 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(place)
         patch.setattr(pretrained, "_run", run)
         patch.setattr(pretrained, "EPISODES", 3)
+        patch.setattr(pretrained, "COMPARED", 2)
         patch.setattr(pretrained, "PRETRAINED", place / "package")
         pretrained.main("hopper-medium", str(checkpoint))
     return place / "package"
@@ -57,6 +58,9 @@ def test_a_model_is_made_with_all_that_its_card_must_say(made: Path) -> None:
     low, high = evaluation["return_interval"]
     assert low <= evaluation["return_mean"] <= high
     assert (evaluation["episodes"], evaluation["seeds"]) == (3, [7000, 7002])
+    compared = evaluation["full_precision"]
+    assert compared["episodes"] == 2
+    assert compared["return_mean"] == pytest.approx(compared["return_mean_half_precision"], rel=0.5)
     assert set(about) == {"licence", "data", "command", "evaluation", "made", "limits"}
 
 

@@ -30,6 +30,7 @@ RECIPES: dict[str, tuple[str, ...]] = {  # by name: what `train.py` is given
     "four-rooms": ("experiment=four_rooms",),
 }
 EPISODES, FIRST_SEED, RESAMPLES = 96, 7000, 2_000
+COMPARED = 24  # of these episodes are played by the checkpoint as well, whose weights are in full precision
 QUIET = ("logger=csv",)
 
 
@@ -42,8 +43,8 @@ def main(name: str, checkpoint: str | None = None) -> None:
         _run("train", *RECIPES[name], *QUIET, "resume=true", f"hydra.run.dir={folder / 'train'}")
         checkpoint = str(folder / "train" / "last.ckpt")
     _run("export", f"checkpoint={checkpoint}", f"to={folder / 'model'}", "half=true")
-    for part, source in (("half", folder / "model"), ("full", checkpoint)):
-        episodes = (f"evaluation.episodes={EPISODES}", f"evaluation.seed={FIRST_SEED}", "evaluation.video=false")
+    for part, source, count in (("half", folder / "model", EPISODES), ("full", checkpoint, COMPARED)):
+        episodes = (f"evaluation.episodes={count}", f"evaluation.seed={FIRST_SEED}", "evaluation.video=false")
         _run("evaluate", f"checkpoint={source}", *episodes, *QUIET, f"hydra.run.dir={folder / part}")
     results = {part: json.loads((folder / part / "results.json").read_text()) for part in ("half", "full")}
     card = read_card(folder / "model")
@@ -59,7 +60,7 @@ def about(results: dict[str, Any], full: dict[str, Any], recipe: Sequence[str]) 
 
     Args:
         results: of the evaluation of the export.
-        full: of the same episodes with the checkpoint's own precision.
+        full: of the first of these episodes with the checkpoint's own precision.
         recipe: what `train.py` was given.
     """
     returns = np.array([episode["return"] for episode in results["episodes"]])
@@ -76,7 +77,11 @@ def about(results: dict[str, Any], full: dict[str, Any], recipe: Sequence[str]) 
             "return_interval": None if bounds is None else bounds[:, 0].tolist(),
             "return_std": float(returns.std()),
             "normalized_score": results["normalized_score_mean"],
-            "return_mean_full_precision": full["return_mean"],
+            "full_precision": {
+                "episodes": len(full["episodes"]),
+                "return_mean": full["return_mean"],
+                "return_mean_half_precision": float(returns[: len(full["episodes"])].mean()),
+            },
             "decision_latency_ms": results["decision_latency_ms"],
         },
         "made": {
