@@ -81,6 +81,7 @@ EXTRAS = {  # files that import an optional extra, late
     PLUGINS / "search.py": "sweeps",
     PACKAGE / "reporting" / "dashboard.py": "dashboard",
     PACKAGE / "hub.py": "hub",
+    PACKAGE / "foreign" / "onnx.py": "onnx",
 }
 RECIPE_LIBRARIES = {"stable_baselines3", "sb3_contrib"}
 

@@ -32,7 +32,8 @@ def check_checkpoint_file(path: Path) -> None:
     """Raise a `UserError` unless the checkpoint `path` is a file, or the folder of an export."""
     # of any text, even one that is too long for a name
     if not os.path.isfile(path) and not os.path.isfile(path / CARD):
-        raise UserError(f"checkpoint must be the path of a checkpoint file, got {str(path)!r}, which does not exist")
+        found = f"a folder without {CARD}" if os.path.isdir(path) else "which does not exist"
+        raise UserError(f"checkpoint must be the path of a checkpoint file, got {str(path)!r}, {found}")
 
 
 def write_file(path: Path, content: bytes | str) -> None:
@@ -53,6 +54,30 @@ def write_file(path: Path, content: bytes | str) -> None:
             with suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def write_folder(folder: Path, files: dict[str, bytes]) -> None:
+    """Write a folder with these files, as a whole or not at all.
+
+    Args:
+        folder: new or empty.
+
+    Raises:
+        UserError: the disk is full, or the folder has files already or cannot be written.
+    """
+    temporary = folder.with_name(f"{TMP_PREFIX}{folder.name}")
+    try:
+        with disk_error_as_user_error(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+            temporary.mkdir()
+            for name, content in files.items():
+                write_file(temporary / name, content)
+            if folder.exists():
+                folder.rmdir()
+            rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def rename(old: Path, new: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from helpers.checkpoints import same
 from helpers.command_line import Refusal, run_main_here
 from trajectory import TrajectoryAgent
 from trajectory.errors import UserError
+from trajectory.files import write_folder
 from trajectory.foreign import howuhh, janner
 from trajectory.foreign.imported import Imported
-from trajectory.foreign.pickles import read_pickle
+from trajectory.foreign.pickles import Global, read_pickle, write_record
 from trajectory.foreign.thresholds import kbins_discretizer, quantile_discretizer
 from trajectory.model.checkpoint import load_checkpoint, read_tensors
 from trajectory.model.gpt import GPT
@@ -198,7 +202,7 @@ def test_checkpoints_of_both_are_evaluated_and_know_where_they_come_from(importe
 
 
 def test_what_is_exported_to_the_original_is_what_was_imported(imported: dict[str, Path], tmp_path: Path) -> None:
-    janner.write(load_checkpoint(imported["jannerm"]), tmp_path)
+    write_folder(tmp_path, janner.files(load_checkpoint(imported["jannerm"])))
     original, again = MODELS / "jannerm", janner.read(tmp_path, None)
     assert same(read_tensors(tmp_path / "state_20.pt"), read_tensors(original / "state_20.pt"))
     np.testing.assert_array_equal(np.load(tmp_path / "thresholds.npy"), np.load(original / "thresholds.npy"))
@@ -282,6 +286,38 @@ def test_truncated_weights_and_weights_of_another_model_are_named(refusal: Refus
     assert f"{weights} must be a file of tensors" in refusal("import_checkpoint", *given)
 
 
+# project, file, section, key and value of its configuration -> what the line says
+VALUES: list[tuple[str, str, str, Any, str]] = [
+    ("howuhh", "model", "embedding_dim", 1 << 20, "weights of the sizes that its configuration gives"),
+    ("howuhh", "model", "seq_len", 16 * 10**12, "weights of the sizes that its configuration gives"),
+    ("howuhh", "dataset", "env_name", 7, "config.yaml: dataset: env_name must be given"),
+    ("howuhh", "dataset", "discount", 1.5, "a model with a discount from 0 to 1, got 1.5"),
+    ("howuhh", "dataset", "discount", math.nan, "config.yaml: dataset: discount must be given"),
+    ("howuhh", "trainer", "eval_beam_context", [], "config.yaml: trainer: eval_beam_context must be given"),
+    ("howuhh", "", "trainer", "none", "must be a mapping with `model` and `dataset`"),
+    ("jannerm", "model_config.pkl", "n_embd", 1 << 20, "weights of the sizes that its configuration gives"),
+    ("jannerm", "data_config.pkl", "env", 7, "data_config.pkl: env must be given"),
+    ("jannerm", "data_config.pkl", "penalty", "none", "data_config.pkl: penalty must be given"),
+]
+
+
+@pytest.mark.parametrize(("name", "section", "key", "value", "said"), VALUES)
+def test_values_that_a_configuration_cannot_have_are_one_line(
+    refusal: Refusal, tmp_path: Path, name: str, section: str, key: str, value: Any, said: str
+) -> None:
+    """Sizes that would take all memory too: nothing is allocated for them."""
+    path = copied(name, tmp_path)
+    if name == "howuhh":
+        config = yaml.safe_load((path / "config.yaml").read_text())
+        (config[section] if section else config)[key] = value
+        (path / "config.yaml").write_text(yaml.safe_dump(config))
+    else:
+        kind, cls = ("model", janner.GPT_CLASS) if section.startswith("model") else ("data", janner.DATA_CLASS)
+        values = {**janner.read(path, None).origin[kind], key: value}
+        (path / section).write_bytes(write_record(janner.CONFIG, {"_class": Global(cls), "_dict": values}))
+    assert said in refusal("import_checkpoint", f"source={name}", f"path={path}", "env=hopper")
+
+
 def test_thresholds_that_do_not_ascend_are_refused(tmp_path: Path) -> None:
     path = copied("jannerm", tmp_path) / "thresholds.npy"
     thresholds = np.load(path)
@@ -294,3 +330,19 @@ def test_thresholds_that_do_not_ascend_are_refused(tmp_path: Path) -> None:
         np.save(path, changed)
         with pytest.raises(UserError, match=said):
             janner.read(path.parent, None)
+
+
+def test_edges_of_the_fork_that_do_not_ascend_are_refused(refusal: Refusal, tmp_path: Path) -> None:
+    """Its pickle with two edges exchanged, in place."""
+    path = copied("howuhh", tmp_path) / "discretizer.pt"
+    edges = howuhh.read(path.parent, None).edges.numpy()
+    one, other = (edge.tobytes().decode("latin1").encode() for edge in edges[3, 1:3])  # as its pickle has bytes
+    with zipfile.ZipFile(path) as archive:
+        parts = {part: archive.read(part) for part in archive.namelist()}
+    changed = {part: other.join(piece.replace(other, one) for piece in data.split(one)) for part, data in parts.items()}
+    assert changed != parts
+    with zipfile.ZipFile(path, "w") as archive:
+        for part, data in changed.items():
+            archive.writestr(part, data)
+    line = refusal("import_checkpoint", "source=howuhh", f"path={path.parent}", "env=hopper")
+    assert "must be ascending in every dimension, got 'edges that fall in dimension 3'" in line

@@ -19,6 +19,17 @@ class Answering(BaseHTTPRequestHandler):
         """Send JSON."""
         self.send(json.dumps(content).encode(), status, **{"Content-Type": "application/json"})
 
+    def body(self) -> bytes:
+        """What was sent, also where it was sent in chunks."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        found = b""
+        while size := int(self.rfile.readline(), 16):
+            found += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return found
+
     def send(self, content: bytes, status: int, **headers: str) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(content))}.items():

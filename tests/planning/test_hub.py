@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from helpers.checkpoints import same
 from helpers.command_line import ROOT, run_main
 from helpers.made_checkpoint import write_made_checkpoint
-from helpers.model_hub import ModelHub, serve_model_hub
+from helpers.model_hub import LARGE, PART, ModelHub, serve_model_hub
 from helpers.wandb_hub import KEY, serve_artifact
 from trajectory.files import CARD, WEIGHTS
 from trajectory.model.checkpoint import load_checkpoint
@@ -99,6 +100,51 @@ def test_a_push_leaves_safetensors_and_cards_alone(
     for name in (CARD, WEIGHTS):
         (tmp_path / name).write_bytes(files[name])
     assert same(load_checkpoint(tmp_path).tensors(), load_checkpoint(checkpoint).tensors())
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with more weights than a hub keeps in git."""
+    path = write_made_checkpoint(tmp_path_factory.mktemp("large") / "last.ckpt", "model.n_embd=512")
+    assert path.stat().st_size > LARGE + PART
+    return path
+
+
+def test_large_weights_travel_by_lfs_in_parts_and_come_back_equal(hub: ModelHub, large: Path, tmp_path: Path) -> None:
+    name = "lab/large"
+    push = f"TrajectoryAgent.from_checkpoint({str(large)!r}).push_to_hub({name!r})"
+    found = "str(locate({!r}).path)"
+    start = len(hub.requests)
+    client = variables(hub, tmp_path, HF_TOKEN="hf_secret")
+    pushed, folder, again = ask(push, found.format(f"hf://{name}"), push, **client)
+    weights = hub.files(name)[WEIGHTS]
+    oid = hashlib.sha256(weights).hexdigest()
+    parts = [f"PUT /lfs/{oid}/{number}" for number in range(1, -(-len(weights) // PART) + 1)]
+    uploads = [request for request in hub.requests[start:] if "lfs" in request]
+    batch = f"POST /{name}.git/info/lfs/objects/batch"
+    # the second push finds the weights there
+    assert uploads == [batch, *parts, f"POST /lfs/{oid}/complete", f"POST /lfs/{oid}/verify", batch]
+    assert len(parts) > 2
+    assert (Path(folder) / WEIGHTS).read_bytes() == weights
+    assert same(load_checkpoint(folder).tensors(), load_checkpoint(large).tensors())
+    assert again != pushed
+
+
+def test_small_weights_travel_by_lfs_in_one_piece(hub: ModelHub, pushed: str) -> None:
+    oid = hashlib.sha256(hub.repositories[NAME][pushed.partition("@")[2]][WEIGHTS]).hexdigest()
+    assert hub.requests.count(f"PUT /lfs/{oid}") == 1
+    assert hub.requests.count(f"POST /lfs/{oid}/verify") == 1
+
+
+def test_an_upload_that_arrives_damaged_is_refused_and_makes_no_commit(
+    hub: ModelHub, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "loses", True)
+    push = f"TrajectoryAgent.from_checkpoint({str(checkpoint)!r}).push_to_hub('lab/lost', half=True)"
+    (line,) = ask(push, **variables(hub, tmp_path, HF_TOKEN="hf_secret"))
+    assert line.startswith("refused: hf://lab/lost cannot be reached: ")
+    assert "\n" not in line
+    assert hub.repositories["lab/lost"] == {}
 
 
 REFUSED = {  # name -> what the line says

@@ -2,6 +2,7 @@
 
   python src/export.py checkpoint=outputs/train/hopper/.../last.ckpt to=hopper-model
   python src/export.py checkpoint=... to=hopper-model half=true
+  python src/export.py checkpoint=... to=hopper-onnx format=onnx   # for deployments without Python
 
 `evaluate.py checkpoint=hopper-model` and `TrajectoryAgent.from_pretrained("hopper-model")` take the folder.
 """

@@ -7,6 +7,7 @@ attention over whole windows and without the value tokens; its cached planning l
 from __future__ import annotations
 
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ BLOCKS = {
 MODEL_KEYS: dict[str, Any] = dict.fromkeys(
     ("vocab_size", "transition_dim", "observation_dim", "action_dim", "seq_len", "embedding_dim"), int
 )
+DATA_KEYS: dict[str, Any] = {"env_name": (str, NoneType), "discount": float}
 DEFAULTS = {  # of its `GPT`, for keys that a configuration may leave out
     "num_layers": 4,
     "num_heads": 4,
@@ -71,17 +73,17 @@ def read(folder: Path, weights: str | None) -> Imported:
         **{key: model[key] for key in ("embedding_dropout", "residual_dropout", "attention_dropout")},
     )
     edges = check_edges(_edges(folder / "discretizer.pt"), (D, N + 1), f"the bin_edges in {folder / 'discretizer.pt'}")
-    data = config["dataset"]
+    data = config_values(config["dataset"], DATA_KEYS, "config.yaml: dataset")
     return Imported(
         layout=layout,
         model=settings,
         weights=our_weights(read_tensors(state_path), settings.n_layer, state_path),
         edges=torch.from_numpy(edges.copy()),
         discretizer=kbins_discretizer(edges),
-        task=data.get("env_name"),
-        discount=config_values(data, {"discount": float}, "config.yaml: dataset")["discount"],
+        task=data["env_name"],
+        discount=data["discount"],
         terminal_reward=None,
-        planner=_planner(config.get("trainer") or {}, settings.window),
+        planner=_planner(config.get("trainer", {}), settings.window),
         origin={"source": "howuhh", "state": state_path.name},
     )
 
@@ -115,8 +117,9 @@ def _config(path: Path) -> dict[str, Any]:
     require(path.is_file(), "path", "a folder with the fork's config.yaml", str(path.parent))
     require(path.stat().st_size <= MAX_CONFIG_BYTES, str(path), "a configuration", "a larger file")
     found: Any = OmegaConf.to_container(load_yaml(path), resolve=False)
-    sections = isinstance(found, dict) and all(isinstance(found.get(key), dict) for key in ("model", "dataset"))
-    require(sections, str(path), "a mapping with `model` and `dataset`", type(found).__name__)
+    found = {"trainer": {}, **found} if isinstance(found, dict) else {}
+    sections = [key for key in ("model", "dataset", "trainer") if isinstance(found.get(key), dict)]
+    require(len(sections) == 3, str(path), "a mapping with `model` and `dataset`, and `trainer` if given", sections)
     return found
 
 
@@ -131,10 +134,11 @@ def _edges(path: Path) -> Any:
 
 def _planner(trainer: dict[str, Any], window: int) -> PlannerSettings:
     """As it evaluates while training. Its context counts the present transition, as the original's does."""
+    context = config_values({"eval_beam_context": 16, **trainer}, {"eval_beam_context": int}, "config.yaml: trainer")
     return PlannerSettings(
         beam_width=trainer.get("eval_beam_width", 256),
         horizon=trainer.get("eval_beam_steps", 64),
-        context=max(0, min(window, trainer.get("eval_beam_context", 16)) - 1),
+        context=max(0, min(window, context["eval_beam_context"]) - 1),
         expansion=trainer.get("eval_sample_expand", 1),
         discount=trainer.get("eval_discount", 0.99),
         replan_interval=trainer.get("eval_plan_every", 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from trajectory.environments.make import check_layout, make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, first_line, require
 from trajectory.foreign.settings import ImportSettings
-from trajectory.model.checkpoint import EDGES
+from trajectory.model.checkpoint import EDGES, check_gpt_sizes
 from trajectory.model.gpt import GPT
 from trajectory.model.settings import GPTSettings
 from trajectory.planning.settings import PlannerSettings, planner_as_dict, trained_planner
@@ -53,10 +54,16 @@ class Imported:
         Raises:
             UserError: weights of other sizes than the configuration's.
         """
-        gpt = GPT(self.model, self.layout).to(dtype)
         try:
+            check_gpt_sizes(self.model, self.layout, self.weights)
+            gpt = GPT(self.model, self.layout).to(dtype)
             gpt.load_state_dict(self.weights)
-        except RuntimeError as error:  # torch lists every name below its first line
+        except (
+            RuntimeError,
+            ValueError,
+            KeyError,
+            AttributeError,
+        ) as error:  # torch lists every name below its first line
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"path must hold weights of the sizes that its configuration gives: {reason}") from error
         return gpt.eval()
@@ -69,6 +76,7 @@ def as_checkpoint(found: Imported, settings: ImportSettings) -> dict[str, Any]:
         UserError: an environment of other sizes or of another task, or a planner that does not fit the model.
     """
     environment = settings.environment
+    require(0 <= found.discount <= 1, "path", "a folder of a model with a discount from 0 to 1", found.discount)
     require(environment.has_simulator, "env", "one with a simulator, such as env=hopper", "none")
     source_name = f"path={settings.path}"
     env = make_environment(environment)
@@ -139,12 +147,13 @@ def config_values(values: Mapping[str, Any], keys: Mapping[str, type | tuple[typ
         keys: with the types that are taken.
 
     Raises:
-        UserError: a key that is missing or has a value of another type.
+        UserError: a key that is missing or has a value of another type, or a number that is not finite.
     """
     found = {}
     for key, kind in keys.items():
         value = values.get(key)
-        valid = isinstance(value, kind) and not isinstance(value, bool)
+        finite = not isinstance(value, float) or math.isfinite(value)
+        valid = isinstance(value, kind) and not isinstance(value, bool) and finite
         require(valid, f"{name}: {key}", "given, as that project writes it", value)
         found[key] = value
     return found

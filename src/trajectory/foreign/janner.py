@@ -7,8 +7,10 @@ again from the data whenever it plans. The thresholds must therefore stand besid
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,7 @@ MODEL_KEYS: dict[str, Any] = {
     **dict.fromkeys(("observation_dim", "action_dim", "transition_dim"), int),
     **dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), (int, float)),
 }
+DATA_KEYS: dict[str, Any] = {"env": (str, NoneType), "discount": float, "penalty": (int, float, NoneType)}
 CONFIG, GPT_CLASS = "trajectory.utils.config.Config", "trajectory.models.transformers.GPT"
 DATA_CLASS = "trajectory.datasets.sequence.DiscretizedDataset"
 HOW = "np.save('thresholds.npy', dataset.discretizer.thresholds) in that project's scripts/plan.py writes it"
@@ -66,16 +69,16 @@ def read(folder: Path, weights: str | None) -> Imported:
         **{f"{ours}_dropout": float(model[f"{its}_pdrop"]) for ours, its in DROPOUTS.items()},
     )
     edges = check_edges(read_thresholds(folder).T, (D, N + 1), f"the thresholds in {folder}, transposed,")
-    discount = config_values(data, {"discount": float}, "data_config.pkl")["discount"]
+    known = config_values(data, DATA_KEYS, "data_config.pkl")
     return Imported(
         layout=layout,
         model=settings,
         weights=our_weights(read_tensors(state_path), settings.n_layer, state_path),
         edges=torch.from_numpy(edges.copy()),
         discretizer=quantile_discretizer(edges),
-        task=data.get("env"),
-        discount=discount,
-        terminal_reward=data.get("penalty"),
+        task=known["env"],
+        discount=known["discount"],
+        terminal_reward=known["penalty"],
         planner=PlannerSettings(context=min(CONTEXT, settings.window) - 1, crop_every_transition=True),
         origin={"source": "jannerm", "state": state_path.name, "model": _plain(model), "data": _plain(data)},
     )
@@ -95,7 +98,8 @@ def read_thresholds(folder: Path) -> np.ndarray:
         try:
             return np.load(path, allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
-            raise UserError(f"{path} must be an array of numbers: {first_line(error)}") from error
+            # numpy's message may tell how to execute it nevertheless
+            raise UserError(f"{path} must be a complete array of numbers by np.save; nothing in it was run") from error
     require(pickled.is_file(), "path", f"a folder with thresholds.npy ({HOW}) or discretizer.pkl", str(folder))
     found = read_pickle(pickled, "QuantileDiscretizer").attributes.get("thresholds")
     numbers = found.numbers if isinstance(found, Array) else None
@@ -122,21 +126,27 @@ def our_weights(state: dict[str, Any], layers: int, path: Path) -> dict[str, Ten
     return weights
 
 
-def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """The reverse of `read`: the files of the original in an existing folder.
+def files(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """The reverse of `read`: the files of the original, by name.
 
     Raises:
         UserError: the checkpoint was not imported from there.
     """
     origin = checkpoint.hyperparameters.get("imported") or {}
     rule = "one that was imported from there for format=jannerm: others have bins that it does not know"
-    require(origin.get("source") == "jannerm" and checkpoint.edges is not None, "checkpoint", rule, "another")
+    name = str(origin.get("state"))  # which must not lead out of the folder
+    is_theirs = origin.get("source") == "jannerm" and Path(name).name == name
+    require(is_theirs and checkpoint.edges is not None, "checkpoint", rule, "another")
     assert checkpoint.edges is not None
-    torch.save(their_state(checkpoint.gpt.state_dict()), folder / origin["state"])
-    for name, cls, values in (("model", GPT_CLASS, origin["model"]), ("data", DATA_CLASS, origin["data"])):
-        data = write_record(CONFIG, {"_class": Global(cls), "_dict": values})
-        (folder / f"{name}_config.pkl").write_bytes(data)
-    np.save(folder / "thresholds.npy", checkpoint.edges.numpy().T)
+    state, thresholds = io.BytesIO(), io.BytesIO()
+    torch.save(their_state(checkpoint.gpt.state_dict()), state)
+    np.save(thresholds, checkpoint.edges.numpy().T)
+    configs = {"model_config.pkl": (GPT_CLASS, origin["model"]), "data_config.pkl": (DATA_CLASS, origin["data"])}
+    return {
+        name: state.getvalue(),
+        **{file: write_record(CONFIG, {"_class": Global(of), "_dict": to}) for file, (of, to) in configs.items()},
+        "thresholds.npy": thresholds.getvalue(),
+    }
 
 
 def their_state(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -37,7 +37,7 @@ class ImportSettings:
         require(plain, "weights", "null or the name of a file in path", self.weights)
 
 
-FORMATS = ("safetensors", "jannerm")
+FORMATS = ("safetensors", "jannerm", "onnx")
 
 
 @dataclass(frozen=True)
@@ -52,5 +52,8 @@ class ExportSettings:
     def __post_init__(self) -> None:
         require(self.format in FORMATS, "format", f"one of {', '.join(FORMATS)}", self.format)
         require(isinstance(self.half, bool), "half", "true or false", self.half)
-        require(not self.half or self.format == "safetensors", "half", "false with format=jannerm", self.half)
+        plain = self.format == "safetensors"
+        require(not self.half or plain, "half", f"false with format={self.format}", self.half)
         require(not self.to.is_file(), "to", "a folder", str(self.to))
+        is_free = not self.to.exists() or not any(self.to.iterdir())
+        require(is_free, "to", "a folder that is new or empty", str(self.to))

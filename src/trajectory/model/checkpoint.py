@@ -194,24 +194,33 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
     return Checkpoint(gpt, discretizer, critic, hyperparameters, int(content["global_step"]), tensors.get(EDGES))
 
 
-def _check_sizes(hyperparameters: dict[str, Any], weights: dict[str, Any]) -> None:
-    """Raise a `ValueError` for an architecture that is not that of the weights, before it takes their memory."""
-    layers = hyperparameters["model"]["n_layer"]
-    if layers > len(weights):
-        raise ValueError(f"{layers} layers in {len(weights)} weights")
-    model, layout = GPTSettings(**hyperparameters["model"]), TransitionLayout(**hyperparameters["layout"])
+def check_gpt_sizes(model: GPTSettings, layout: TransitionLayout, weights: dict[str, Any]) -> None:
+    """Raise a `ValueError` for an architecture that is not that of a GPT's weights, before it takes their memory."""
+    if model.n_layer > len(weights):
+        raise ValueError(f"{model.n_layer} layers in {len(weights)} weights")
     D, N, C = layout.transition_dim, model.bins, model.n_embd
     promised = {
-        "gpt.token_embedding.weight": (N * D + 1, C),
-        "gpt.head": (D, N + 1, C),
-        "gpt.position_embedding": (model.num_positions(D), C),
+        "token_embedding.weight": (N * D + 1, C),
+        "head": (D, N + 1, C),
+        "position_embedding": (model.num_positions(D), C),
     }
+    _check_shapes(promised, weights)
+
+
+def _check_sizes(hyperparameters: dict[str, Any], weights: dict[str, Any]) -> None:
+    """The same for all parts of a checkpoint."""
+    model, layout = GPTSettings(**hyperparameters["model"]), TransitionLayout(**hyperparameters["layout"])
+    check_gpt_sizes(model, layout, _with_prefix("gpt.", weights))
     if hyperparameters.get("critic"):
-        critic = CriticSettings(**hyperparameters["critic"])
+        critic, promised = CriticSettings(**hyperparameters["critic"]), {}
         for name, members in (("v", 1), ("advantage", critic.members)):
             for layer, units in enumerate(critic.hidden):
                 inputs = weights[f"critic.{name}.weights.{layer}"].shape[1]
                 promised[f"critic.{name}.weights.{layer}"] = (members, inputs, units)
+        _check_shapes(promised, weights)
+
+
+def _check_shapes(promised: dict[str, tuple[int, ...]], weights: dict[str, Any]) -> None:
     for name, shape in promised.items():
         if weights[name].shape != shape:
             raise ValueError(f"{name} of the shape {tuple(weights[name].shape)}, not {shape}")

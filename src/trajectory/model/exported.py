@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trajectory.errors import UserError, first_line, require
-from trajectory.files import CARD, TMP_PREFIX, WEIGHTS, disk_error_as_user_error, rename, write_file
+from trajectory.files import CARD, WEIGHTS, write_file, write_folder
 
 FORMAT = 1
 KEYS = {"format": int, "weights": dict, "hyper_parameters": dict, "global_step": int}
@@ -32,7 +31,6 @@ def write_export(
     Raises:
         UserError: the folder has files already, or cannot be written.
     """
-    require(not folder.exists() or not any(folder.iterdir()), "to", "a folder that is new or empty", str(folder))
     stored = {name: _stored(name, value, half=half) for name, value in tensors.items()}
     from safetensors.torch import save  # of those who export alone
 
@@ -48,26 +46,16 @@ def write_export(
         },
         "hyper_parameters": hyper_parameters,
     }
-    temporary = folder.with_name(f"{TMP_PREFIX}{folder.name}")
-    with disk_error_as_user_error(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-    try:
-        write_file(temporary / WEIGHTS, data)
-        write_card(temporary, card)
-        with disk_error_as_user_error(folder):
-            if folder.exists():
-                folder.rmdir()
-            rename(temporary, folder)
-    except UserError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    write_folder(folder, {WEIGHTS: data, CARD: _as_json(card)})
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
     """Write the card of an export, or replace it with one that says more."""
-    write_file(folder / CARD, json.dumps(card, indent=1) + "\n")
+    write_file(folder / CARD, _as_json(card))
+
+
+def _as_json(card: dict[str, Any]) -> bytes:
+    return (json.dumps(card, indent=1) + "\n").encode()
 
 
 def read_card(folder: Path) -> dict[str, Any]:

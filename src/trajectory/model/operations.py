@@ -72,10 +72,16 @@ def apply_rotary(x: Tensor, rotations: Tensor) -> Tensor:
 
 
 def attention_mask(tokens: int, dimensions: int, attention_span: int, device: torch.device) -> Tensor:
-    """(T, T) bool: a token (row) attends to tokens up to itself, within `attention_span`, but to no value tokens."""
+    """(T, T) bool: which tokens each of a window's attends to."""
     positions = torch.arange(tokens, device=device)
-    transitions = positions // dimensions
-    is_causal = positions[:, None] >= positions
-    in_span = transitions[:, None] - transitions < attention_span
-    is_value = positions % dimensions == dimensions - 1
+    return attended(positions, positions, dimensions, attention_span)
+
+
+def attended(positions: Tensor, others: Tensor, dimensions: int, attention_span: int) -> Tensor:
+    """(T,) and (n,) positions -> (T, n) bool: a token (row) attends to others up to itself, within `attention_span`,
+    but to no value tokens.
+    """
+    is_causal = positions[:, None] >= others
+    in_span = positions[:, None] // dimensions - others // dimensions < attention_span
+    is_value = others % dimensions == dimensions - 1
     return is_causal & in_span & ~is_value
