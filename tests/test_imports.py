@@ -34,6 +34,7 @@ FLOORS: list[set[str]] = [
         "spaces",
         "writable",
         "worlds",
+        "native",
     },
     {"hub", "renamed", "steps", "targets"},
     {"names"},
