@@ -108,42 +108,91 @@ static void normalize(const real *x, int64_t rows, real *y)
 
 /* ---- attention ---- */
 
-/* sets every lane to the sum over all lanes of its head */
+/* Scores are (keys, HEADS): a vector holds those of GROUP keys. */
+#define GROUP (LANES / HEADS)
+
+INLINE vec permute(vec x, vec y, ivec from) /* lane l is lane from[l] of x and y, side by side */
+{
+#ifdef __clang__
+    vec found;
+    for (int l = 0; l < LANES; l++) found[l] = from[l] < LANES ? x[from[l]] : y[from[l] - LANES];
+    return found;
+#else
+    return __builtin_shuffle(x, y, from);
+#endif
+}
+
+/* sums of the two halves of x and of y, in the halves of one vector; a half has those lanes whose bit `half` is equal */
+INLINE vec add_halves(vec x, vec y, int half)
+{
+    ivec same, other;
+    for (int l = 0; l < LANES; l++) {
+        same[l] = l & half ? LANES + l : l;
+        other[l] = l & half ? LANES + (l ^ half) : l ^ half;
+    }
+    return permute(x, y, same) + permute(x, y, other);
+}
+
+INLINE vec of_head(vec x, int shift) /* lane l is the next lane of its head, `shift` lanes further */
+{
+    ivec from;
+    for (int l = 0; l < LANES; l++) from[l] = (l + shift) % LANES;
+    return permute(x, x, from);
+}
+
+/* sets every lane to the sum, or to the largest, over all lanes of its head */
 INLINE vec sum_per_head(vec v)
 {
-    for (int shift = HEADS; shift < LANES; shift *= 2) {
-        vec rotated;
-        for (int l = 0; l < LANES; l++) rotated[l] = v[(l + shift) % LANES];
-        v += rotated;
-    }
+    for (int shift = HEADS; shift < LANES; shift *= 2) v += of_head(v, shift);
+    return v;
+}
+INLINE vec largest_per_head(vec v)
+{
+    for (int shift = HEADS; shift < LANES; shift *= 2) v = larger(v, of_head(v, shift));
     return v;
 }
 
-/* scores of one query with consecutive keys, (count, LANES); returns the running maximum of each head */
+INLINE vec spread(const real *weights) /* the weights of one key's heads, in all lanes */
+{
+    ivec from;
+    for (int l = 0; l < LANES; l++) from[l] = l % HEADS;
+    vec v = LOAD(weights);
+    return permute(v, v, from);
+}
+
+/* scores of one query with GROUP keys, of which `count` are there, the others -infinity */
+INLINE vec group_scores(const real *query, const real *keys, int count)
+{
+    vec sums[GROUP];
+    for (int g = 0; g < GROUP; g++) sums[g] = splat(0);
+    for (int e = 0; e < EMBD; e += LANES) {
+        vec q = LOAD(query + e);
+        for (int g = 0; g < GROUP; g++)
+            if (g < count) sums[g] += q * LOAD(keys + g * EMBD + e);
+    }
+    for (int n = GROUP / 2, half = LANES / 2; n > 0; n /= 2, half /= 2)
+        for (int g = 0; g < n; g++) sums[g] = add_halves(sums[g], sums[g + n], half);
+    const real scale = 1 / sqrt((real)(EMBD / HEADS));
+    vec scores = sums[0] * scale;
+    if (count == GROUP) return scores;
+    ivec lanes;
+    for (int l = 0; l < LANES; l++) lanes[l] = l;
+    return choose((ivec)(lanes < count * HEADS), scores, splat(-INFINITY));
+}
+
+/* scores of one query with consecutive keys, (count, HEADS), with room for a vector behind them; returns the running
+   maximum of each lane */
 INLINE vec score(const real *query, const real *keys, int64_t count, real *scores, vec maximum)
 {
-    const vec scale = splat(1 / sqrt((real)(EMBD / HEADS)));
-    int64_t i = 0;
-    for (; i + 4 <= count; i += 4, keys += 4 * EMBD) {
-        vec a = splat(0), b = a, c = a, d = a;
-        for (int e = 0; e < EMBD; e += LANES) {
-            vec q = LOAD(query + e);
-            a += q * LOAD(keys + e), b += q * LOAD(keys + EMBD + e);
-            c += q * LOAD(keys + 2 * EMBD + e), d += q * LOAD(keys + 3 * EMBD + e);
-        }
-        vec four[4] = {a, b, c, d};
-        for (int j = 0; j < 4; j++) {
-            four[j] = sum_per_head(four[j]) * scale;
-            maximum = larger(maximum, four[j]);
-            STORE(scores + (i + j) * LANES, four[j]);
-        }
+    for (; count >= GROUP; count -= GROUP, keys += GROUP * EMBD, scores += LANES) {
+        vec found = group_scores(query, keys, GROUP);
+        maximum = larger(maximum, found);
+        STORE(scores, found);
     }
-    for (; i < count; i++, keys += EMBD) {
-        vec a = splat(0);
-        for (int e = 0; e < EMBD; e += LANES) a += LOAD(query + e) * LOAD(keys + e);
-        a = sum_per_head(a) * scale;
-        maximum = larger(maximum, a);
-        STORE(scores + i * LANES, a);
+    if (count > 0) {
+        vec found = group_scores(query, keys, (int)count);
+        maximum = larger(maximum, found);
+        STORE(scores, found);
     }
     return maximum;
 }
@@ -155,7 +204,7 @@ INLINE void add_weighted(const real *weights, const real *values, int64_t count,
         vec sums[CHUNK];
         for (int j = 0; j < CHUNK; j++) sums[j] = LOAD(out + first + j * LANES);
         for (int64_t i = 0; i < count; i++) {
-            vec w = LOAD(weights + i * LANES);
+            vec w = spread(weights + i * HEADS);
             for (int j = 0; j < CHUNK; j++) sums[j] += w * LOAD(values + i * EMBD + first + j * LANES);
         }
         for (int j = 0; j < CHUNK; j++) STORE(out + first + j * LANES, sums[j]);
@@ -179,7 +228,7 @@ static void attend(const Model *model, const Cache *cache, int64_t layer, int64_
     real *keys = cache->keys + layer * cache->slots * EMBD, *values = cache->values + layer * cache->slots * EMBD;
     int64_t past = 0;
     for (int64_t s = 0; s < last; s++) past += cache->lengths[s];
-    const int64_t width = (past + before + T) * LANES;
+    const int64_t width = (past + before + T) * HEADS + LANES;
 
     for (int64_t r = 0; r < rows; r++) {
         int64_t slot = cache->starts[last * cache->rows + first + r] + before;
@@ -207,17 +256,21 @@ static void attend(const Model *model, const Cache *cache, int64_t layer, int64_
             for (int j = 0; j < count; j++) {
                 int64_t query = begin + j, tokens = s < last ? cache->lengths[s] : visible[query % T];
                 int64_t slot = cache->starts[s * cache->rows + first + query / T];
-                real *s = scores + j * width + n * LANES;
+                real *s = scores + j * width + n * HEADS;
                 maxima[j] = score(qkv + query * 3 * EMBD, keys + slot * EMBD, tokens, s, maxima[j]);
             }
         for (int j = 0; j < count; j++) {
             real *s = scores + j * width;
-            totals[j] = splat(0);
-            for (int64_t i = 0; i < past + visible[(begin + j) % T]; i++) {
-                vec e = exponential(LOAD(s + i * LANES) - maxima[j]);
-                STORE(s + i * LANES, e);
-                totals[j] += e;
+            const vec most = largest_per_head(maxima[j]);
+            const int64_t size = (past + visible[(begin + j) % T]) * HEADS;
+            vec sums = splat(0);
+            STORE(s + size, splat(-INFINITY)); /* fills the last vector */
+            for (int64_t i = 0; i < size; i += LANES) {
+                vec e = exponential(LOAD(s + i) - most);
+                STORE(s + i, e);
+                sums += e;
             }
+            totals[j] = sum_per_head(sums);
         }
         memset(out + begin * EMBD, 0, sizeof(real) * count * EMBD);
         n = 0;
@@ -225,7 +278,7 @@ static void attend(const Model *model, const Cache *cache, int64_t layer, int64_
             for (int j = 0; j < count; j++) {
                 int64_t query = begin + j, tokens = s < last ? cache->lengths[s] : visible[query % T];
                 int64_t slot = cache->starts[s * cache->rows + first + query / T];
-                add_weighted(scores + j * width + n * LANES, values + slot * EMBD, tokens, out + query * EMBD);
+                add_weighted(scores + j * width + n * HEADS, values + slot * EMBD, tokens, out + query * EMBD);
             }
         for (int j = 0; j < count; j++) {
             real *y = out + (begin + j) * EMBD;
@@ -251,7 +304,7 @@ static void embed(const Model *model, const int64_t *tokens, int64_t rows, int64
 }
 
 /* size, in numbers, of the scratch memory of decode_step for tiles of `tile` tokens that attend to `keys` keys */
-int64_t scratch_size(int64_t tile, int64_t keys) { return tile * (3 * EMBD + HIDDEN) + QUERIES * keys * LANES; }
+int64_t scratch_size(int64_t tile, int64_t keys) { return tile * (3 * EMBD + HIDDEN) + QUERIES * (keys * HEADS + LANES); }
 
 /* columns of the logits, rounded up to whole panels */
 int64_t padded(int64_t columns) { return ROUND_UP(columns); }
