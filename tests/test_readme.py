@@ -24,10 +24,12 @@ from omegaconf import OmegaConf
 
 from helpers.command_line import CONF, ROOT, compose_config
 from helpers.toy_world import TOY, toy_data, toy_module
+from trajectory import names
 from trajectory.benchmarks.memory import MEMORY_LIMIT, draw_memory
 from trajectory.data.settings import TokenizerSettings
 from trajectory.data.store import load_episodes
 from trajectory.model.checkpoint import write_checkpoint
+from trajectory.model.exported import read_card
 from trajectory.model.settings import GPTSettings
 from trajectory.planning.settings import PlannerSettings
 from trajectory.reporting.league import make_league
@@ -411,6 +413,28 @@ def test_the_table_of_true_dynamics_is_that_of_the_measurement() -> None:
     assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
 
 
+def pretrained_table() -> str:
+    """Of the models that come with the package, by their cards."""
+    head = "| model | MiB | return | the data | BC | success rate | ms a decision, 96 at once |"
+    lines = [head, "| --- " * 7 + "|"]
+    for name in names.shipped():
+        about, folder = read_card(names.PRETRAINED / name)["about"], names.PRETRAINED / name
+        mib = sum(path.stat().st_size for path in folder.iterdir()) / 2**20
+        found, data = about["evaluation"], about["data"]["return_mean"]
+        low, high = found["return_interval"]
+        environment, _, quality = name.partition("-")
+        of_bc = LEAGUE / environment / quality / "bc" / "0" / "results.json"
+        bc = f"{json.loads(of_bc.read_text())['return_mean']:.0f}" if of_bc.exists() else "–"
+        rate = f"{found['success_rate']:.0%}".replace("%", " %") if "success_rate" in found else "–"
+        returns = f"{found['return_mean']:.0f} [{low:.0f}, {high:.0f}] | {data:.0f} | {bc}"
+        lines.append(f"| `{name}` | {mib:.1f} | {returns} | {rate} | {found['decision_latency_ms']:.0f} |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_models_is_that_of_their_cards() -> None:
+    assert pretrained_table() in TEXTS[DOCS / "sharing.md"]
+
+
 LEAGUE = ROOT / "results" / "league"
 METHODS = {"Trajectory Transformer + Q": "TT+Q", "Trajectory Transformer": "TT"}  # in the tables; others in capitals
 
@@ -421,9 +445,9 @@ def league_tables() -> dict[Path, str]:
     order = {name: place for place, name in enumerate(("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5"))}
     league = make_league(sorted(groups, key=lambda group: order[group.environment]), ReportSettings())
     assert league is not None
-    names = {label: METHODS.get(label, label.upper()) for label in league.methods}
+    titles = {label: METHODS.get(label, label.upper()) for label in league.methods}
     methods = sorted(league.means, key=lambda label: -league.means[label].value)  # those measured on all data
-    head = f"| data | the data | {' | '.join(names[label] for label in methods)} |"
+    head = f"| data | the data | {' | '.join(titles[label] for label in methods)} |"
     scores, costs = [head, "| --- " * (len(methods) + 2) + "|"], []
     datasets = [name.replace("/", " ") for name in league.datasets]
     for name, rows, first in zip(datasets, league.rows, league.first, strict=True):
@@ -436,7 +460,7 @@ def league_tables() -> dict[Path, str]:
             values = np.concatenate([list(run.returns.values()) for run in row.runs])
             trainings = f"{row.returns:.0f} ± {values.std():.0f} | {row.episodes}"
             minutes = "–" if row.training_cpu_s is None else f"{row.training_cpu_s / 60:.1f}"
-            costs.append(f"| {name} | {names[label]} | {trainings} | {row.summary.mean:.1f} | {minutes} |")
+            costs.append(f"| {name} | {titles[label]} | {trainings} | {row.summary.mean:.1f} | {minutes} |")
     means = [estimate(league.means[label].value, league.means[label].interval) for label in methods]
     scores.append(f"| mean | | {' | '.join(means)} |")
     head = "| data | method | return (mean ± std) | seeds × episodes | normalised score | core-minutes |\n"

@@ -14,7 +14,7 @@
 
 #define WIDE (HEAD / LANES % 2 ? 1 : 2)     /* vectors of columns of a product at a time */
 #define PANEL (WIDE * LANES)
-#define BLOCK (REGISTERS / WIDE)            /* rows of a product at a time */
+#define BLOCK (REGISTERS / WIDE < 16 ? REGISTERS / WIDE : 16) /* rows of a product at a time: GCC unrolls up to 16 */
 #if HEAD % LANES
 #error "this architecture is computed by torch"
 #endif
