@@ -4,19 +4,58 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import sys
+import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from trajectory.commands.choices import check_choices
 from trajectory.commands.errors import exit_on_user_error
-from trajectory.errors import require
+from trajectory.errors import UserError, first_line, require
 from trajectory.locks import run_dir_lock
 from trajectory.renamed import rename_config
+from trajectory.writable import PROBE
+
+
+class MakeRunFolder(Callback):
+    """Makes the run folder before Hydra does, which ends in a traceback where it cannot."""
+
+    def on_run_start(self, config: DictConfig, **_: object) -> None:
+        """End the command with one line unless the folder can be made and written."""
+        try:
+            make_writable(str(config.hydra.run.dir))
+        except (UserError, OmegaConfBaseException) as error:
+            print(f"error: {first_line(error)}", file=sys.stderr)
+            sys.exit(1)
+
+
+def make_writable(name: str) -> None:
+    """Make a run folder, with those above it, in which there is room for a log.
+
+    Raises:
+        UserError: it cannot be made or written. Nothing is left then.
+    """
+    folder = Path(name)
+    missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]  # of any text, even a long one
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(PROBE)
+    except (OSError, ValueError) as error:  # the latter for a text that is no path
+        for path in missing:
+            with suppress(OSError, ValueError):
+                path.rmdir()
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"hydra.run.dir must be a folder that can be made and written, got {name!r}: {reason}"
+        ) from error
 
 
 @contextmanager
