@@ -6,14 +6,14 @@ import errno
 import json
 import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from helpers.checkpoints import assert_same_end
-from helpers.command_line import ROOT, TINY, run_main
+from helpers.command_line import TINY, run_main
+from helpers.preloaded import preloaded_library
 from trajectory.model.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="preloads a library as Linux does")
@@ -26,10 +26,7 @@ ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("library") / "failing.so"
-    source = ROOT / "tests" / "helpers" / "failing_writes.c"
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", str(source), "-o", str(path), "-ldl"], check=True)
-    return path
+    return preloaded_library(tmp_path_factory, "failing_writes")
 
 
 @pytest.fixture(scope="module")

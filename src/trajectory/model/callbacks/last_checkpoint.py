@@ -127,7 +127,11 @@ def _link_or_copy(source: Path, target: Path) -> None:
     with suppress(FileNotFoundError):
         temporary.unlink()
     try:
-        os.link(source, temporary)
-    except OSError:  # not every file system has links
-        shutil.copyfile(source, temporary)
-    rename(temporary, target)
+        try:
+            os.link(source, temporary)
+        except OSError:  # not every file system has links
+            shutil.copyfile(source, temporary)
+        rename(temporary, target)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
