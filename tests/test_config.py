@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -245,6 +248,27 @@ def test_debug_shows_the_traceback_before_the_line(tmp_path: Path, capsys: pytes
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("Traceback")
     assert lines[-1] == "error: key must be small, got 9"
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [
+        lambda: bytearray(1 << 60),
+        lambda: np.empty(1 << 59),
+        lambda: np.empty(1 << 60),
+        lambda: torch.empty(1 << 60),
+        lambda: torch.empty(1 << 62, 9),
+    ],
+    ids=["python", "numpy", "numpy, beyond 64 bits", "torch", "torch, beyond 64 bits"],
+)
+def test_memory_that_is_not_there_is_one_line(
+    allocate: Callable[[], object], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as leave, exit_on_user_error(tmp_path, debug=False):
+        allocate()
+    assert leave.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: there is not enough memory for this: ")
 
 
 def test_a_fault_of_the_program_is_not_hidden(tmp_path: Path) -> None:

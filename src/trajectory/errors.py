@@ -28,6 +28,18 @@ def first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
+NO_MEMORY = (  # what torch and NumPy say
+    *("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed"),
+    *("array is too big", "Maximum allowed dimension exceeded"),
+)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was asked for that there is not, on the CPU or a GPU."""
+    said = isinstance(error, RuntimeError | ValueError) and any(words in str(error) for words in NO_MEMORY)
+    return said or isinstance(error, MemoryError)
+
+
 @contextmanager
 def only_warn(missing: str, unless: tuple[type[Exception], ...] = ()) -> Generator[None]:
     """Go on after an error in the block, with one warning: for what shows a result, and must never cost it.

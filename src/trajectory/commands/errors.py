@@ -1,4 +1,4 @@
-"""How a command ends on an error of the user: one line, exit code 1, and no half-made run folder."""
+"""How a command ends on an error of the user, or without memory: one line, exit code 1, and no half-made run folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omegaconf.errors import OmegaConfBaseException
 
-from trajectory.errors import RunFolderInUse, UserError, first_line
+from trajectory.errors import RunFolderInUse, UserError, first_line, is_out_of_memory
 
 
 @contextmanager
@@ -31,10 +31,16 @@ def exit_on_user_error(folder: Path, *, debug: bool) -> Generator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except (UserError, OmegaConfBaseException) as error:
+    except Exception as error:
+        if isinstance(error, UserError | OmegaConfBaseException):
+            line = first_line(error)
+        elif is_out_of_memory(error):  # of what is not estimated before
+            line = f"there is not enough memory for this: {first_line(error)}"
+        else:
+            raise
         if debug:
             traceback.print_exc()
-        print(f"error: {first_line(error)}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         if not isinstance(error, RunFolderInUse) and not any(folder.glob("**/*.ckpt")):
             logging.shutdown()
             for path in _run_files(folder) - earlier if earlier else {folder}:
