@@ -8,6 +8,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -436,9 +437,11 @@ def test_the_table_of_models_is_that_of_their_cards() -> None:
 
 
 LEAGUE = ROOT / "results" / "league"
+NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?<!,)")
 METHODS = {"Trajectory Transformer + Q": "TT+Q", "Trajectory Transformer": "TT"}  # in the tables; others in capitals
 
 
+@cache
 def league_tables() -> dict[Path, str]:
     """By page, the table of results/league that it has: scores in the README, returns and costs in the results."""
     groups, _ = group_runs(collect([str(LEAGUE)])[0], ReportSettings(), force=False)
@@ -473,6 +476,47 @@ def league_tables() -> dict[Path, str]:
 @pytest.mark.parametrize("page", [README, DOCS / "results.md"], ids=lambda page: page.name)
 def test_the_table_of_the_league_is_that_of_the_measurement(page: Path) -> None:
     assert league_tables()[page] in TEXTS[page]
+
+
+def results_section() -> str:
+    (section,) = re.findall(r"^## Results\n(.*?)^## ", TEXTS[README], flags=re.MULTILINE | re.DOTALL)
+    return section
+
+
+def known_numbers() -> set[str]:
+    """What the results of the league can say: the table, returns of trainings and data, episodes and their seeds."""
+    known = {"95", *NUMBER.findall(league_tables()[README])}  # percent of the intervals
+    for path in LEAGUE.rglob("results.json"):
+        results = json.loads(path.read_text())
+        seeds = [episode["seed"] for episode in results["episodes"]]
+        known |= {f"{results['return_mean']:.0f}", f"{results['dataset']['return_mean']:.0f}"}
+        known |= {str(len(seeds)), str(min(seeds))}
+    return known
+
+
+def unfounded(text: str, known: set[str]) -> list[str]:
+    """Numbers that no result gives; those of links, commands, commits and names of methods are none."""
+    for other in (r"\]\([^)]*\)", r"`[^`]*`", r"commit [0-9a-f]{7}\b", r"10 % BC"):
+        text = re.sub(other, "", text)
+    return [number for number in NUMBER.findall(text) if number not in known]
+
+
+def test_every_number_of_the_results_in_the_readme_comes_from_a_result() -> None:
+    section, known = results_section(), known_numbers()
+    assert len(NUMBER.findall(section)) > 50
+    assert unfounded(section, known) == []
+    assert unfounded(section.replace("3394", "4394"), known) == ["4394"]
+    assert unfounded(f"{section}\nIt earns 99.9 % of it.", known) == ["99.9"]
+
+
+@pytest.mark.parametrize("path", sorted(LEAGUE.rglob("results.json")), ids=lambda path: str(path.parent))
+def test_every_result_of_the_league_says_by_which_commit_and_config_it_was_made(path: Path) -> None:
+    results = json.loads(path.read_text())
+    assert re.fullmatch("[0-9a-f]{40}", results["git_commit"])
+    assert results["versions"]["torch"]
+    config = yaml.safe_load((path.parent / "config.yaml").read_text())
+    assert config["seed"] == results["seed"]
+    assert config["evaluation"]["episodes"] == len(results["episodes"])
 
 
 def startup_table(measured: dict[str, Any]) -> str:
