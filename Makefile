@@ -7,7 +7,7 @@ DOCS_VENV := .venv-docs
 DOCS_INSTALLED := $(DOCS_VENV)/.installed
 CORES := $(shell nproc 2>/dev/null || echo auto)
 
-.PHONY: train test test-random test-slow fuzz demo pretrained bench bench-gpu lint format docs docs-serve install clean
+.PHONY: train test test-random test-slow fuzz demo pretrained bench bench-check bench-gpu lint format docs docs-serve install clean
 
 train: $(INSTALLED)
 	$(RUN) src/train.py env=hopper experiment=laptop
@@ -39,6 +39,10 @@ pretrained: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(RUN) src/benchmark.py
+
+# half a minute: fails when a ratio of speeds has fallen by more than a third of the committed one
+bench-check: $(INSTALLED)
+	$(RUN) src/benchmark.py benchmark.suites=[ratios] ratios.committed=results/ratios.json
 
 # one run of eight minutes for a GPU; it needs torch, Lightning and Hydra, and takes this Python's where there is no .venv
 bench-gpu:

@@ -81,7 +81,7 @@ def measure(case: DecisionCase, settings: PlanningBenchmarkSettings) -> dict[str
         reference = same = None
         if settings.narrowed or expected <= settings.reference_seconds:
             begun = perf_counter()
-            same = float((plan(_Reference(gpt)) == found).double().mean())
+            same = float((plan(Uncached(gpt)) == found).double().mean())
             reference = perf_counter() - begun
     return {
         **asdict(case),
@@ -148,7 +148,7 @@ class _TokenCache(TreeCache):
         self.tokens = self.tokens[rows]
 
 
-class _Reference:
+class Uncached:
     """The slow, obvious decoder: a full pass over the window for every token of every row."""
 
     own_threads = False

@@ -51,5 +51,11 @@ def benchmark(config: DictConfig, settings: BenchmarkSettings, folder: Path) -> 
 
         results["growth"] = benchmark_growth(settings.growth)
         (folder / "growth.png").write_bytes(draw_growth(results["growth"]))
+    if "ratios" in settings.suites:
+        from trajectory.benchmarks.ratios import benchmark_ratios, check_ratios
+
+        results["ratios"] = benchmark_ratios(settings.ratios)
+        if settings.ratios.committed is not None:
+            check_ratios(results["ratios"], Path(settings.ratios.committed))
     write_results(path, results)
     return path

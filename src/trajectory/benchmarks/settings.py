@@ -15,7 +15,7 @@ from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
 
 USUAL_SUITES = ("planning", "training", "data", "laptop", "startup")
-SUITES = (*USUAL_SUITES, "gpu", "growth")
+SUITES = (*USUAL_SUITES, "gpu", "growth", "ratios")
 LAYOUTS = {
     "hopper": TransitionLayout(11, 3),
     "halfcheetah": TransitionLayout(17, 6),
@@ -234,6 +234,19 @@ class GrowthBenchmarkSettings:
 
 
 @dataclass(frozen=True)
+class RatiosBenchmarkSettings:
+    """What is measured; `conf/benchmark.yaml` explains the keys."""
+
+    repeats: int = 8
+    committed: str | None = None
+
+    def __post_init__(self) -> None:
+        require(self.repeats >= 1, "ratios.repeats", "at least 1", self.repeats)
+        there = self.committed is None or os.path.isfile(self.committed)
+        require(there, "ratios.committed", "null or a benchmark.json that is there", self.committed)
+
+
+@dataclass(frozen=True)
 class BenchmarkSettings:
     """Settings of `benchmark` for every suite; `suites` are those to run."""
 
@@ -245,6 +258,7 @@ class BenchmarkSettings:
     startup: StartupBenchmarkSettings
     gpu: GPUBenchmarkSettings
     growth: GrowthBenchmarkSettings
+    ratios: RatiosBenchmarkSettings
 
 
 def benchmark_settings(config: DictConfig) -> BenchmarkSettings:
@@ -271,4 +285,5 @@ def benchmark_settings(config: DictConfig) -> BenchmarkSettings:
         startup=settings(StartupBenchmarkSettings, config.startup, "startup"),
         gpu=settings(GPUBenchmarkSettings, {**config.gpu, "minutes": config.benchmark.minutes}, "gpu"),
         growth=settings(GrowthBenchmarkSettings, config.growth, "growth"),
+        ratios=settings(RatiosBenchmarkSettings, config.ratios, "ratios"),
     )

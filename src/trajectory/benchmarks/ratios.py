@@ -1,0 +1,148 @@
+"""How many times faster the fast ways are than the slow ones, on one thread, and whether that has fallen.
+
+Both are measured by turns in one run, in processor time, so that the machine's speed and its other work count little.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import torch
+
+from trajectory.benchmarks.planning import Uncached
+from trajectory.benchmarks.settings import LAYOUTS, RatiosBenchmarkSettings
+from trajectory.benchmarks.table import Columns, measure_all
+from trajectory.data.discretizer import Discretizer
+from trajectory.errors import UserError
+from trajectory.hardware import keep_freed_memory, torch_threads
+from trajectory.model.decoder import Decoder, decoder_for
+from trajectory.model.gpt import GPT
+from trajectory.model.operations import Operations, TorchOperations
+from trajectory.model.settings import GPTSettings
+from trajectory.planning.beam_search import beam_search, uniforms_shape
+from trajectory.planning.settings import PlannerSettings
+
+LAYOUT = LAYOUTS["hopper"]
+LEAST = 2 / 3  # of the committed ratio
+WINDOWS = 8
+
+Calls = tuple[Callable[[], object], Callable[[], object]]  # the slow one, the fast one
+
+
+def benchmark_ratios(settings: RatiosBenchmarkSettings) -> list[dict[str, Any]]:
+    """Measure all ratios, printing a line for each as it is done.
+
+    Returns:
+        Of each: its `name`, the `ratio`, and the milliseconds of both, `slow_ms` and `fast_ms`.
+    """
+
+    def measure(name: str) -> dict[str, Any]:
+        with torch_threads(1):
+            slow, fast = _least(RATIOS[name](), settings.repeats)
+        return {"name": name, "ratio": slow / fast, "slow_ms": 1_000 * slow, "fast_ms": 1_000 * fast}
+
+    keep_freed_memory()
+    return measure_all("ratios", list(RATIOS), measure, COLUMNS)
+
+
+def check_ratios(measured: list[dict[str, Any]], committed: Path) -> None:
+    """Compare with the ratios of an earlier `benchmark.json`.
+
+    Raises:
+        UserError: it is none, or a ratio has fallen by more than a third.
+    """
+    try:
+        earlier = {row["name"]: float(row["ratio"]) for row in json.loads(committed.read_text())["ratios"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"ratios.committed must be a benchmark.json with ratios, got {str(committed)!r}") from error
+    found = {row["name"]: row["ratio"] for row in measured}
+    fallen = [
+        f"{name}: {found[name]:.2f}, committed {ratio:.2f}"
+        for name, ratio in earlier.items()
+        if name in found and found[name] < LEAST * ratio
+    ]
+    if fallen:
+        raise UserError(f"every ratio must be at least two thirds of that in {committed}, got {'; '.join(fallen)}")
+
+
+def _plans(environments: int = 1) -> tuple[GPT, Callable[[Decoder, slice], object]]:
+    """A model of the published size, and plans of beam width 8 and horizon 2 for some environments."""
+    torch.manual_seed(0)
+    gpt = GPT(GPTSettings(), LAYOUT).eval()
+    columns = [torch.randn(10_000).numpy() for _ in range(LAYOUT.transition_dim)]
+    discretizer = Discretizer.fit(columns, gpt.settings.bins, "quantile", LAYOUT)
+    planner = PlannerSettings(beam_width=8, horizon=2, context=2)
+    past = planner.context * LAYOUT.transition_dim + LAYOUT.observation_dim
+    context = torch.randint(gpt.settings.bins, (environments, past))
+    uniforms = torch.rand(environments, *uniforms_shape(planner, LAYOUT.transition_dim))
+
+    def plan(decoder: Decoder, rows: slice = slice(None)) -> object:
+        return beam_search(decoder, discretizer, context[rows], uniforms[rows], planner, discount=0.99)
+
+    return gpt, plan
+
+
+def _cached() -> Calls:
+    gpt, plan = _plans()
+    decoder, everything = decoder_for(gpt), slice(None)
+    return lambda: plan(Uncached(gpt), everything), lambda: plan(decoder, everything)
+
+
+def _compiled() -> Calls:
+    gpt, plan = _plans()
+    decoder, everything = decoder_for(gpt), slice(None)
+    return lambda: plan(gpt, everything), lambda: plan(decoder, everything)
+
+
+def _together() -> Calls:
+    environments = 8
+    gpt, plan = _plans(environments)
+    decoder = decoder_for(gpt)
+
+    def one_by_one() -> None:
+        for row in range(environments):
+            plan(decoder, slice(row, row + 1))
+
+    return one_by_one, lambda: plan(decoder, slice(None))
+
+
+def _operations() -> Calls:
+    torch.manual_seed(0)
+    gpt = GPT(GPTSettings(), LAYOUT).train()
+    tokens = torch.randint(gpt.settings.bins, (WINDOWS, gpt.block_size))
+
+    def step(operations: Operations | None) -> None:
+        gpt(tokens, operations).logsumexp(-1).sum().backward()
+
+    return lambda: step(TorchOperations()), lambda: step(None)
+
+
+RATIOS: dict[str, Callable[[], Calls]] = {
+    "cached plan over uncached": _cached,
+    "plan in C over torch": _compiled,
+    "plans of 8 environments together over one by one": _together,
+    "training in C over torch": _operations,
+}
+COLUMNS: Columns = {
+    "ratio of": lambda row: row["name"].rjust(48),
+    "slow ms": lambda row: f"{row['slow_ms']:.1f}",
+    "fast ms": lambda row: f"{row['fast_ms']:.1f}",
+    "ratio": lambda row: f"{row['ratio']:.2f}",
+}
+
+
+def _least(calls: Calls, repeats: int) -> tuple[float, float]:
+    """The least seconds of each, measured by turns after a call that warms up."""
+    for call in calls:
+        call()
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for call, its_times in zip(calls, times, strict=True):
+            begun = process_time()
+            call()
+            its_times.append(process_time() - begun)
+    return min(times[0]), min(times[1])
