@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -241,6 +242,19 @@ def test_what_was_in_the_folder_before_the_run_is_kept(tmp_path: Path, capsys: p
     assert fail(tmp_path, UserError("planner.horizon must be a whole number of at least 1, got 0")) == 1
     assert (tmp_path / "notes.txt").is_file()
     assert (tmp_path / "earlier" / "results.json").is_file()
+
+
+def test_what_another_process_wrote_while_this_one_waited_for_its_lock_is_kept(tmp_path: Path) -> None:
+    """It had the lock, and has come to its end by the time that this one has it."""
+
+    @contextmanager
+    def lock() -> Generator[None]:
+        (tmp_path / "results.json").write_text("{}")
+        yield
+
+    with pytest.raises(SystemExit), exit_on_user_error(tmp_path, debug=False, lock=lock()):
+        half_a_run(tmp_path, UserError("to must be a folder that is new"))
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_debug_shows_the_traceback_before_the_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -30,5 +30,5 @@ def analyze(config: DictConfig, folder: Path) -> None:
 
 @hydra.main(config_path=str(CONF), config_name="analyze", version_base="1.3")
 def main(config: DictConfig) -> None:
-    with run_folder(config, exclusive=True) as folder:
+    with run_folder(config) as folder:
         analyze(config, folder)

@@ -31,5 +31,5 @@ def benchmark(config: DictConfig, folder: Path) -> Path:
 
 @hydra.main(config_path=str(CONF), config_name="benchmark", version_base="1.3")
 def main(config: DictConfig) -> None:
-    with run_folder(config, exclusive=False) as folder:
+    with run_folder(config) as folder:
         print(benchmark(config, folder))

@@ -42,5 +42,5 @@ def collect(config: DictConfig, folder: Path) -> None:
 
 @hydra.main(config_path=str(CONF), config_name="collect", version_base="1.3")
 def main(config: DictConfig) -> None:
-    with run_folder(config, exclusive=False) as folder:
+    with run_folder(config) as folder:
         collect(config, folder)

@@ -40,5 +40,5 @@ def dashboard(config: DictConfig, folder: Path) -> None:
 
 @hydra.main(config_path=str(CONF), config_name="dashboard", version_base="1.3")
 def main(config: DictConfig) -> None:
-    with run_folder(config, exclusive=False) as folder:
+    with run_folder(config) as folder:
         dashboard(config, folder)

@@ -7,45 +7,60 @@ import shutil
 import sys
 import traceback
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from omegaconf.errors import OmegaConfBaseException
 
-from trajectory.errors import RunFolderInUse, UserError, first_line, is_out_of_memory
+from trajectory.errors import UserError, first_line, is_out_of_memory
 
 
 @contextmanager
-def exit_on_user_error(folder: Path, *, debug: bool) -> Generator[None]:
+def exit_on_user_error(
+    folder: Path, *, debug: bool, lock: AbstractContextManager[None] | None = None
+) -> Generator[None]:
     """Print a user's error as one line and exit with code 1. Remove the run's files unless there is a checkpoint.
 
-    Files that were in `folder` before the run are kept, apart from Hydra's own. If another process works in `folder`,
-    nothing is removed.
+    Files that were in `folder` before the run are kept, apart from Hydra's own.
 
     Args:
         debug: whether to print the traceback too.
+        lock: keeps other processes out of `folder`. Where another one is in it, nothing is removed.
     """
-    earlier = _run_files(folder)
     try:
-        yield
+        with lock or nullcontext(), _removed_on_error(folder):
+            yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if isinstance(error, UserError | OmegaConfBaseException):
-            line = first_line(error)
-        elif is_out_of_memory(error):  # of what is not estimated before
-            line = f"there is not enough memory for this: {first_line(error)}"
-        else:
+        if not _is_refusal(error):
             raise
         if debug:
             traceback.print_exc()
-        print(f"error: {line}", file=sys.stderr)
-        if not isinstance(error, RunFolderInUse) and not any(folder.glob("**/*.ckpt")):
+        # memory is asked for at run time where it is not estimated before
+        what = "there is not enough memory for this: " if is_out_of_memory(error) else ""
+        print(f"error: {what}{first_line(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether it is no fault of the program."""
+    return isinstance(error, UserError | OmegaConfBaseException) or is_out_of_memory(error)
+
+
+@contextmanager
+def _removed_on_error(folder: Path) -> Generator[None]:
+    """Remove what a refused run has left in its folder, unless there is a checkpoint."""
+    earlier = _run_files(folder)
+    try:
+        yield
+    except Exception as error:
+        if _is_refusal(error) and not any(folder.glob("**/*.ckpt")):
             logging.shutdown()
             for path in _run_files(folder) - earlier if earlier else {folder}:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        sys.exit(1)
+        raise
 
 
 def _run_files(folder: Path) -> set[Path]:

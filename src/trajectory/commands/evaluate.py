@@ -30,5 +30,5 @@ def evaluate(config: DictConfig, folder: Path) -> float:
 
 @hydra.main(config_path=str(CONF), config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> float:
-    with run_folder(config, exclusive=True) as folder:
+    with run_folder(config) as folder:
         return evaluate(config, folder)

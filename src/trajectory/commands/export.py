@@ -35,5 +35,5 @@ def export(config: DictConfig, folder: Path) -> Path:
 
 @hydra.main(config_path=str(CONF), config_name="export", version_base="1.3")
 def main(config: DictConfig) -> None:
-    with run_folder(config, exclusive=True) as folder:
+    with run_folder(config) as folder:
         print(export(config, folder))

@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -59,17 +59,16 @@ def make_writable(name: str) -> None:
 
 
 @contextmanager
-def run_folder(config: DictConfig, *, exclusive: bool) -> Generator[Path]:
-    """The folder that Hydra chose for the run. A user's error ends the command with one line.
+def run_folder(config: DictConfig) -> Generator[Path]:
+    """The folder that Hydra chose for the run, out of which other processes are kept.
 
-    Args:
-        exclusive: whether to keep other processes out of the folder.
+    A user's error ends the command with one line.
     """
     gc.enable()  # `start` has disabled it
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     logging.raiseExceptions = False  # a log file that cannot be written is no reason for tracebacks
-    with exit_on_user_error(folder, debug=_debug(config)), run_dir_lock(folder) if exclusive else nullcontext():
+    with exit_on_user_error(folder, debug=_debug(config), lock=run_dir_lock(folder)):
         require(isinstance(config.debug, bool), "debug", "true or false", config.debug)
         command = str(hydra.job.config_name)
         check_choices(command, hydra.runtime.choices)

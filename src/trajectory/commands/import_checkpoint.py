@@ -41,5 +41,5 @@ def import_checkpoint(config: DictConfig, folder: Path) -> Path:
 
 @hydra.main(config_path=str(CONF), config_name="import_checkpoint", version_base="1.3")
 def main(config: DictConfig) -> None:
-    with run_folder(config, exclusive=True) as folder:
+    with run_folder(config) as folder:
         print(import_checkpoint(config, folder))

@@ -39,5 +39,5 @@ def report(config: DictConfig, folder: Path) -> Path:
 
 @hydra.main(config_path=str(CONF), config_name="report", version_base="1.3")
 def main(config: DictConfig) -> None:
-    with run_folder(config, exclusive=False) as folder:
+    with run_folder(config) as folder:
         print(report(config, folder))

@@ -41,7 +41,7 @@ def train(config: DictConfig, folder: Path) -> float:
 
 @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 def compose(config: DictConfig) -> float:
-    with run_folder(config, exclusive=True) as folder:
+    with run_folder(config) as folder:
         return train(config, folder)
 
 

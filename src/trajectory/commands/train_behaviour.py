@@ -40,5 +40,5 @@ def train_behaviour(config: DictConfig, folder: Path) -> None:
 
 @hydra.main(config_path=str(CONF), config_name="train_behaviour", version_base="1.3")
 def main(config: DictConfig) -> None:
-    with run_folder(config, exclusive=False) as folder:
+    with run_folder(config) as folder:
         train_behaviour(config, folder)
