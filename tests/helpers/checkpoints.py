@@ -1,13 +1,17 @@
-"""Checkpoints that must be the same to the last bit."""
+"""Checkpoints, curves and results that must be the same to the last bit."""
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trajectory.model.checkpoint import read_checkpoint
+
+MEASURED = ("latency", "tokens_per_second", "utilisation")  # anew each time
 
 
 def same(left: Any, right: Any) -> bool:
@@ -30,3 +34,24 @@ def assert_same_end(one: Path, other: Path) -> None:
         assert same(left["process"][key], right["process"][key]), key
     critics = [checkpoint["callbacks"].get("CriticTraining") for checkpoint in (left, right)]
     assert same(*critics)
+
+
+def computed(values: dict[str, Any]) -> dict[str, Any]:
+    """A point of the curves without what is measured anew each time."""
+    return {name: values[name] for name in sorted(values) if not any(word in name for word in MEASURED)}
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """Of metrics.csv, without empty cells and what is measured anew each time."""
+    with (folder / "metrics.csv").open() as file:
+        return [computed({name: cell for name, cell in row.items() if cell}) for row in csv.DictReader(file)]
+
+
+def assert_same_results(one: Path, other: Path) -> None:
+    """Final episodes, evaluations and curves of two run folders: no point missing, none twice."""
+    left, right = (json.loads((folder / "results.json").read_text()) for folder in (one, other))
+    assert left["episodes"] == right["episodes"]
+    for mine, theirs in zip(left.get("evaluations", []), right.get("evaluations", []), strict=True):
+        assert (mine["step"], mine["episodes"]) == (theirs["step"], theirs["episodes"])
+    assert rows(one) == rows(other)
+    assert left.get("interrupted", False) is right.get("interrupted", False) is False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -12,12 +11,11 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from helpers.checkpoints import assert_same_end
+from helpers.checkpoints import assert_same_end, assert_same_results, computed, rows
 from helpers.command_line import TINY, Process, run_main, run_main_here
 from helpers.holding import Hold, running, wait_for
 from helpers.offline_run import points
@@ -31,19 +29,6 @@ RUN = (
     "evaluation.video=false",
 )
 ENDLESS = (*RUN, "trainer.max_steps=10000000", "hydra.run.dir=run")  # it ends when it is told to
-
-MEASURED = ("latency", "tokens_per_second", "utilisation")  # anew each time
-
-
-def computed(values: dict[str, Any]) -> dict[str, Any]:
-    """A point of the curves without what is measured anew each time."""
-    return {name: values[name] for name in sorted(values) if not any(word in name for word in MEASURED)}
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    """Of metrics.csv, without empty cells and what is measured anew each time."""
-    with (folder / "metrics.csv").open() as file:
-        return [computed({name: cell for name, cell in row.items() if cell}) for row in csv.DictReader(file)]
 
 
 def logged(folder: Path) -> int:
@@ -65,14 +50,9 @@ def wandb_points(folder: Path) -> list[str]:
 def assert_same_run(one: Path, other: Path) -> None:
     """Weights, generators, evaluations, final episodes and curves; no point missing, none twice."""
     assert_same_end(one / "last.ckpt", other / "last.ckpt")
-    left, right = (json.loads((folder / "results.json").read_text()) for folder in (one, other))
-    assert left["episodes"] == right["episodes"]
-    for mine, theirs in zip(left["evaluations"], right["evaluations"], strict=True):
-        assert (mine["step"], mine["episodes"]) == (theirs["step"], theirs["episodes"])
+    assert_same_results(one, other)
     assert saved(one / "best.ckpt") == saved(other / "best.ckpt")
-    assert rows(one) == rows(other)
     assert wandb_points(one) == wandb_points(other)
-    assert left["interrupted"] is right["interrupted"] is False
 
 
 def end(process: Process, number: signal.Signals) -> tuple[str, str]:
