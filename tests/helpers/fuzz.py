@@ -51,11 +51,6 @@ AMOUNTS = re.compile(
     r"|accumulate_grad_batches|batches|sizes|min_steps|min_epochs|every_n_steps|windows|horizon|starts|samples|particles"
     r"|snapshot_steps|replay_policies|evaluation_episodes|environments|video_mb|max_time)$"
 )
-# what memory a number takes is estimated elsewhere, before any is asked for
-MEMORY = re.compile(
-    r"\.(n_layer|n_embd|n_head|window|batch_size|beam_width|expansion|bins|hidden|members|trajectories|sampled_actions"
-    r"|context|beam_widths|horizons|contexts|widths|layers|steps)$"
-)
 LARGE = ("1e300", "2147483648")
 HYDRAS = "HYDRA_FULL_ERROR"  # which Hydra names below its messages
 NOTICE = re.compile(r"^\s*$|%\||^warning: |Warning: |^  warnings?\.warn")
@@ -138,8 +133,7 @@ class Attack:
     @property
     def is_fair(self) -> bool:
         """Whether it may be asked that it is refused or ends within a minute."""
-        large = self.value in LARGE
-        return not (large and (AMOUNTS.search(f".{self.key}") or MEMORY.search(f".{self.key}")))
+        return not (self.value in LARGE and AMOUNTS.search(f".{self.key}"))
 
 
 def attacks(checkpoint: Path, seed: int, count: int) -> list[Attack]:
