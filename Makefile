@@ -7,7 +7,7 @@ DOCS_VENV := .venv-docs
 DOCS_INSTALLED := $(DOCS_VENV)/.installed
 CORES := $(shell nproc 2>/dev/null || echo auto)
 
-.PHONY: train test test-random test-slow fuzz demo pretrained bench bench-check bench-gpu lint format docs docs-serve install clean
+.PHONY: train test test-random test-slow fuzz soak demo pretrained bench bench-check bench-gpu lint format docs docs-serve install clean
 
 train: $(INSTALLED)
 	$(RUN) src/train.py env=hopper experiment=laptop
@@ -27,6 +27,10 @@ test-slow: $(INSTALLED)
 # 1,200 bad values in the keys of all commands, a second or two each; FUZZ_SEED and FUZZ_COUNT choose others
 fuzz: $(INSTALLED)
 	$(RUN) -m pytest -m slow tests/attacks/test_fuzz.py
+
+# what long runs need, and how late decisions are; by hand: make soak MINUTES=30
+soak: $(INSTALLED)
+	for kind in loop agent deadline; do $(RUN) tests/helpers/soak.py $$kind $(or $(MINUTES),1) || exit 1; done
 
 # a planned episode of a model that comes with the package, as a video
 demo: $(INSTALLED)

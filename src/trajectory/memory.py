@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from trajectory.baselines.settings import DecisionTransformerSettings
 from trajectory.errors import UserError
 from trajectory.model.settings import GPTSettings
 from trajectory.planning.settings import PlannerSettings
@@ -165,6 +166,23 @@ def check_training(
         Size("model.n_layer", model.n_layer, usual.n_layer),
         Size("model.n_embd", model.n_embd, usual.n_embd, head, head),
         Size("tokenizer.bins", model.bins, usual.bins, 2),
+    ]
+    check_memory("a training step", estimate, sizes, free)
+
+
+def check_decision_transformer(settings: DecisionTransformerSettings, free: int) -> None:
+    """Raise a `UserError` unless a training step of the baseline fits into `free` bytes."""
+
+    def estimate(values: Values) -> int:
+        layers, C, T, B = (values.get(f"baseline.{key}", getattr(settings, key)) for key in keys)
+        state = 4 * 12 * layers * C * C  # weights, gradients, the optimiser's moments
+        return FLOAT * (state + SAVED_CHANNELS_COMPILED * layers * C * 3 * T * B)
+
+    keys, usual = ("n_layer", "n_embd", "window", "batch_size"), DecisionTransformerSettings()
+    steps = {"n_embd": settings.n_head}
+    sizes = [
+        Size(f"baseline.{key}", getattr(settings, key), getattr(usual, key), steps.get(key, 1), steps.get(key, 1))
+        for key in keys
     ]
     check_memory("a training step", estimate, sizes, free)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from trajectory.baselines.settings import DecisionTransformerSettings
 from trajectory.hardware import free_memory, select_precision
-from trajectory.memory import check_plan, check_tokens, check_training
+from trajectory.memory import check_decision_transformer, check_plan, check_tokens, check_training
 from trajectory.planning.settings import PlannerSettings
 from trajectory.ranks import local_rank
 from trajectory.settings import TrainingSettings
@@ -26,6 +27,8 @@ def check_fits(settings: TrainingSettings, layout: TransitionLayout, device: tor
     builtin = settings.dataset.get("source") == "builtin"
     rows = settings.dataset.get("steps") if builtin else None
     check_tokens(layout, model.bins, rows or 0, settings.tokenizer.exact_rows, here)
+    if isinstance(settings.baseline, DecisionTransformerSettings):
+        check_decision_transformer(settings.baseline, here)
     if settings.baseline is not None:
         return
     gpu = device.type == "cuda"
