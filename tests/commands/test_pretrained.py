@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from helpers.command_line import Refusal, run_main_here
+from helpers.command_line import ROOT, Refusal, run_main_here
 from helpers.made_checkpoint import write_made_checkpoint
 from trajectory import TrajectoryAgent, names
 from trajectory.commands import pretrained
 from trajectory.errors import UserError
 from trajectory.files import CARD
 from trajectory.model.checkpoint import load_checkpoint
-from trajectory.model.exported import read_card
+from trajectory.model.exported import read_card, write_card
 
 MAX_BYTES = 12 << 20  # of all together
 QUICK = ("evaluation.max_steps=20", "runtime.threads=1", "logger=csv", "evaluation.video=false")
@@ -100,14 +101,44 @@ def test_every_model_of_the_package_is_complete_and_small() -> None:
     assert total <= MAX_BYTES
 
 
+def plays_as_its_card_says(name: str, folder: Path, *overrides: str) -> bool:
+    """Whether four episodes of other seeds have a mean that four such episodes have, by the interval of the card.
+
+    That interval is of the mean of its episodes, 1.96 of their deviations wide on each side; this one is of the
+    difference to the mean of four more, and four deviations wide, since returns have tails.
+    """
+    run = ("evaluation.episodes=4", "evaluation.video=false", "logger=csv", f"hydra.run.dir={folder / name}")
+    process = run_main_here("evaluate", f"checkpoint=pretrained/{name}", *run, *overrides, folder=folder)
+    assert process.returncode == 0, process.stderr
+    results = json.loads((folder / name / "results.json").read_text())
+    card = read_card(names.PRETRAINED / name)["about"]["evaluation"]
+    reach = 4 * card["return_std"] * np.sqrt(1 / 4 + 1 / card["episodes"]) + 0.01 * abs(card["return_mean"])
+    return bool(abs(results["return_mean"] - card["return_mean"]) < reach)
+
+
+@pytest.mark.usefixtures("package")
+def test_a_card_whose_numbers_are_not_its_models_is_found(made: Path, tmp_path: Path) -> None:
+    assert plays_as_its_card_says("hopper-medium", tmp_path, *QUICK)
+    card = read_card(made / "hopper-medium")
+    evaluation = card["about"]["evaluation"]
+    wrong = evaluation["return_mean"] + 9 * evaluation["return_std"] + abs(evaluation["return_mean"])
+    try:
+        write_card(made / "hopper-medium", {**card, "about": {"evaluation": {**evaluation, "return_mean": wrong}}})
+        assert not plays_as_its_card_says("hopper-medium", tmp_path, *QUICK)
+    finally:
+        write_card(made / "hopper-medium", card)
+
+
+def test_every_model_that_the_documentation_names_is_in_the_package() -> None:
+    """As `pretrained/NAME`, and as `from_pretrained("NAME")` with the name of one that can be made."""
+    texts = [path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))]
+    if names.shipped():  # before the first one, `make demo` has nothing to show
+        texts.append((ROOT / "Makefile").read_text())
+    named = {name for text in texts for name in re.findall(r"checkpoint=pretrained/([a-z][\w-]*)", text)}
+    quoted = {name for text in texts for name in re.findall(r"from_pretrained\(\"([\w-]+)\"", text)}
+    assert named | (quoted & pretrained.RECIPES.keys()) <= set(names.shipped())
+
+
 @pytest.mark.slow
 def test_every_model_of_the_package_plays_as_its_card_says(tmp_path: Path) -> None:
-    """Four episodes of other seeds: their mean lies where the mean of four such episodes lies, by four deviations."""
-    for name in names.shipped():
-        overrides = (f"checkpoint=pretrained/{name}", "evaluation.episodes=4", "evaluation.video=false", "logger=csv")
-        process = run_main_here("evaluate", *overrides, f"hydra.run.dir={name}", folder=tmp_path)
-        assert process.returncode == 0, process.stderr
-        results = json.loads((tmp_path / name / "results.json").read_text())
-        card = read_card(names.PRETRAINED / name)["about"]["evaluation"]
-        reach = 4 * card["return_std"] * np.sqrt(1 / 4 + 1 / 96) + 0.01 * abs(card["return_mean"])
-        assert abs(results["return_mean"] - card["return_mean"]) < reach, name
+    assert [name for name in names.shipped() if not plays_as_its_card_says(name, tmp_path)] == []
