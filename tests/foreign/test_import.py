@@ -25,7 +25,7 @@ from trajectory.foreign import howuhh, janner
 from trajectory.foreign.imported import Imported
 from trajectory.foreign.pickles import Global, read_pickle, write_record
 from trajectory.foreign.thresholds import kbins_discretizer, quantile_discretizer
-from trajectory.model.checkpoint import load_checkpoint, read_tensors
+from trajectory.model.checkpoint import load_checkpoint, read_checkpoint, read_tensors, write_checkpoint
 from trajectory.model.gpt import GPT
 from trajectory.model.native_decoder import NativeGPT
 from trajectory.model.settings import GPTSettings
@@ -215,6 +215,14 @@ def test_what_is_exported_to_the_original_is_what_was_imported(imported: dict[st
     assert asdict(again.model) == asdict(first.model)
     assert same(again.discretizer.state_dict(), first.discretizer.state_dict())
     assert (again.discount, again.terminal_reward, again.task) == (first.discount, first.terminal_reward, first.task)
+
+
+def test_a_checkpoint_cannot_name_a_file_outside_of_the_export(imported: dict[str, Path], tmp_path: Path) -> None:
+    content = read_checkpoint(imported["jannerm"])
+    content["hyper_parameters"]["imported"]["state"] = "../elsewhere.pt"
+    write_checkpoint(content, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match="one that was imported from there"):
+        janner.files(load_checkpoint(tmp_path / "last.ckpt"))
 
 
 REFUSED: dict[str, tuple[str, str, tuple[str, ...]]] = {

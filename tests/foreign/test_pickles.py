@@ -74,6 +74,7 @@ def test_a_hostile_pickle_is_refused_in_every_place(
         line = refusal("import_checkpoint", f"source={name}", f"path={path}", "env=hopper")
         assert file in line
         assert "weights_only=False" not in line
+        assert "allow_pickle" not in line
         assert not mark.exists()
 
 
