@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from helpers.command_line import CONF, compose_config, section
+from helpers.command_line import CONF, compose_config, compose_whole, section
 from trajectory.baselines.settings import BCSettings, baseline_settings
 from trajectory.behaviour.settings import RecipeSettings
 from trajectory.config import settings
@@ -113,6 +113,35 @@ def test_every_option_composes_resolves_and_instantiates(main: str, group: str, 
     assert instantiate(config).keys() == expected
     if "env" in config and main not in ("analyze", "evaluate"):
         assert environment_settings(config.env).id == config.env.id
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("planner.horizon=3", "evaluation.goal=[1.0, 2]", "logger.wandb.project='a b=c'"),
+        ("env=walker2d", "seed=3", "model.n_embd=8", "data.batch_size=${model.n_embd}"),
+        ("planner.horizon=7", "experiment=laptop"),  # an option that comes after a value
+        ("model.n_embd=8", "~model.n_head", "+model.new=1"),
+    ],
+)
+def test_tests_compose_what_hydra_composes(overrides: tuple[str, ...]) -> None:
+    """Those that set values in a config that is kept."""
+    for _ in range(2):
+        found, expected = compose_config("train", *overrides), compose_whole("train", *overrides)
+        assert found == expected
+        assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(expected)
+        OmegaConf.resolve(found)  # one that is changed is not the one that is kept
+
+
+@pytest.mark.parametrize("override", ["planner.nosuch=1", "planner.horizon=[1", "planner.horizon=1,2", "nosuch.key=1"])
+def test_tests_are_refused_what_hydra_refuses(override: str) -> None:
+    said = []
+    for one in (compose_config, compose_whole):
+        with pytest.raises(HydraException) as error:
+            one("train", "env=hopper", override)
+        said.append((type(error.value), str(error.value)))
+    assert said[0] == said[1]
 
 
 def test_every_file_of_conf_is_an_option_of_a_main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import resource
 import runpy
 import signal
@@ -12,6 +13,8 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from copy import deepcopy
+from functools import lru_cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ from unittest import mock
 import matplotlib
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from helpers.forked import Forked
@@ -28,6 +33,7 @@ from trajectory.files import cache_path
 PATIENCE = 1_800.0  # seconds, before a process that shows nothing is given up; decides no test that passes
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
+VALUE = re.compile(r"(?!hydra\.)\w+\.[\w.]+=")  # an override of one value; without a dot it may be an option of a group
 
 # a run of seconds that still does everything: records, trains, evaluates while training, plans, draws
 SHORT = (
@@ -53,7 +59,29 @@ Process = Forked | subprocess.Popen[str]
 
 
 def compose_config(main: str, *overrides: str) -> DictConfig:
-    """The config that `python src/MAIN.py OVERRIDES` runs with."""
+    """The config that `python src/MAIN.py OVERRIDES` runs with.
+
+    Hydra takes a fifth of a second for it. So what it composed is kept, and the values at the end of the overrides are
+    set in a copy, as Hydra itself sets them last. `tests/conf/test_configs.py` compares the two.
+    """
+    count = len(overrides)
+    while count and VALUE.match(overrides[count - 1]):
+        count -= 1
+    values = OverridesParser.create().parse_overrides(list(overrides[count:]))
+    if any(value.is_sweep_override() for value in values):  # which Hydra refuses
+        return compose_whole(main, *overrides)
+    config = deepcopy(_kept(main, overrides[:count]))
+    ConfigLoaderImpl._apply_overrides_to_config(values, config)
+    return config
+
+
+@lru_cache(32)
+def _kept(main: str, overrides: tuple[str, ...]) -> DictConfig:
+    return compose_whole(main, *overrides)
+
+
+def compose_whole(main: str, *overrides: str) -> DictConfig:
+    """What `compose_config` gives, composed by Hydra alone."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(main, list(overrides))
 
@@ -96,7 +124,7 @@ def environment_in(folder: Path) -> dict[str, str]:
 
 
 def start_main(
-    main: str,
+    main: str | Path,
     *overrides: str,
     folder: Path,
     most_bytes: int | None = None,
@@ -107,6 +135,8 @@ def start_main(
 ) -> Process:
     """Start `python src/MAIN.py OVERRIDES` in `folder`, which also holds its home, its Minari store and its caches.
 
+    A path is that of another file.
+
     It has no Weights & Biases account and nobody to answer a prompt.
 
     Args:
@@ -116,7 +146,7 @@ def start_main(
         fresh: whether it imports everything itself, as a user's does; else, on Linux, it begins with what mains import.
         variables: more environment variables; those that Python or an import reads need a fresh process.
     """
-    command = [sys.executable, str(ROOT / "src" / f"{main}.py"), *overrides]
+    command = [sys.executable, str(main if isinstance(main, Path) else ROOT / "src" / f"{main}.py"), *overrides]
     variables = environment_in(folder) | variables
     if sys.platform == "linux" and not fresh:
         return Forked(command[1:], folder, variables, most_bytes, limits, preload)
@@ -138,7 +168,7 @@ def start_main(
     )
 
 
-def run_main(main: str, *overrides: str, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+def run_main(main: str | Path, *overrides: str, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """What `start_main` starts, finished."""
     with start_main(main, *overrides, folder=folder, **options) as process:
         try:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,20 +20,7 @@ from trajectory.files import CARD, WEIGHTS
 from trajectory.model.checkpoint import load_checkpoint
 
 NAME = "lab/hopper"
-CHILD = """
-import json, sys
-from trajectory import TrajectoryAgent
-from trajectory.errors import UserError
-from trajectory.names import locate
-
-for code in json.load(sys.stdin):
-    try:
-        print(json.dumps(eval(code)))
-    except UserError as error:
-        print(json.dumps(f"refused: {error}"))
-"""
-
-
+ASKED = ROOT / "tests" / "helpers" / "asked.py"
 QUICK = (
     *("evaluation.max_steps=5", "evaluation.episodes=1", "evaluation.video=false"),
     *("logger=csv", "runtime.threads=1"),
@@ -61,17 +45,9 @@ def variables(hub: ModelHub | None, folder: Path, **more: str) -> dict[str, str]
     return local | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_ETAG_TIMEOUT": "2"} | more
 
 
-def ask(*codes: str, **environment: str) -> list[Any]:
+def ask(*codes: str, folder: Path, **variables: str) -> list[Any]:
     """What each expression gives in a process of its own, or the line with which it is refused."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "WANDB_"))}
-    process = subprocess.run(
-        [sys.executable, "-c", CHILD],
-        input=json.dumps(codes),
-        env={**kept, **environment},
-        cwd=ROOT / "src",
-        capture_output=True,
-        text=True,
-    )
+    process = run_main(ASKED, json.dumps(codes), folder=folder, **variables)
     assert process.returncode == 0, process.stderr
     return [json.loads(line) for line in process.stdout.splitlines()]
 
@@ -82,7 +58,7 @@ def pushed(hub: ModelHub, checkpoint: Path, tmp_path_factory: pytest.TempPathFac
     code = f"TrajectoryAgent.from_checkpoint({str(checkpoint)!r}).push_to_hub({NAME!r})"
     folder = tmp_path_factory.mktemp("client")
     login = "__import__('os').environ.update(HF_TOKEN='hf_secret')"
-    without, _, name = ask(code, login, code, **variables(hub, folder))
+    without, _, name = ask(code, login, code, folder=folder, **variables(hub, folder))
     assert without.startswith(f"refused: hf://{NAME} cannot be reached: ")
     return name
 
@@ -116,7 +92,7 @@ def test_large_weights_travel_by_lfs_in_parts_and_come_back_equal(hub: ModelHub,
     found = "str(locate({!r}).path)"
     start = len(hub.requests)
     client = variables(hub, tmp_path, HF_TOKEN="hf_secret")
-    pushed, folder, again = ask(push, found.format(f"hf://{name}"), push, **client)
+    pushed, folder, again = ask(push, found.format(f"hf://{name}"), push, folder=tmp_path, **client)
     weights = hub.files(name)[WEIGHTS]
     oid = hashlib.sha256(weights).hexdigest()
     parts = [f"PUT /lfs/{oid}/{number}" for number in range(1, -(-len(weights) // PART) + 1)]
@@ -141,7 +117,7 @@ def test_an_upload_that_arrives_damaged_is_refused_and_makes_no_commit(
 ) -> None:
     monkeypatch.setattr(hub, "loses", True)
     push = f"TrajectoryAgent.from_checkpoint({str(checkpoint)!r}).push_to_hub('lab/lost', half=True)"
-    (line,) = ask(push, **variables(hub, tmp_path, HF_TOKEN="hf_secret"))
+    (line,) = ask(push, folder=tmp_path, **variables(hub, tmp_path, HF_TOKEN="hf_secret"))
     assert line.startswith("refused: hf://lab/lost cannot be reached: ")
     assert "\n" not in line
     assert hub.repositories["lab/lost"] == {}
@@ -177,7 +153,7 @@ def answers(hub: ModelHub, pushed: str, checkpoint: Path, client: Path) -> dict[
         "newest": recorded.format(f"hf://{NAME}"),
         **{name: f"TrajectoryAgent.from_pretrained({name!r})" for name in REFUSED},
     }
-    found = dict(zip(codes, ask(*codes.values(), **variables(hub, client)), strict=True))
+    found = dict(zip(codes, ask(*codes.values(), folder=client, **variables(hub, client)), strict=True))
     assert found["newest"] == f"hf://{NAME}@{newest}"
     return found
 
@@ -205,12 +181,12 @@ def test_without_a_network_there_is_what_was_downloaded_and_else_one_line(
     """With the commit in the results."""
     offline = variables(None, client, HF_HUB_OFFLINE="1")
     overrides = (f"checkpoint={pushed}", *QUICK, "hydra.run.dir=run")
-    process = run_main("evaluate", *overrides, folder=tmp_path, fresh=True, **offline)
+    process = run_main("evaluate", *overrides, folder=tmp_path, **offline)
     assert process.returncode == 0, process.stderr
     assert json.loads((tmp_path / "run" / "results.json").read_text())["checkpoint"] == pushed
     reason = "cannot be reached: HF_HUB_OFFLINE is set, and it is not in the cache"
     for variable, said in ((offline, reason), (variables(None, client), "cannot be reached: ")):
-        process = run_main("evaluate", "checkpoint=hf://lab/other", folder=tmp_path, fresh=True, **variable)
+        process = run_main("evaluate", "checkpoint=hf://lab/other", folder=tmp_path, **variable)
         assert process.returncode == 1
         assert process.stderr.splitlines()[-1].startswith(f"error: checkpoint=hf://lab/other {said}")
         assert not list(tmp_path.glob("outputs/evaluate/evaluation/*"))
@@ -227,8 +203,9 @@ def test_an_artifact_of_wandb_is_found_by_its_alias_and_known_by_its_version(che
         "locate('wandb://me/lab/model:best')",
     )
     with serve_artifact({"last.ckpt": checkpoint.read_bytes()}) as url:
-        local = {"HOME": str(tmp_path), "TRAJECTORY_CACHE": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
-        found = ask(*codes, **local, WANDB_BASE_URL=url, WANDB_API_KEY=KEY, WANDB_SILENT="true")
+        found = ask(
+            *codes, folder=tmp_path, NO_PROXY="127.0.0.1", WANDB_BASE_URL=url, WANDB_API_KEY=KEY, WANDB_SILENT="true"
+        )
     assert found[1] == found[0]
     assert found[2] == "wandb://me/lab/model:v3"
     assert found[3].startswith("refused: checkpoint=wandb://me/lab/nosuch:best cannot be reached: ")
