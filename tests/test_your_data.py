@@ -18,10 +18,14 @@ from helpers.layouts import rows_of, write_lerobot, write_ogbench
 PAGE = (ROOT / "docs" / "your-data.md").read_text().replace("\\\n", " ")
 COMMANDS = re.findall(r"^python src/(\w+)\.py (.*)$", PAGE, flags=re.MULTILINE)
 SMALL = {
-    "train": tuple(override for override in SHORT if not override.startswith(("dataset.", "planner."))),
-    "experiment=laptop": ("planner.horizon=2", "model.window=3", "planner.context=1"),
-    "evaluate": ("evaluation.max_steps=5", "evaluation.episodes=1"),
+    "train": (
+        *(one for one in SHORT if one.startswith(("model.", "runtime.", "trainer.log"))),
+        *("trainer.max_steps=2", "data.batch_size=4", "evaluation.every_n_steps=2", "evaluation.periodic_episodes=1"),
+    ),
+    "experiment=laptop": ("planner.horizon=2", "planner.beam_width=2", "model.window=3", "planner.context=1"),
+    "evaluate": ("runtime.threads=1",),
 }
+FEW = ("evaluation.max_steps=4", "evaluation.episodes=1", "evaluation.video=false", "logger=csv")
 CRITIC = ("critic.steps=10", "critic.hidden=[8]")
 
 
@@ -54,7 +58,7 @@ def test_from_each_layout_to_planned_actions(place: Path) -> None:
         elif main == "train" and "critic=none" not in words:
             small += CRITIC
         if main != "collect":
-            small.append("logger=csv")
+            small += FEW
         process = run_main_here(main, *words, *small, folder=place)
         assert process.returncode == 0, (main, arguments, process.stderr)
         found = {path.parent for path in (place / "outputs" / "train").rglob("results.json")}

@@ -19,7 +19,8 @@ from trajectory.model.checkpoint import read_checkpoint
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="preloads a library as Linux does")
 RUN = (
     *(*TINY, "logger=csv", "trainer.max_steps=8", "callbacks.last_checkpoint.every_n_steps=3"),
-    *("evaluation.every_n_steps=4", "evaluation.video=false", "model.residual_dropout=0.1", "hydra.run.dir=run"),
+    *("evaluation.every_n_steps=4", "evaluation.max_steps=4", "evaluation.video=false"),
+    *("model.residual_dropout=0.1", "hydra.run.dir=run"),
 )
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
 

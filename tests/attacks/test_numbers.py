@@ -14,7 +14,7 @@ from helpers.command_line import TINY, run_main_here
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_bfloat16_trains_on_a_cpu_with_clipped_gradients(tmp_path: Path) -> None:
-    options = ("trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.5", "evaluation.video=false")
+    options = ("trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.5", "evaluation.video=false", "logger=csv")
     process = run_main_here("train", *TINY, *options, "hydra.run.dir=run", folder=tmp_path)
     assert process.returncode == 0, process.stderr
     assert "training on cpu in bf16-mixed" in process.stdout

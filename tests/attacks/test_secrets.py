@@ -40,7 +40,7 @@ def test_keys_in_the_environment_are_in_no_file_of_a_run(tmp_path: Path) -> None
 def test_the_address_of_a_study_is_in_no_file_of_its_trials(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     url = f"sqlite:///{tmp_path}/s3cret.db"
-    space = ("planner.horizon=choice(1,2)", "hydra.sweeper.n_trials=2", "hydra.sweep.dir=sweep", "logger=csv")
+    space = ("planner.horizon=choice(1,2)", "hydra.sweeper.n_trials=1", "hydra.sweep.dir=sweep", "logger=csv")
     storage = "hydra.sweeper.storage='${oc.env:STUDY_URL}'"
     process = run_main_here(
         "train", "-m", *QUICK, "hydra/sweeper=optuna", storage, *space, folder=tmp_path, STUDY_URL=url

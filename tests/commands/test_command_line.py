@@ -528,6 +528,7 @@ def test_a_folder_used_again_holds_the_curves_of_its_last_run_alone(tmp_path: Pa
     ends = []
     for seed in (0, 1):
         command = (*TINY, "baseline=bc", "baseline.steps=50", f"seed={seed}", "hydra.run.dir=run")
+        command += ("evaluation.video=false",)
         process = run_main_here("train", *command, folder=tmp_path)
         assert process.returncode == 0, process.stderr
         run = Run(process, tmp_path / "run")

@@ -298,6 +298,7 @@ def test_a_sweep_imports_once(trained: tuple[Path, subprocess.CompletedProcess[s
     """In one process all jobs share what was imported; so do those of each of joblib's workers."""
     folder, _ = trained
     jobs = ("-m", *TINY, "logger=csv", "evaluation.video=false", "evaluation.every_n_steps=null", "seed=1,2")
+    jobs += ("trainer.max_steps=1", "evaluation.episodes=1", "evaluation.max_steps=2")
     alone = run_main("train", *jobs, "hydra.sweep.dir=alone", folder=folder, **TELL)
     assert alone.returncode == 0, alone.stderr
     workers = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "hydra.sweep.dir=workers")

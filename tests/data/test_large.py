@@ -352,7 +352,8 @@ class TestEpisodesInMemory:
 
 
 def test_the_command_trains_model_and_critic_on_large_data(tmp_path: Path) -> None:
-    process = run_main("train", *TINY_CRITIC, "tokenizer.exact_rows=400", "hydra.run.dir=run", folder=tmp_path)
+    options = ("tokenizer.exact_rows=400", "logger=csv", "evaluation.video=false", "hydra.run.dir=run")
+    process = run_main("train", *TINY_CRITIC, *options, folder=tmp_path)
     assert process.returncode == 0, process.stderr
     assert "episodes, a random sample, are taken into memory" in process.stdout + process.stderr
     assert (tmp_path / "run" / "results.json").is_file()

@@ -94,6 +94,7 @@ def test_the_league_is_a_sweep_that_goes_on_and_a_report(tmp_path: Path) -> None
     small = (
         *("-m", *SHORT, "experiment=league", "env=hopper"),
         *("dataset.quality=random,medium", "seed=0", "evaluation.every_n_steps=null", "evaluation.episodes=3"),
+        *("evaluation.max_steps=5",),
     )
     sweep = (*small, "baseline=none", "critic.steps=4", "critic.hidden=[8]")
     process = run_main_here("train", *sweep, folder=tmp_path)
@@ -127,7 +128,9 @@ def test_the_league_is_a_sweep_that_goes_on_and_a_report(tmp_path: Path) -> None
     for path in list(league.rglob("*")):
         if path.is_file() and path.name not in ("results.json", "config.yaml"):
             path.unlink()
-    process = run_main_here("report", "runs=outputs/league", "hydra.run.dir=report", folder=tmp_path)
+    process = run_main_here(
+        "report", "runs=outputs/league", "report.resamples=200", "hydra.run.dir=report", folder=tmp_path
+    )
     assert process.returncode == 0, process.stderr
     assert "mean of 2" in process.stdout
     assert (tmp_path / "report" / "league.png").read_bytes()[:4] == b"\x89PNG"

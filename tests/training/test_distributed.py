@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -111,7 +112,6 @@ def run_torchrun(folder: Path, *overrides: str) -> subprocess.CompletedProcess[s
 
 
 def test_processes_that_torchrun_starts_record_once_and_share_a_run_folder(tmp_path: Path, alone: Path) -> None:
-    """And all come to their end when there is nothing left to do."""
     process = run_torchrun(tmp_path)
     assert process.returncode == 0, process.stderr
     assert process.stderr.count("recording Hopper-v5:   0%") == 1
@@ -120,11 +120,19 @@ def test_processes_that_torchrun_starts_record_once_and_share_a_run_folder(tmp_p
     (folder,) = (tmp_path / "outputs" / "train" / "hopper").iterdir()
     check_same(folder, alone)
     assert list(tmp_path.rglob("*.lock")) == []
-    before = (folder / "results.json").stat().st_mtime_ns
-    process = run_torchrun(tmp_path, "resume=true", f"hydra.run.dir={folder}")
+
+
+@pytest.mark.slow
+def test_processes_that_torchrun_starts_all_come_to_their_end_when_there_is_nothing_left_to_do(
+    place: Path, alone: Path
+) -> None:
+    finished = place / "finished"
+    shutil.copytree(alone, finished)
+    before = (finished / "results.json").stat().st_mtime_ns
+    process = run_torchrun(place, "resume=true", f"hydra.run.dir={finished}")
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("is finished: mean return") == 1
-    assert (folder / "results.json").stat().st_mtime_ns == before
+    assert (finished / "results.json").stat().st_mtime_ns == before
 
 
 def number_of_a_job() -> str:
@@ -136,6 +144,7 @@ def number_of_a_job() -> str:
     raise AssertionError("no port is free")
 
 
+@pytest.mark.slow
 def test_processes_that_srun_starts_find_each_other(tmp_path: Path, alone: Path) -> None:
     """By the variables that it sets, and no others."""
     job = {

@@ -212,7 +212,7 @@ def test_evaluation_of_the_checkpoint_restates_nothing(trained: Path) -> None:
     episodes = [json.loads((trained.parent / run / "results.json").read_text())["episodes"] for run in ("run", "again")]
     assert episodes[0] == episodes[1]
     assert {"final/goals", "final/episodes", "final/success_rate"} <= names(trained.parent / "again")
-    goal = ("evaluation.goal=[9.0,9.0]", "evaluation.video=false", "hydra.run.dir=goal")
+    goal = ("evaluation.goal=[9.0,9.0]", "evaluation.video=false", "logger=csv", "hydra.run.dir=goal")
     asked = run_main("evaluate", *options, *goal, folder=trained.parent)
     assert asked.returncode == 0, asked.stderr
     moved_to = json.loads((trained.parent / "goal" / "results.json").read_text())["episodes"]
@@ -222,7 +222,8 @@ def test_evaluation_of_the_checkpoint_restates_nothing(trained: Path) -> None:
 
 @pytest.mark.parametrize("baseline", ["bc", "behaviour"])
 def test_baselines_are_measured_on_the_same_pairs(trained: Path, baseline: str) -> None:
-    options = [f"baseline={baseline}", *(["baseline.steps=20"] if baseline == "bc" else [])]
+    options = ["evaluation.video=false", f"baseline={baseline}"]
+    options += ["baseline.steps=20"] if baseline == "bc" else []
     process = run_main("train", *TINY, *options, f"hydra.run.dir={baseline}", folder=trained.parent)
     assert process.returncode == 0, process.stderr
     pairs = [
@@ -275,9 +276,8 @@ def test_bad_goals_are_one_line(refusal: Refusal, options: list[str], words: lis
 
 
 def test_a_checkpoint_without_goals_reaches_none(trained: Path, refusal: Refusal) -> None:
-    process = run_main(
-        "train", *TINY, "env.goal=null", "evaluation.max_steps=2", "hydra.run.dir=without", folder=trained.parent
-    )
+    options = ("env.goal=null", "evaluation.max_steps=2", "evaluation.video=false", "hydra.run.dir=without")
+    process = run_main("train", *TINY, *options, folder=trained.parent)
     assert process.returncode == 0, process.stderr
     checkpoint = trained.parent / "without" / "last.ckpt"
     line = refusal("evaluate", f"checkpoint={checkpoint}", "evaluation.goal=[1.0,1.0]")

@@ -115,7 +115,13 @@ def test_the_whole_way_in_miniature(tmp_path: Path) -> None:
     assert all(0 <= episode["shortest_path"] <= 24 for episode in results["episodes"])
     assert all(float(number).is_integer() for episode in results["episodes"] for number in episode["goal"])
     assert (folder / "goals.png").stat().st_size > 10_000
-    goal = ("evaluation.goal=[11,11]", "evaluation.episodes=1", "evaluation.max_steps=4", "runtime.threads=1")
+    goal = (
+        "evaluation.goal=[11,11]",
+        "evaluation.episodes=1",
+        "evaluation.max_steps=4",
+        "runtime.threads=1",
+        "logger=csv",
+    )
     again = run_main_here("evaluate", f"checkpoint={folder / 'last.ckpt'}", *goal, folder=tmp_path)
     assert again.returncode == 0, again.stderr
     refused = run_main_here("evaluate", f"checkpoint={folder / 'last.ckpt'}", "evaluation.goal=[6,6]", folder=tmp_path)
