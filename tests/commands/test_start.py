@@ -294,6 +294,7 @@ def test_measuring_decisions_does_without_lightning(tmp_path: Path) -> None:
     check_imports(process.stderr, {"torch", "numpy", "matplotlib", "PIL"})
 
 
+@pytest.mark.slow
 def test_a_sweep_imports_once(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     """In one process all jobs share what was imported; so do those of each of joblib's workers."""
     folder, _ = trained

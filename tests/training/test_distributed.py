@@ -111,6 +111,7 @@ def run_torchrun(folder: Path, *overrides: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 def test_processes_that_torchrun_starts_record_once_and_share_a_run_folder(tmp_path: Path, alone: Path) -> None:
     process = run_torchrun(tmp_path)
     assert process.returncode == 0, process.stderr
