@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -104,6 +105,7 @@ class Import:
         return self.module.partition(".")[0]
 
 
+@cache
 def imports(path: Path) -> list[Import]:
     """Every import of a file, wherever it stands."""
     return list(_walk(ast.parse(path.read_text(), filename=str(path)), deferred=False))
