@@ -48,6 +48,7 @@ def run_benchmark(folder: Path, *overrides: str, **variables: str) -> tuple[list
     return lines, results
 
 
+@pytest.mark.slow
 def test_data_is_measured_in_a_table_and_a_file(tmp_path: Path) -> None:
     """And nothing else is left."""
     temporary = tmp_path / "temporary"
@@ -312,7 +313,10 @@ def test_ten_million_transitions_in_bounded_memory_without_any_allowance() -> No
     assert set(row["second"]["stages"]) == {"hash"}, "a second start reads the file once and does no more with it"
 
 
-@pytest.mark.parametrize(("quality", "steps", "reached"), [("random", 1_000, True), ("medium", 80, False)])
+@pytest.mark.parametrize(
+    ("quality", "steps", "reached"),
+    [pytest.param("random", 1_000, True, marks=pytest.mark.slow), ("medium", 80, False)],
+)
 def test_the_laptop_experiment_is_timed_until_it_plans_as_well_as_its_data(
     tmp_path: Path, quality: str, steps: int, reached: bool
 ) -> None:

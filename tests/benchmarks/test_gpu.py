@@ -83,6 +83,7 @@ def test_a_training_is_the_published_one() -> None:
     assert module.gpt.settings.n_layer == 4
 
 
+@pytest.mark.slow
 def test_the_whole_run_on_a_cpu(tmp_path: Path) -> None:
     overrides = {
         "benchmark.suites": "[gpu]",

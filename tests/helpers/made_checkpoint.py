@@ -21,16 +21,17 @@ from trajectory.transition import TransitionLayout
 HOPPER = TransitionLayout(11, 3)
 
 
-def write_made_checkpoint(path: Path, *overrides: str) -> Path:
-    """A checkpoint of hopper with a critic, after six steps by its own account.
+def write_made_checkpoint(path: Path, *overrides: str, layout: TransitionLayout = HOPPER) -> Path:
+    """A checkpoint with a critic, of hopper by default, after six steps by its own account.
 
     Args:
         overrides: of the configuration of `train`, further ones.
+        layout: of the environment.
     """
     config = compose_config("train", *TINY_CRITIC, "model.n_head=1", *overrides)
     settings = training_settings(config)
     hyperparameters: dict[str, Any] = {
-        "layout": asdict(HOPPER),
+        "layout": asdict(layout),
         "model": asdict(settings.model),
         "optimizer": asdict(settings.optimizer),
         "tokenizer": without_missing(config.tokenizer),
@@ -40,8 +41,8 @@ def write_made_checkpoint(path: Path, *overrides: str) -> Path:
         "critic": None if settings.critic is None else asdict(settings.critic),
     }
     generator = np.random.default_rng(0)
-    columns = generator.standard_normal((HOPPER.transition_dim, 500)).astype(np.float32)
-    bins = Discretizer.fit(columns, settings.model.bins, "quantile", HOPPER)
+    columns = generator.standard_normal((layout.transition_dim, 500)).astype(np.float32)
+    bins = Discretizer.fit(columns, settings.model.bins, "quantile", layout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         parts = {"gpt": build(hyperparameters)[0], "discretizer": bins, "critic": build_critic(hyperparameters)}
