@@ -17,9 +17,11 @@ import pytest
 
 from helpers import command_line, holding
 from helpers.command_line import ROOT, TINY
+from helpers.forked import LIGHT
 from helpers.holding import Hold
 
 run_main, running = partial(command_line.run_main, fresh=True), partial(holding.running, fresh=True)
+run_lightly = partial(command_line.run_main, light=True)
 
 TELL: dict[str, Any] = {"PYTHONPROFILEIMPORTTIME": "1"}
 MARK = "import time:"
@@ -40,7 +42,8 @@ SIMULATOR = {"mujoco", "imageio"}  # Gymnasium's renderer imports both
 def imported(stderr: str) -> dict[str, str]:
     """Each module that was imported, and the chain that brought it."""
     lines = [line.removeprefix(MARK).split("|") for line in stderr.splitlines() if line.startswith(MARK)]
-    names = [cells[2][1:].rstrip() for cells in lines[1:]]  # indented by two for each that imports it
+    # indented by two for each that imports it, below a heading
+    names = [name for cells in lines if (name := cells[2][1:].rstrip()) != "imported package"]
     chains: dict[str, str] = {}
     above: list[tuple[int, str]] = []  # those that later lines say were begun earlier
     for name in reversed(names):
@@ -75,6 +78,13 @@ def test_the_chain_of_an_import_is_read_from_what_python_tells() -> None:
     assert chains["numpy"].endswith(" <- trajectory.data.returns")
     with pytest.raises(AssertionError, match="numpy <- "):
         check_imports(process.stderr, set())
+
+
+def test_what_processes_that_begin_lightly_have_is_not_heavy() -> None:
+    code = f"import sys, {', '.join(LIGHT)}; print(*sys.modules)"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True)
+    assert set(LIGHT) <= set(process.stdout.split())
+    assert not HEAVY & set(process.stdout.split())
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -164,7 +174,7 @@ def test_help_shows_the_config_that_overrides_make_and_ends_quietly_where_nobody
 def test_what_the_settings_tell_to_be_wrong_is_refused_before_anything_heavy(
     command: str, overrides: list[str], line: str, tmp_path: Path
 ) -> None:
-    process = run_main(command, *overrides, folder=tmp_path, **TELL)
+    process = run_lightly(command, *overrides, folder=tmp_path)
     assert process.returncode == 1
     check_imports(process.stderr, set())
     assert said(process.stderr)[0].startswith(line)
@@ -182,7 +192,7 @@ def test_what_the_settings_tell_to_be_wrong_is_refused_before_anything_heavy(
 def test_what_the_environment_tells_to_be_wrong_is_refused_before_torch(
     overrides: list[str], line: str, tmp_path: Path
 ) -> None:
-    process = run_main("train", *overrides, folder=tmp_path, **TELL)
+    process = run_lightly("train", *overrides, folder=tmp_path)
     assert process.returncode == 1
     check_imports(process.stderr, {*DATA, *PICTURES, *SIMULATOR, "gymnasium_robotics"})
     assert said(process.stderr)[-1].startswith(line)
@@ -190,7 +200,7 @@ def test_what_the_environment_tells_to_be_wrong_is_refused_before_torch(
 
 @pytest.mark.parametrize("flags", [["--cfg", "job"], ["--info", "defaults"], ["-sc", "install=bash"]])
 def test_hydras_own_flags_import_nothing_heavy(flags: list[str], tmp_path: Path) -> None:
-    process = run_main("train", *flags, folder=tmp_path, **TELL)
+    process = run_lightly("train", *flags, folder=tmp_path)
     assert process.returncode == 0, process.stderr
     check_imports(process.stderr, set())
     assert process.stdout

@@ -131,6 +131,7 @@ def start_main(
     limits: dict[str, int] | None = None,
     preload: Path | None = None,
     fresh: bool = False,
+    light: bool = False,
     **variables: str,
 ) -> Process:
     """Start `python src/MAIN.py OVERRIDES` in `folder`, which also holds its home, its Minari store and its caches.
@@ -144,12 +145,14 @@ def start_main(
         limits: of a process that is not fresh, by the name of their constant in `resource`.
         preload: a library that is loaded before all others; also of a process that is not fresh.
         fresh: whether it imports everything itself, as a user's does; else, on Linux, it begins with what mains import.
+        light: whether it tells its imports, and begins with no more than all mains import first.
         variables: more environment variables; those that Python or an import reads need a fresh process.
     """
     command = [sys.executable, str(main if isinstance(main, Path) else ROOT / "src" / f"{main}.py"), *overrides]
     variables = environment_in(folder) | variables
     if sys.platform == "linux" and not fresh:
-        return Forked(command[1:], folder, variables, most_bytes, limits, preload)
+        return Forked(command[1:], folder, variables, most_bytes, limits, preload, light)
+    variables |= {"PYTHONPROFILEIMPORTTIME": "1"} if light else {}
 
     def prepare() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored below a shell's background job

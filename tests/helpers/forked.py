@@ -28,6 +28,7 @@ IMPORTED = (
     *("trajectory.training.run", "trajectory.evaluation.evaluate", "trajectory.analysis.analyze"),
     *("trajectory.data.collect", "trajectory.reporting.report"),
 )
+LIGHT = ("hydra.main", "hydra.core.plugins", "trajectory.settings")  # what all commands import before their checks
 REQUEST = 1 << 20  # bytes of a request at most
 HELD = Path(__file__).parent / "held" / "sitecustomize.py"
 
@@ -42,6 +43,7 @@ class Forked:
         most_bytes: that a file may grow to; None for no limit.
         limits: others of the process, by the name of their constant in `resource`.
         preload: a library that is loaded before all others.
+        light: whether nothing heavy is imported yet. What is imported then is told on stderr, as `-X importtime` does.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Forked:
         most_bytes: int | None = None,
         limits: dict[str, int] | None = None,
         preload: Path | None = None,
+        light: bool = False,
     ) -> None:
         self.args, self.returncode = args, None
         self._keeper, keeper = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -60,7 +63,7 @@ class Forked:
         limits = (limits or {}) | ({} if most_bytes is None else {"RLIMIT_FSIZE": most_bytes})
         request = json.dumps({"args": args, "cwd": str(cwd), "env": env, "limits": limits}).encode()
         assert len(request) < REQUEST
-        socket.send_fds(_server(preload), [request], [keeper.fileno(), out, err])
+        socket.send_fds(_server(preload, light), [request], [keeper.fileno(), out, err])
         keeper.close()
         os.close(out)
         os.close(err)
@@ -107,14 +110,16 @@ class Forked:
 
 
 @cache
-def _server(preload: Path | None) -> socket.socket:
+def _server(preload: Path | None, light: bool) -> socket.socket:
     """The socket of the server with that library, which ends when this process does."""
+    variables = {"PYTHONPROFILEIMPORTTIME": "1"} if light else {}
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     subprocess.Popen(
-        [sys.executable, __file__, str(theirs.fileno())],
+        [sys.executable, __file__, str(theirs.fileno()), *(LIGHT if light else ())],
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
-        env=os.environ | ({} if preload is None else {"LD_PRELOAD": str(preload)}),
+        stderr=subprocess.DEVNULL if light else None,
+        env=os.environ | variables | ({} if preload is None else {"LD_PRELOAD": str(preload)}),
     )
     theirs.close()
     return ours
@@ -168,8 +173,10 @@ def _become(request: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[2] / "src")
-    import_module("trajectory.environments.make").choose_gl()
-    for module in IMPORTED:
+    light = sys.argv[2:]
+    if not light:
+        import_module("trajectory.environments.make").choose_gl()
+    for module in light or IMPORTED:
         import_module(module)
     gc.collect()
     gc.freeze()
