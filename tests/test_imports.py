@@ -35,9 +35,8 @@ FLOORS: list[set[str]] = [
         "spaces",
         "writable",
         "worlds",
-        "native",
     },
-    {"hub", "renamed", "steps", "targets"},
+    {"hub", "native", "renamed", "steps", "targets"},
     {"names"},
     {"settings"},  # and the file settings.py of every room
     {"distributed", "memory", "resume"},
