@@ -140,15 +140,22 @@ INLINE vec of_head(vec x, int shift) /* lane l is the next lane of its head, `sh
     return permute(x, x, from);
 }
 
+/* for every power of two below the most lanes: a loop would make the permutations at run time */
+#define POWERS(step) step(8) step(4) step(2) step(1)
+
 /* sets every lane to the sum, or to the largest, over all lanes of its head */
 INLINE vec sum_per_head(vec v)
 {
-    for (int shift = HEADS; shift < LANES; shift *= 2) v += of_head(v, shift);
+#define STEP(shift) if (HEADS <= shift && shift < LANES) v += of_head(v, shift);
+    POWERS(STEP)
+#undef STEP
     return v;
 }
 INLINE vec largest_per_head(vec v)
 {
-    for (int shift = HEADS; shift < LANES; shift *= 2) v = larger(v, of_head(v, shift));
+#define STEP(shift) if (HEADS <= shift && shift < LANES) v = larger(v, of_head(v, shift));
+    POWERS(STEP)
+#undef STEP
     return v;
 }
 
@@ -170,8 +177,9 @@ INLINE vec group_scores(const real *query, const real *keys, int count)
         for (int g = 0; g < GROUP; g++)
             if (g < count) sums[g] += q * LOAD(keys + g * EMBD + e);
     }
-    for (int n = GROUP / 2, half = LANES / 2; n > 0; n /= 2, half /= 2)
-        for (int g = 0; g < n; g++) sums[g] = add_halves(sums[g], sums[g + n], half);
+#define STEP(n) if (2 * n <= GROUP) for (int g = 0; g < n; g++) sums[g] = add_halves(sums[g], sums[g + n], n * HEADS);
+    POWERS(STEP)
+#undef STEP
     const real scale = 1 / sqrt((real)(EMBD / HEADS));
     vec scores = sums[0] * scale;
     if (count == GROUP) return scores;
