@@ -76,13 +76,6 @@ static void product(const real *a, int64_t a_row, int64_t a_column, int64_t rows
     if (c < columns) blocks(1, a, a_row, a_column, rows, b + c, columns, k, bias ? bias + c : 0, y + c, columns);
 }
 
-INLINE real sum_of(vec v)
-{
-    real sum = 0;
-    for (int l = 0; l < LANES; l++) sum += v[l];
-    return sum;
-}
-
 /* y (rows, outputs) = a (rows, k) times b (outputs, k), transposed, plus the bias; k is a multiple of LANES */
 static void dots(const real *a, int64_t rows, const real *b, int64_t outputs, int64_t k, const real *bias, real *y)
 {

@@ -93,15 +93,12 @@ static void normalize(const real *x, int64_t rows, real *y)
     for (int64_t r = 0; r < rows; r++, x += EMBD, y += EMBD) {
         vec sum = splat(0), squares = splat(0);
         for (int c = 0; c < EMBD; c += LANES) sum += LOAD(x + c);
-        real mean = 0, variance = 0;
-        for (int l = 0; l < LANES; l++) mean += sum[l];
-        mean /= EMBD;
+        const real mean = sum_of(sum) / EMBD;
         for (int c = 0; c < EMBD; c += LANES) {
             vec d = LOAD(x + c) - mean;
             squares += d * d;
         }
-        for (int l = 0; l < LANES; l++) variance += squares[l];
-        real scale = 1 / sqrt(variance / EMBD + (real)1e-5);
+        const real scale = 1 / sqrt(sum_of(squares) / EMBD + (real)1e-5);
         for (int c = 0; c < EMBD; c += LANES) STORE(y + c, (LOAD(x + c) - mean) * scale);
     }
 }
@@ -110,17 +107,6 @@ static void normalize(const real *x, int64_t rows, real *y)
 
 /* Scores are (keys, HEADS): a vector holds those of GROUP keys. */
 #define GROUP (LANES / HEADS)
-
-INLINE vec permute(vec x, vec y, ivec from) /* lane l is lane from[l] of x and y, side by side */
-{
-#ifdef __clang__
-    vec found;
-    for (int l = 0; l < LANES; l++) found[l] = from[l] < LANES ? x[from[l]] : y[from[l] - LANES];
-    return found;
-#else
-    return __builtin_shuffle(x, y, from);
-#endif
-}
 
 /* sums of the two halves of x and of y, in the halves of one vector; a half has those lanes whose bit `half` is equal */
 INLINE vec add_halves(vec x, vec y, int half)
@@ -133,27 +119,17 @@ INLINE vec add_halves(vec x, vec y, int half)
     return permute(x, y, same) + permute(x, y, other);
 }
 
-INLINE vec of_head(vec x, int shift) /* lane l is the next lane of its head, `shift` lanes further */
-{
-    ivec from;
-    for (int l = 0; l < LANES; l++) from[l] = (l + shift) % LANES;
-    return permute(x, x, from);
-}
-
-/* for every power of two below the most lanes: a loop would make the permutations at run time */
-#define POWERS(step) step(8) step(4) step(2) step(1)
-
 /* sets every lane to the sum, or to the largest, over all lanes of its head */
 INLINE vec sum_per_head(vec v)
 {
-#define STEP(shift) if (HEADS <= shift && shift < LANES) v += of_head(v, shift);
+#define STEP(shift) if (HEADS <= shift && shift < LANES) v += rotated(v, shift);
     POWERS(STEP)
 #undef STEP
     return v;
 }
 INLINE vec largest_per_head(vec v)
 {
-#define STEP(shift) if (HEADS <= shift && shift < LANES) v = larger(v, of_head(v, shift));
+#define STEP(shift) if (HEADS <= shift && shift < LANES) v = larger(v, rotated(v, shift));
     POWERS(STEP)
 #undef STEP
     return v;

@@ -113,34 +113,34 @@ INLINE void block_to_head(const real *a, int64_t a_row, int64_t a_column, const 
 
 /* ---- attention ---- */
 
-INLINE real largest(const real *x, int64_t count)
+/* x in the columns from `first` to `end`, else the other; lane l is column + l */
+INLINE vec within(vec x, int64_t column, int64_t first, int64_t end, vec other)
 {
-    real most = x[0];
-    if (count >= LANES) {
-        vec m = LOAD(x);
-        for (; count >= LANES; count -= LANES, x += LANES) m = larger(m, LOAD(x));
-        for (int l = 0; l < LANES; l++) most = m[l] > most ? m[l] : most;
-    }
-    for (; count > 0; count--, x++) most = *x > most ? *x : most;
-    return most;
+    ivec columns;
+    for (int l = 0; l < LANES; l++) columns[l] = l;
+    columns += (integer)column;
+    return choose((columns >= (integer)first) & (columns < (integer)end), x, other);
 }
 
-/* x = exp(x - most); returns their sum */
-INLINE real exponentials(real *x, int64_t count, real most)
+INLINE real largest(const real *row, int64_t first, int64_t end)
+{
+    vec most = splat(-INFINITY);
+    for (int64_t c = first / LANES * LANES; c < end; c += LANES)
+        most = larger(most, within(LOAD(row + c), c, first, end, most));
+    return largest_of(most);
+}
+
+/* row = exp(row - most) from `first` to `end`, and 0 in the rest of their vectors; returns the sum */
+INLINE real exponentials(real *row, int64_t first, int64_t end, real most)
 {
     vec sums = splat(0);
-    for (; count >= LANES; count -= LANES, x += LANES) {
-        vec e = exponential(LOAD(x) - most);
-        STORE(x, e);
+    for (int64_t c = first / LANES * LANES; c < end; c += LANES) {
+        vec x = within(LOAD(row + c), c, first, end, splat(most));
+        vec e = within(exponential(x - most), c, first, end, splat(0));
+        STORE(row + c, e);
         sums += e;
     }
-    real sum = 0, rest[LANES] = {0};
-    memcpy(rest, x, sizeof(real) * count);
-    STORE(rest, exponential(LOAD(rest) - most));
-    memcpy(x, rest, sizeof(real) * count);
-    for (int l = 0; l < count; l++) sum += rest[l];
-    for (int l = 0; l < LANES; l++) sum += sums[l];
-    return sum;
+    return sum_of(sums);
 }
 
 #define ROUND_UP(n, unit) (((n) + (unit) - 1) / (unit) * (unit))
@@ -273,7 +273,7 @@ void attention(const Attention *on, const real *qkv, real *out, real *sums, int6
         for (int64_t i = 0; i < T; i++) {
             real *row = w.scores + i * w.columns;
             const int64_t from = first_key(on, i), to = key_of(on, i + 1);
-            const real most = largest(row + from, to - from), sum = exponentials(row + from, to - from, most);
+            const real most = largest(row, from, to), sum = exponentials(row, from, to, most);
             sums[unit * T + i] = most + log(sum);
             if (on->threshold) {
                 const uint32_t element = element_number(on, &w, unit, i) + (uint32_t)from;
@@ -312,9 +312,8 @@ void attention_backward(const Attention *on, const real *qkv, const real *out, c
             const real *y = out + ((b * T + i) * H + h) * HEAD, *dy = w.dy + i * HEAD;
             vec products = splat(0);
             for (int c = 0; c < HEAD; c += LANES) products += LOAD(y + c) * LOAD(dy + c);
-            real mean = 0;
-            for (int l = 0; l < LANES; l++) mean += products[l];
-            exponentials(row + from, to - from, sums[unit * T + i]);
+            const real mean = sum_of(products);
+            exponentials(row, from, to, sums[unit * T + i]);
             if (on->threshold) {
                 const uint32_t element = element_number(on, &w, unit, i) + (uint32_t)from;
                 dropout_factors(w.factors, to - from, element, on->threshold, on->seed);

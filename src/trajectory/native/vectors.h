@@ -41,6 +41,42 @@ INLINE vec splat(real x) { return x - (vec){0}; } /* adding would turn -0 into 0
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 INLINE vec larger(vec a, vec b) { return choose((ivec)(a > b), a, b); }
 
+INLINE vec permute(vec x, vec y, ivec from) /* lane l is lane from[l] of x and y, side by side */
+{
+#ifdef __clang__
+    vec found;
+    for (int l = 0; l < LANES; l++) found[l] = from[l] < LANES ? x[from[l]] : y[from[l] - LANES];
+    return found;
+#else
+    return __builtin_shuffle(x, y, from);
+#endif
+}
+
+INLINE vec rotated(vec x, int shift) /* lane l is lane l + shift */
+{
+    ivec from;
+    for (int l = 0; l < LANES; l++) from[l] = (l + shift) % LANES;
+    return permute(x, x, from);
+}
+
+/* for every power of two below the most lanes: a loop would make the permutations at run time */
+#define POWERS(step) step(8) step(4) step(2) step(1)
+
+INLINE real sum_of(vec v)
+{
+#define STEP(shift) if (shift < LANES) v += rotated(v, shift);
+    POWERS(STEP)
+#undef STEP
+    return v[0];
+}
+INLINE real largest_of(vec v)
+{
+#define STEP(shift) if (shift < LANES) v = larger(v, rotated(v, shift));
+    POWERS(STEP)
+#undef STEP
+    return v[0];
+}
+
 #ifdef DOUBLE
 INLINE vec exponential(vec x) { for (int l = 0; l < LANES; l++) x[l] = exp(x[l]); return x; }
 /* for x >= 0: the upper tail of the standard normal distribution at x, given exp(-x x / 2) */
