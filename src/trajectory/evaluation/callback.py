@@ -13,15 +13,14 @@ import pytorch_lightning as pl
 from trajectory.data.episodes import Episodes
 from trajectory.distributed import all_gather_object
 from trajectory.environments.settings import EnvironmentSettings
-from trajectory.evaluation.recorded import LearnedModel, evaluate_recorded
-from trajectory.evaluation.results import metrics_of, summarize_rollouts
-from trajectory.evaluation.rollout import RolloutInterrupted, run_on_all_ranks
+from trajectory.evaluation.agent_evaluation import evaluate_agent
+from trajectory.evaluation.recorded import LearnedModel
+from trajectory.evaluation.results import metrics_of
+from trajectory.evaluation.rollout import RolloutInterrupted
 from trajectory.interruption import Interruption
 from trajectory.model.module import TrajectoryModule
 from trajectory.planning.agent import make_agent
-from trajectory.planning.protocol import Agent
 from trajectory.planning.settings import Planner
-from trajectory.ranks import rank, world_size
 from trajectory.renamed import with_current_fields
 from trajectory.steps import ends_step
 
@@ -147,7 +146,15 @@ class PlanningEvaluation(pl.Callback):
         stop = None if final else (lambda: self.interruption.requested)
         began = time.perf_counter()
         try:
-            summary = self._summary(agent, model, stop)
+            summary = evaluate_agent(
+                agent,
+                self.environment,
+                self.seeds,
+                held_out=self.held_out,
+                model=model,
+                max_steps=self.max_steps,
+                stop=stop,
+            ).summary
         finally:
             for part, training in modes:
                 part.training = training
@@ -164,16 +171,3 @@ class PlanningEvaluation(pl.Callback):
         self.pruned = all_gather_object(may_prune and self.prune(trainer.global_step, summary[self.metric]))[0]
         trainer.should_stop = trainer.should_stop or self.pruned
         return summary
-
-    def _summary(self, agent: Agent, model: LearnedModel, stop: Callable[[], bool] | None) -> dict[str, Any]:
-        """Of episodes planned in the environment; or, without a simulator, of recorded ones, by the first rank."""
-        if self.environment.has_simulator:
-            rollouts = run_on_all_ranks(agent, self.environment, self.seeds, max_steps=self.max_steps, stop=stop)
-            return summarize_rollouts(rollouts, self.environment.reference)
-        assert self.held_out is not None
-        here = None
-        if rank() == 0:
-            settings: dict[str, Any] = {"count": len(self.seeds), "seed": self.seeds[0], "max_steps": self.max_steps}
-            settings |= {"goal": self.environment.goal, "stop": stop if world_size() == 1 else None}
-            here = evaluate_recorded(agent, model, self.held_out, **settings)
-        return all_gather_object(here)[0]

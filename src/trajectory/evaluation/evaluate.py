@@ -17,7 +17,6 @@ from trajectory.environments.make import check_goal, check_layout, make_environm
 from trajectory.environments.settings import EnvironmentSettings, trained_environment
 from trajectory.errors import require
 from trajectory.evaluation.recorded import LearnedModel
-from trajectory.evaluation.recorded_report import evaluate_recorded_and_report
 from trajectory.evaluation.report import RunRecord, evaluate_and_report
 from trajectory.files import write_file
 from trajectory.hardware import check_cores, free_memory, select_device, set_threads
@@ -87,9 +86,7 @@ def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> 
         "wall_clock_s": {"record": 0.0, "train": 0.0},
     }
     record = RunRecord(folder, environment, metadata, loggers)
-    if held_out is None:
-        return evaluate_and_report(record, agent, evaluation)[metric]
-    return evaluate_recorded_and_report(record, agent, evaluation, held_out, model)[metric]
+    return evaluate_and_report(record, agent, evaluation, held_out, model)[metric]
 
 
 def load_held_out(trained: dict[str, Any], environment: EnvironmentSettings, source_name: str) -> Episodes:

@@ -1,11 +1,8 @@
-"""The end of a run without a simulator: results, a picture and a table of held-out recorded episodes."""
+"""What was found along held-out recorded episodes, in lines and as a picture."""
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from io import BytesIO
 from typing import Any
 
@@ -13,53 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from trajectory.colors import BLUE, ORANGE
-from trajectory.data.episodes import Episodes
-from trajectory.distributed import all_gather_object
-from trajectory.evaluation.recorded import LearnedModel, evaluate_recorded
-from trajectory.evaluation.report import RunRecord
-from trajectory.evaluation.results import format_interval, provenance
-from trajectory.evaluation.settings import EvaluationSettings
-from trajectory.files import write_file
-from trajectory.planning.protocol import Agent
-from trajectory.ranks import rank
-
-log = logging.getLogger(__name__)
-
-
-def evaluate_recorded_and_report(
-    run: RunRecord, agent: Agent, evaluation: EvaluationSettings, episodes: Episodes, model: LearnedModel | None
-) -> dict[str, Any]:
-    """Compare with held-out episodes on the first rank, which draws `held_out.png` and writes `results.json`.
-
-    Args:
-        episodes: that were not trained on.
-        model: None for an agent without a Transformer.
-
-    Returns:
-        The results as written.
-    """
-    began = time.perf_counter()
-    goal = run.environment.goal
-    settings: dict[str, Any] = {"count": evaluation.episodes, "seed": evaluation.seed, "goal": goal}
-    here = evaluate_recorded(agent, model, episodes, max_steps=evaluation.max_steps, **settings) if not rank() else None
-    summary: dict[str, Any] = all_gather_object(here)[0]
-    results = {
-        "environment": asdict(run.environment),
-        **run.metadata,
-        **summary,
-        "wall_clock_s": {**run.metadata["wall_clock_s"], "evaluate": time.perf_counter() - began},
-        **provenance(),
-    }
-    if rank() > 0:
-        return results
-
-    def draw() -> None:
-        if model is not None:
-            write_file(run.folder / "held_out.png", draw_calibration(results))
-
-    run.save(results, draw)
-    log.info("held-out episodes\n%s\nrun folder: %s", format_summary(results), run.folder)
-    return results
+from trajectory.evaluation.results import format_interval
 
 
 def format_summary(results: Mapping[str, Any]) -> str:

@@ -8,14 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trajectory.data.episodes import Episodes
 from trajectory.environments.make import make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import only_warn
+from trajectory.evaluation.agent_evaluation import evaluate_agent
 from trajectory.evaluation.episodes import Rollouts
 from trajectory.evaluation.goals import draw_paths
 from trajectory.evaluation.log_results import close_loggers, save_results
-from trajectory.evaluation.results import format_table, provenance, summarize_rollouts
-from trajectory.evaluation.rollout import run_on_all_ranks
+from trajectory.evaluation.recorded import LearnedModel
+from trajectory.evaluation.recorded_report import draw_calibration, format_summary
+from trajectory.evaluation.results import format_table, provenance
 from trajectory.evaluation.settings import EvaluationSettings
 from trajectory.evaluation.video import draw_episode
 from trajectory.files import write_file
@@ -54,21 +57,27 @@ class RunRecord:
         close_loggers(loggers, results, self.folder)
 
 
-def evaluate_and_report(run: RunRecord, agent: Agent, evaluation: EvaluationSettings) -> dict[str, Any]:
-    """Run the final episodes, split among the ranks; the first rank writes `results.json`, before it draws.
+def evaluate_and_report(
+    run: RunRecord, agent: Agent, evaluation: EvaluationSettings, held_out: Episodes | None, model: LearnedModel | None
+) -> dict[str, Any]:
+    """Run the final episodes; the first rank writes `results.json`, before it draws.
 
-    With goals, given to the agent or hidden from it, the paths are drawn too, as `goals.png`.
+    With goals, given to the agent or hidden from it, the paths are drawn too, as `goals.png`. Without a simulator the
+    predicted returns are drawn, as `held_out.png`.
 
     Args:
         evaluation: which episodes, and whether the first one is drawn, as `episode.mp4` and `rollout.png`.
+        held_out, model: of `evaluate_agent`.
 
     Returns:
         The results as written.
     """
-    rollouts = run_on_all_ranks(
+    found = evaluate_agent(
         agent,
         run.environment,
         evaluation.seeds,
+        held_out=held_out,
+        model=model,
         max_steps=evaluation.max_steps,
         record_first=evaluation.video,
         plan_every_n_steps=evaluation.plan_every_n_steps,
@@ -77,19 +86,26 @@ def evaluate_and_report(run: RunRecord, agent: Agent, evaluation: EvaluationSett
     results = {
         "environment": asdict(run.environment),
         **run.metadata,
-        **summarize_rollouts(rollouts, run.environment.reference),
-        "wall_clock_s": {**run.metadata["wall_clock_s"], "evaluate": rollouts.seconds},
+        **found.summary,
+        "wall_clock_s": {**run.metadata["wall_clock_s"], "evaluate": found.seconds},
         **provenance(),
     }
     if rank() > 0:
         return results
-    run.save(results, lambda: _draw(run, rollouts, with_goals="success_rate" in results))
-    log.info("planned episodes\n%s\nrun folder: %s", format_table(results), run.folder)
+    run.save(results, lambda: _draw(run, found.rollouts, results))
+    if found.rollouts is not None:
+        log.info("planned episodes\n%s\nrun folder: %s", format_table(results), run.folder)
+    else:
+        log.info("held-out episodes\n%s\nrun folder: %s", format_summary(results), run.folder)
     return results
 
 
-def _draw(run: RunRecord, rollouts: Rollouts, *, with_goals: bool) -> None:
-    if with_goals:
+def _draw(run: RunRecord, rollouts: Rollouts | None, results: dict[str, Any]) -> None:
+    if "predicted_return" in results:
+        write_file(run.folder / "held_out.png", draw_calibration(results))
+    if rollouts is None:
+        return
+    if "success_rate" in results:
         env = make_environment(run.environment)
         write_file(run.folder / "goals.png", draw_paths(rollouts.episodes, env))
         env.close()

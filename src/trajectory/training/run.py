@@ -14,7 +14,6 @@ from trajectory.baselines.training import make_baseline_agent
 from trajectory.config import without_missing
 from trajectory.distributed import all_gather_object, process_group
 from trajectory.evaluation.recorded import LearnedModel
-from trajectory.evaluation.recorded_report import evaluate_recorded_and_report
 from trajectory.evaluation.report import RunRecord, evaluate_and_report, report_pruned_trial
 from trajectory.interruption import Interruption
 from trajectory.planning.protocol import Agent
@@ -80,8 +79,5 @@ def run(config: DictConfig, settings: TrainingSettings, start: Start, folder: Pa
         if metadata.get("pruned"):
             return report_pruned_trial(record, metadata["evaluations"][-1])[settings.metric]
         with interruption.handle_signals(defer=False):
-            if settings.environment.has_simulator:
-                return evaluate_and_report(record, agent, settings.evaluation)[settings.metric]
-            held_out = data.validation_episodes()
-            results = evaluate_recorded_and_report(record, agent, settings.evaluation, held_out, model)
-            return results[settings.metric]
+            held_out = None if settings.environment.has_simulator else data.validation_episodes()
+            return evaluate_and_report(record, agent, settings.evaluation, held_out, model)[settings.metric]
