@@ -181,7 +181,7 @@ MOMENTS = {
     "in the one before": ("os.rename", "/previous.ckpt", 2),
 }
 FIRST = ("os.rename", "/best.ckpt", 1)  # of the first evaluation, as others may be none that is the best
-LAST = ("call", "evaluate_and_report", 1), ("os.rename", "/results.json", 1)
+LAST = ("call", "evaluate_finally", 1), ("os.rename", "/results.json", 1)
 
 
 @pytest.mark.slow

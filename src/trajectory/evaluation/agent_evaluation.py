@@ -14,6 +14,7 @@ from trajectory.evaluation.episodes import Rollouts
 from trajectory.evaluation.recorded import LearnedModel, evaluate_recorded
 from trajectory.evaluation.results import summarize_rollouts
 from trajectory.evaluation.rollout import run_on_all_ranks
+from trajectory.evaluation.settings import EvaluationSettings
 from trajectory.planning.protocol import Agent
 from trajectory.ranks import rank, world_size
 
@@ -31,6 +32,28 @@ class Evaluation:
     summary: dict[str, Any]
     seconds: float
     rollouts: Rollouts | None
+
+
+def evaluate_finally(
+    agent: Agent,
+    environment: EnvironmentSettings,
+    evaluation: EvaluationSettings,
+    *,
+    held_out: Episodes | None,
+    model: LearnedModel | None,
+) -> Evaluation:
+    """`evaluate_agent` with the final episodes of the settings."""
+    return evaluate_agent(
+        agent,
+        environment,
+        evaluation.seeds,
+        held_out=held_out,
+        model=model,
+        max_steps=evaluation.max_steps,
+        record_first=evaluation.video,
+        plan_every_n_steps=evaluation.plan_every_n_steps,
+        goal=evaluation.goal,
+    )
 
 
 def evaluate_agent(

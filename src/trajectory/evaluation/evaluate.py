@@ -16,11 +16,11 @@ from trajectory.data.source import locate, requested_dataset
 from trajectory.environments.make import check_goal, check_layout, make_environment
 from trajectory.environments.settings import EnvironmentSettings, trained_environment
 from trajectory.errors import require
+from trajectory.evaluation.agent_evaluation import evaluate_finally
 from trajectory.evaluation.recorded import LearnedModel
-from trajectory.evaluation.report import RunRecord, evaluate_and_report
+from trajectory.evaluation.report import RunRecord, report
 from trajectory.files import write_file
 from trajectory.hardware import check_cores, free_memory, select_device, set_threads
-from trajectory.loggers.dashboard import RunLogger
 from trajectory.loggers.factory import check_loggers, delete_logs, make_loggers
 from trajectory.memory import check_plan
 from trajectory.model.checkpoint import load_checkpoint
@@ -72,12 +72,11 @@ def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> 
     delete_logs(folder)
     resolved = {**without_missing(config), "planner": planner_as_dict(planner), "env": asdict(environment)}
     write_file(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
-
-    def loggers() -> list[RunLogger]:
-        run = {**resolved, "data": trained["dataset"]}
-        trained_in = settings.checkpoint.path.absolute().parent
-        return make_loggers(settings.logger, folder, run, job="evaluate", training_folder=trained_in)
-
+    found = evaluate_finally(agent, environment, evaluation, held_out=held_out, model=model)
+    shown = {**resolved, "data": trained["dataset"]}
+    trained_in = settings.checkpoint.path.absolute().parent
+    # only now, so that a dashboard that begins does not disturb the latency of decisions
+    loggers = make_loggers(settings.logger, folder, shown, job="evaluate", training_folder=trained_in)
     metadata = {
         "dataset": trained["dataset"],
         "planner": planner_as_dict(planner),
@@ -85,8 +84,7 @@ def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> 
         "steps": checkpoint.step,
         "wall_clock_s": {"record": 0.0, "train": 0.0},
     }
-    record = RunRecord(folder, environment, metadata, loggers)
-    return evaluate_and_report(record, agent, evaluation, held_out, model)[metric]
+    return report(RunRecord(folder, environment, metadata, loggers), found)[metric]
 
 
 def load_held_out(trained: dict[str, Any], environment: EnvironmentSettings, source_name: str) -> Episodes:

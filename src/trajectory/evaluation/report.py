@@ -1,4 +1,4 @@
-"""The end of a run: plan the final episodes, write results.json and pictures, print the table."""
+"""The end of a run: write results.json and pictures, print the table."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trajectory.data.episodes import Episodes
 from trajectory.environments.make import make_environment
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import only_warn
-from trajectory.evaluation.agent_evaluation import evaluate_agent
+from trajectory.evaluation.agent_evaluation import Evaluation
 from trajectory.evaluation.episodes import Rollouts
 from trajectory.evaluation.goals import draw_paths
 from trajectory.evaluation.log_results import close_loggers, save_results
-from trajectory.evaluation.recorded import LearnedModel
 from trajectory.evaluation.recorded_report import draw_calibration, format_summary
 from trajectory.evaluation.results import format_table, provenance
-from trajectory.evaluation.settings import EvaluationSettings
 from trajectory.evaluation.video import draw_episode
 from trajectory.files import write_file
 from trajectory.loggers.dashboard import RunLogger
-from trajectory.planning.protocol import Agent
 from trajectory.ranks import rank
 
 log = logging.getLogger(__name__)
@@ -36,13 +32,13 @@ class RunRecord:
     Args:
         folder: of the run.
         metadata: other fields of the results: `dataset`, `planner`, `wall_clock_s` and so on.
-        loggers: makes those of the run, or gives them; asked for once, when there are results.
+        loggers: of the run; none on other ranks than the first.
     """
 
     folder: Path
     environment: EnvironmentSettings
     metadata: Mapping[str, Any]
-    loggers: Callable[[], Sequence[RunLogger]] = list
+    loggers: Sequence[RunLogger]
 
     def save(self, results: dict[str, Any], draw: Callable[[], None] = lambda: None) -> None:
         """Write `metrics.csv` and `results.json`, then draw and log; whatever fails of the latter is a warning.
@@ -50,39 +46,21 @@ class RunRecord:
         Args:
             draw: leaves pictures in the folder.
         """
-        loggers = self.loggers()
-        save_results(loggers, results, self.folder)
+        save_results(self.loggers, results, self.folder)
         with only_warn("pictures are missing"):
             draw()
-        close_loggers(loggers, results, self.folder)
+        close_loggers(self.loggers, results, self.folder)
 
 
-def evaluate_and_report(
-    run: RunRecord, agent: Agent, evaluation: EvaluationSettings, held_out: Episodes | None, model: LearnedModel | None
-) -> dict[str, Any]:
-    """Run the final episodes; the first rank writes `results.json`, before it draws.
+def report(run: RunRecord, found: Evaluation) -> dict[str, Any]:
+    """Write the results of the final episodes on the first rank, before it draws.
 
-    With goals, given to the agent or hidden from it, the paths are drawn too, as `goals.png`. Without a simulator the
-    predicted returns are drawn, as `held_out.png`.
-
-    Args:
-        evaluation: which episodes, and whether the first one is drawn, as `episode.mp4` and `rollout.png`.
-        held_out, model: of `evaluate_agent`.
+    A recorded first episode is drawn as `episode.mp4` and `rollout.png`; with goals, given to the agent or hidden from
+    it, the paths as `goals.png`; without a simulator the predicted returns as `held_out.png`.
 
     Returns:
         The results as written.
     """
-    found = evaluate_agent(
-        agent,
-        run.environment,
-        evaluation.seeds,
-        held_out=held_out,
-        model=model,
-        max_steps=evaluation.max_steps,
-        record_first=evaluation.video,
-        plan_every_n_steps=evaluation.plan_every_n_steps,
-        goal=evaluation.goal,
-    )
     results = {
         "environment": asdict(run.environment),
         **run.metadata,

@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 from trajectory.baselines.training import make_baseline_agent
 from trajectory.config import without_missing
 from trajectory.distributed import all_gather_object, process_group
+from trajectory.evaluation.agent_evaluation import evaluate_finally
 from trajectory.evaluation.recorded import LearnedModel
-from trajectory.evaluation.report import RunRecord, evaluate_and_report, report_pruned_trial
+from trajectory.evaluation.report import RunRecord, report, report_pruned_trial
 from trajectory.interruption import Interruption
 from trajectory.planning.protocol import Agent
 from trajectory.ranks import rank
@@ -75,9 +76,10 @@ def run(config: DictConfig, settings: TrainingSettings, start: Start, folder: Pa
         metadata |= {"cpu_s": {"train": before.get("cpu_seconds", 0.0) + time.process_time() - cpu_began}}
 
         # evaluate and report
-        record = RunRecord(folder, settings.environment, metadata, lambda: loggers)
+        record = RunRecord(folder, settings.environment, metadata, loggers)
         if metadata.get("pruned"):
             return report_pruned_trial(record, metadata["evaluations"][-1])[settings.metric]
         with interruption.handle_signals(defer=False):
             held_out = None if settings.environment.has_simulator else data.validation_episodes()
-            return evaluate_and_report(record, agent, settings.evaluation, held_out, model)[settings.metric]
+            found = evaluate_finally(agent, settings.environment, settings.evaluation, held_out=held_out, model=model)
+            return report(record, found)[settings.metric]
