@@ -178,11 +178,17 @@ class EnsembleMLP(nn.Module):
         super().__init__()
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         self.choices = choices or (None,) * sizes[0]
-        for inputs, outputs in pairwise((one_hot_size(self.choices), *sizes[1:])):
-            bound = inputs**-0.5  # the initialisation of torch's linear layers
-            self.weights.append(nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound)))
-            self.biases.append(nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound)))
+        for shape in self.shapes(members, sizes, choices):
+            bound = shape[1] ** -0.5  # the initialisation of torch's linear layers
+            self.weights.append(nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
+            self.biases.append(nn.Parameter(torch.empty(members, 1, shape[2]).uniform_(-bound, bound)))
         self.norm = norm
+
+    @staticmethod
+    def shapes(members: int, sizes: Sequence[int], choices: Choices = ()) -> list[tuple[int, int, int]]:
+        """(members, inputs, outputs) of each layer's weights."""
+        inputs = one_hot_size(choices) if choices else sizes[0]
+        return [(members, *layer) for layer in pairwise((inputs, *sizes[1:]))]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs) for all members, or (K, B, inputs) with a batch for each -> (K, B, outputs)."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from trajectory.critic.settings import CriticSettings
 from trajectory.networks import EnsembleMLP, count_from_zero
-from trajectory.transition import TransitionLayout
+from trajectory.transition import Choices, TransitionLayout
 
 
 class Critic(nn.Module):
@@ -28,6 +28,8 @@ class Critic(nn.Module):
     value_mean: Tensor
     value_std: Tensor
     advantage_std: Tensor
+    v: EnsembleMLP
+    advantage: EnsembleMLP
 
     def __init__(self, layout: TransitionLayout, settings: CriticSettings) -> None:
         super().__init__()
@@ -37,10 +39,28 @@ class Critic(nn.Module):
             self.register_buffer(f"{name}_std", torch.ones(shape))
         self.register_buffer("advantage_std", torch.ones(()))
         self.choices = {"observation": layout.observation_choices, "action": layout.action_choices, "value": ()}
-        norm, sizes = settings.layer_norm, (*settings.hidden, 1)
-        self.v = EnsembleMLP(1, (layout.observation_dim, *sizes), norm=norm, choices=layout.observation_choices)
-        inputs = layout.observation_dim + layout.action_dim
-        self.advantage = EnsembleMLP(settings.members, (inputs, *sizes), norm=norm, choices=layout.choices)
+        for name, (members, sizes, choices) in self._networks(layout, settings).items():
+            self.add_module(name, EnsembleMLP(members, sizes, norm=settings.layer_norm, choices=choices))
+
+    @staticmethod
+    def _networks(
+        layout: TransitionLayout, settings: CriticSettings
+    ) -> dict[str, tuple[int, tuple[int, ...], Choices]]:
+        """Members, sizes and choices of V and of the advantage."""
+        inputs, sizes = layout.observation_dim + layout.action_dim, (*settings.hidden, 1)
+        return {
+            "v": (1, (layout.observation_dim, *sizes), layout.observation_choices),
+            "advantage": (settings.members, (inputs, *sizes), layout.choices),
+        }
+
+    @classmethod
+    def shapes(cls, layout: TransitionLayout, settings: CriticSettings) -> dict[str, tuple[int, ...]]:
+        """Of the weights, without biases and units, known before they take memory."""
+        return {
+            f"{name}.weights.{layer}": shape
+            for name, network in cls._networks(layout, settings).items()
+            for layer, shape in enumerate(EnsembleMLP.shapes(*network))
+        }
 
     @torch.no_grad()
     def set_units(self, name: str, data: Tensor) -> None:

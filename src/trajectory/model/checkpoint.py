@@ -198,13 +198,7 @@ def check_gpt_sizes(model: GPTSettings, layout: TransitionLayout, weights: dict[
     """Raise a `ValueError` for an architecture that is not that of a GPT's weights, before it takes their memory."""
     if model.n_layer > len(weights):
         raise ValueError(f"{model.n_layer} layers in {len(weights)} weights")
-    D, N, C = layout.transition_dim, model.bins, model.n_embd
-    promised = {
-        "token_embedding.weight": (N * D + 1, C),
-        "head": (D, N + 1, C),
-        "position_embedding": (model.num_positions(D), C),
-    }
-    _check_shapes(promised, weights)
+    _check_shapes(GPT.shapes(model, layout), weights)
 
 
 def _check_sizes(hyperparameters: dict[str, Any], weights: dict[str, Any]) -> None:
@@ -212,12 +206,8 @@ def _check_sizes(hyperparameters: dict[str, Any], weights: dict[str, Any]) -> No
     model, layout = GPTSettings(**hyperparameters["model"]), TransitionLayout(**hyperparameters["layout"])
     check_gpt_sizes(model, layout, _with_prefix("gpt.", weights))
     if hyperparameters.get("critic"):
-        critic, promised = CriticSettings(**hyperparameters["critic"]), {}
-        for name, members in (("v", 1), ("advantage", critic.members)):
-            for layer, units in enumerate(critic.hidden):
-                inputs = weights[f"critic.{name}.weights.{layer}"].shape[1]
-                promised[f"critic.{name}.weights.{layer}"] = (members, inputs, units)
-        _check_shapes(promised, weights)
+        critic = CriticSettings(**hyperparameters["critic"])
+        _check_shapes(Critic.shapes(layout, critic), _with_prefix("critic.", weights))
 
 
 def _check_shapes(promised: dict[str, tuple[int, ...]], weights: dict[str, Any]) -> None:

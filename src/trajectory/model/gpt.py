@@ -98,15 +98,14 @@ class GPT(nn.Module):
         super().__init__()
         self.settings = settings
         self.layout = layout
-        D, N, C = layout.transition_dim, settings.bins, settings.n_embd
+        D, N, C, shapes = layout.transition_dim, settings.bins, settings.n_embd, self.shapes(settings, layout)
         self.block_size = settings.block_size(D)
         self.stop_token = N
-        self.token_embedding = nn.Embedding(N * D + 1, C)  # N bins of every dimension, and the stop token
-        self.position_embedding = nn.Parameter(torch.zeros(settings.num_positions(D), C))
+        self.token_embedding = nn.Embedding(shapes["token_embedding.weight"][0], C)
+        self.position_embedding = nn.Parameter(torch.zeros(shapes["position_embedding"]))
         self.blocks: Any = nn.ModuleList(Block(settings) for _ in range(settings.n_layer))
         self.final_norm = nn.LayerNorm(C)
-        # head d predicts the token after dimension d
-        self.head = nn.Parameter(torch.empty(D, N + 1, C))
+        self.head = nn.Parameter(torch.empty(shapes["head"]))
         self.register_buffer("offsets", torch.arange(D) * N, persistent=False)
         pairs = C // settings.n_head // 2
         frequencies = ROTARY_BASE ** (-torch.arange(pairs, dtype=torch.float32) / max(1, pairs))
@@ -117,6 +116,16 @@ class GPT(nn.Module):
         if settings.init_smoothness > 0:
             self._smooth_embeddings(settings.init_smoothness)
         nn.init.kaiming_uniform_(self.head.view(-1, C), a=math.sqrt(5))
+
+    @staticmethod
+    def shapes(settings: GPTSettings, layout: TransitionLayout) -> dict[str, tuple[int, ...]]:
+        """Of the weights that grow with bins, dimensions, channels and positions, known before they take memory."""
+        D, N, C = layout.transition_dim, settings.bins, settings.n_embd
+        return {
+            "token_embedding.weight": (N * D + 1, C),  # N bins of every dimension, and the stop token
+            "position_embedding": (settings.num_positions(D), C),
+            "head": (D, N + 1, C),  # head d predicts the token after dimension d
+        }
 
     @staticmethod
     def _init_weights(module: nn.Module) -> None:
