@@ -6,9 +6,8 @@ import csv
 import json
 import logging
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from omegaconf import OmegaConf
 
 from helpers.command_line import TINY, Refusal, compose_config, run_main
 from helpers.offline_run import names, points, records
+from helpers.serving import Answering, serving
 from trajectory.commands.dashboard import dashboard
 
 KEY = "0123456789" * 4
@@ -182,41 +182,32 @@ def test_a_panel_of_no_known_kind_is_one_line(refusal: Refusal, panel: str) -> N
     assert "sections.speed must be panels with a title and one of lines, bars, media, table" in line
 
 
-class Server(BaseHTTPRequestHandler):
-    """Answers as Weights & Biases does to somebody called me, and keeps what it is sent."""
-
-    views: list[Any] = []  # noqa: RUF012
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        answer: dict[str, Any] = {"viewer": {"id": "1", "entity": "me", "username": "me", "teams": {"edges": []}}}
-        if b"upsertView" in body:
-            self.views.append(json.loads(body)["variables"])
-            answer = {"upsertView": {"view": {"id": "2", "name": "new"}, "inserted": True}}
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(json.dumps({"data": answer}).encode())
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(Server, "views", [])
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+def account() -> Iterator[tuple[str, list[Any]]]:
+    """The address of a Weights & Biases that knows somebody called me, and the workspaces that it was sent."""
+    views: list[Any] = []
+
+    class Handler(Answering):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            answer: dict[str, Any] = {"viewer": {"id": "1", "entity": "me", "username": "me", "teams": {"edges": []}}}
+            if b"upsertView" in body:
+                views.append(json.loads(body)["variables"])
+                answer = {"upsertView": {"view": {"id": "2", "name": "new"}, "inserted": True}}
+            self.answer({"data": answer})
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with serving(server):
+        yield f"http://127.0.0.1:{server.server_port}", views
 
 
-def test_with_a_login_the_workspace_is_sent(server: str, tmp_path: Path) -> None:
+def test_with_a_login_the_workspace_is_sent(account: tuple[str, list[Any]], tmp_path: Path) -> None:
     pytest.importorskip("wandb_workspaces")
-    process = run_main("dashboard", folder=tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=server)
+    url, views = account
+    process = run_main("dashboard", folder=tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=url)
     assert process.returncode == 0, process.stderr
-    (view,) = Server.views
+    (view,) = views
     assert (view["entityName"], view["projectName"]) == ("me", "trajectory-transformer")
     (path,) = (tmp_path / "outputs" / "dashboard").glob("*/workspace.json")
     assert json.loads(view["spec"]) == json.loads(path.read_text())["spec"]
-    assert f"{server}/me/trajectory-transformer" in process.stderr
+    assert f"{url}/me/trajectory-transformer" in process.stderr
