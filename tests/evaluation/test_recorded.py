@@ -59,7 +59,7 @@ def test_log_probs_are_those_of_one_token_after_another(make_gpt: Callable[..., 
     model = learned(episodes, make_gpt, goal=goal)
     rewards, values = model.returns(episodes)
     rows = np.arange(sum(LENGTHS))
-    log_probs, predicted = token_log_probs(model, episodes, rewards, values, rows, goal)
+    log_probs, predicted = token_log_probs(model, episodes, rows, goal)
     numbers = np.column_stack([episodes.observations, episodes.actions, rewards, values])
     tokens = model.discretizer.encode(torch.from_numpy(numbers))  # (T, D)
     for row in rows:

@@ -120,9 +120,9 @@ def evaluate_recorded(
     if model is None:
         return summary
     rows = np.sort(rng.permutation(len(episodes.rewards))[:SCORED_TRANSITIONS])
-    rewards, values = model.returns(episodes)
-    summary |= score_tokens(model, episodes, rewards, values, rows, goal)
+    summary |= score_tokens(model, episodes, rows, goal)
     if model.critic is not None:
+        rewards, values = model.returns(episodes)
         received = rewards + model.discount * values
         summary["fitted_q"] = value_of_decisions(agent, model.critic, episodes, received, goal)
     return summary
@@ -186,20 +186,13 @@ def _reset(agent: Agent, episodes: Episodes, chosen: Sequence[int], goal: Sequen
 
 
 def score_tokens(
-    model: LearnedModel,
-    episodes: Episodes,
-    rewards: np.ndarray,
-    values: np.ndarray,
-    rows: np.ndarray,
-    goal: Sequence[int] | None,
+    model: LearnedModel, episodes: Episodes, rows: np.ndarray, goal: Sequence[int] | None
 ) -> dict[str, Any]:
     """How likely (n,) recorded transitions are, each given those before it in the model's window; and how well the
     predicted returns-to-go match those that followed.
-
-    Args:
-        rewards, values: (T,) of `LearnedModel.returns`.
     """
-    log_probs, predicted = token_log_probs(model, episodes, rewards, values, rows, goal)
+    log_probs, predicted = token_log_probs(model, episodes, rows, goal)
+    rewards, values = model.returns(episodes)
     layout = model.gpt.layout
     kinds = np.array(layout.kinds())
     by_kind = {str(kind): float(np.nanmean(log_probs[:, kinds == kind])) for kind in TokenKind}
@@ -217,17 +210,9 @@ def score_tokens(
 
 @torch.inference_mode()
 def token_log_probs(
-    model: LearnedModel,
-    episodes: Episodes,
-    rewards: np.ndarray,
-    values: np.ndarray,
-    rows: np.ndarray,
-    goal: Sequence[int] | None,
+    model: LearnedModel, episodes: Episodes, rows: np.ndarray, goal: Sequence[int] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities of the tokens of (n,) transitions, and the returns-to-go that the model expects there.
-
-    Args:
-        rewards, values: (T,) of `LearnedModel.returns`.
 
     Returns:
         (n, D) nats, NaN for a token with nothing before it; and (n,) expectations of the return-to-go, given
@@ -235,7 +220,7 @@ def token_log_probs(
     """
     gpt, discretizer = model.gpt, model.discretizer
     D, device = gpt.layout.transition_dim, gpt.head.device
-    columns = [*episodes.observations.T, *episodes.actions.T, rewards, values]
+    columns = [*episodes.observations.T, *episodes.actions.T, *model.returns(episodes)]
     tokens = tokenize(columns, deepcopy(discretizer).cpu()).long()
     which = np.searchsorted(episodes.ends, rows, side="right")
     lengths = np.minimum(rows - episodes.starts[which] + 1, gpt.settings.window)
