@@ -13,6 +13,8 @@ from trajectory.colors import BLUE, ORANGE
 from trajectory.data.overview import Overview
 
 PERCENTILES = (0, 1, 25, 50, 75, 99, 100)
+# inches; looking for places where nothing overlaps would take a third of the drawing's time
+WIDTH, TITLE, UPPER, BETWEEN, BELOW, LINE = 12.0, 0.2, 2.1, 0.95, 0.6, 0.2
 
 
 def describe_columns(overview: Overview) -> list[dict[str, Any]]:
@@ -41,23 +43,33 @@ def draw_card(overview: Overview, summary: dict[str, Any]) -> bytes:
             looks wrong.
     """
     columns = describe_columns(overview)
-    figure = Figure(figsize=(12, 4.6 + 0.19 * len(columns)), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, 3, height_ratios=(1, 0.3 + 0.075 * len(columns)))
-    figure.suptitle(
+    title = (
         f"{summary['id']}  ({summary['source']}, content {summary['content_hash']})\n{summary['behaviour']}: "
         f"{summary['episodes']:,} episodes, {summary['steps']:,} steps, return {summary['return_mean']:.4g} ± "
-        f"{summary['return_std']:.4g}, best {summary['return_max']:.4g}",
-        parse_math=False,  # names may have dollar signs
+        f"{summary['return_std']:.4g}, best {summary['return_max']:.4g}"
     )
-    for position, name, numbers in ((0, "return", overview.returns), (1, "length", overview.lengths)):
-        axes = figure.add_subplot(grid[0, position])
+    found = summary.get("check") or []
+    lower, below = 0.35 + 0.19 * len(columns), BELOW + LINE * len(found)
+    height = below + lower + BETWEEN + UPPER + TITLE + LINE * (1 + title.count("\n"))
+    figure = Figure(figsize=(WIDTH, height))
+    FigureCanvasAgg(figure)
+
+    def place(left: float, right: float, bottom: float, tall: float) -> Any:
+        return figure.add_axes((left / WIDTH, bottom / height, (right - left) / WIDTH, tall / height))
+
+    # names may have dollar signs
+    figure.suptitle(title, y=1 - TITLE / 2 / height, parse_math=False)
+    top = below + lower + BETWEEN
+    for left, name, numbers in ((2.1, "return", overview.returns), (5.4, "length", overview.lengths)):
+        axes = place(left, left + 2.7, top, UPPER)
         # numbers that differ only by rounding need a wider range
         margin = 1e-3 * float(np.abs(numbers).max())
-        axes.hist(numbers, bins=40, range=(numbers.min() - margin, numbers.max() + margin), color=BLUE)
+        axes.hist(
+            numbers, bins=40, range=(numbers.min() - margin, numbers.max() + margin), color=BLUE, histtype="stepfilled"
+        )
         axes.axvline(float(np.mean(numbers)), color="black", linewidth=1)
         axes.set(xlabel=f"{name} (line: mean)", ylabel="episodes")
-    axes = figure.add_subplot(grid[0, 2])
+    axes = place(9.3, 11.8, top, UPPER)
     terminated = float(overview.terminated.mean())
     bars = axes.bar(["terminated", "cut off by\na time limit"], [terminated, 1 - terminated], color=[ORANGE, BLUE])
     axes.bar_label(bars, labels=[f"{terminated:.1%}", f"{1 - terminated:.1%}"])
@@ -67,7 +79,7 @@ def draw_card(overview: Overview, summary: dict[str, Any]) -> bytes:
     names = [column["name"] for column in columns]
     spread = np.array([column["percentiles"] for column in columns])
     scale = np.maximum(np.abs(spread).max(axis=1), 1e-12)
-    axes = figure.add_subplot(grid[1, :2])
+    axes = place(2.1, 8.1, below, lower)
     relative = spread / scale[:, None]
     axes.hlines(rows, relative[:, 0], relative[:, -1], color="lightgray", linewidth=2, label="all")
     axes.hlines(rows, relative[:, 1], relative[:, -2], color=BLUE, linewidth=2, alpha=0.5, label="1% to 99%")
@@ -76,19 +88,19 @@ def draw_card(overview: Overview, summary: dict[str, Any]) -> bytes:
     axes.set_yticks(rows, [f"{name}  (±{limit:.3g})" for name, limit in zip(names, scale, strict=True)])
     axes.set(xlabel="range, relative to the greatest magnitude (in brackets)", xlim=(-1.05, 1.05))
     axes.invert_yaxis()
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 1.6 / len(rows)), ncols=4, frameon=False)
-    axes = figure.add_subplot(grid[1, 2])
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
+    axes = place(9.3, 11.8, below, lower)
     at_minimum, at_maximum = ([column[key] for column in columns] for key in ("at_minimum", "at_maximum"))
     axes.barh(rows, [-value for value in at_minimum], color=ORANGE, label="minimum")
     axes.barh(rows, at_maximum, color=BLUE, label="maximum")
     limit = max(0.05, 1.1 * max(*at_minimum, *at_maximum))
-    axes.set(xlabel="saturation: fraction of rows at each end", xlim=(-limit, limit))
+    axes.set(xlabel="saturation: rows at each end", xlim=(-limit, limit))
     axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):.0%}")
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 1.6 / len(rows)), ncols=2, frameon=False)
-    if summary.get("check"):
-        figure.supxlabel("\n".join(summary["check"]), fontsize=9, color=ORANGE, parse_math=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    if found:
+        figure.supxlabel("\n".join(found), y=0.1 / height, fontsize=9, color=ORANGE, parse_math=False)
     png = BytesIO()
     figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
     return png.getvalue()
