@@ -541,17 +541,18 @@ def test_a_folder_used_again_holds_the_curves_of_its_last_run_alone(tmp_path: Pa
 
 @pytest.mark.parametrize("of", ["trained", "cloned", "brought"])
 @pytest.mark.parametrize(
-    ("main", "override"), [("evaluate", "evaluation.episodes=1"), ("analyze", "analysis=attention")]
+    ("main", "few"),
+    [("evaluate", ["evaluation.episodes=1"]), ("analyze", ["analysis=attention", "dataset.steps=300"])],
 )
 def test_what_looks_at_a_run_does_not_write_over_it(
-    trained: Run, request: pytest.FixtureRequest, tmp_path: Path, main: str, override: str, of: str
+    trained: Run, request: pytest.FixtureRequest, tmp_path: Path, main: str, few: list[str], of: str
 ) -> None:
     folder = shutil.copytree(request.getfixturevalue(of).folder, tmp_path / "run")
     files = [
         path for path in folder.rglob("*") if path.is_file() and path.suffix != ".log" and ".hydra" not in path.parts
     ]
     before = {path: path.read_bytes() for path in files}
-    options = (f"checkpoint={trained.folder / 'last.ckpt'}", override, f"hydra.run.dir={folder}")
+    options = (f"checkpoint={trained.folder / 'last.ckpt'}", *few, f"hydra.run.dir={folder}")
     process = run_main_here(main, *options, folder=folder.parent)
     assert process.returncode == 1
     assert f"error: hydra.run.dir must be a folder other than a training's, got '{folder}'" in process.stderr
