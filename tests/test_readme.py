@@ -426,9 +426,11 @@ def pretrained_table() -> str:
         environment, _, quality = name.partition("-")
         of_bc = LEAGUE / environment / quality / "bc" / "0" / "results.json"
         bc = f"{json.loads(of_bc.read_text())['return_mean']:.0f}" if of_bc.exists() else "–"
-        rate = f"{found['success_rate']:.0%}".replace("%", " %") if "success_rate" in found else "–"
-        returns = f"{found['return_mean']:.0f} [{low:.0f}, {high:.0f}] | {data:.0f} | {bc}"
-        lines.append(f"| `{name}` | {mib:.1f} | {returns} | {rate} | {found['decision_latency_ms']:.0f} |")
+        if "success_rate" in found:  # its rewards are 0
+            returns = f"– | – | – | {found['success_rate']:.0%}".replace("%", " %")
+        else:
+            returns = f"{found['return_mean']:.0f} [{low:.0f}, {high:.0f}] | {data:.0f} | {bc} | –"
+        lines.append(f"| `{name}` | {mib:.1f} | {returns} | {found['decision_latency_ms']:.0f} |")
     return "\n".join(lines)
 
 
