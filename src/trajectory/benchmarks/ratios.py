@@ -12,11 +12,16 @@ from time import process_time
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trajectory.benchmarks.planning import Uncached
 from trajectory.benchmarks.settings import LAYOUTS, RatiosBenchmarkSettings
 from trajectory.benchmarks.table import Columns, measure_all
+from trajectory.critic.critic import Critic
+from trajectory.critic.learning import ImplicitQLearning
+from trajectory.critic.settings import CriticSettings
 from trajectory.data.discretizer import Discretizer
+from trajectory.data.transitions import Transitions
 from trajectory.errors import UserError
 from trajectory.hardware import keep_freed_memory, torch_threads
 from trajectory.model.decoder import Decoder, decoder_for
@@ -29,6 +34,7 @@ from trajectory.planning.settings import PlannerSettings
 LAYOUT = LAYOUTS["hopper"]
 LEAST = 2 / 3  # of the committed ratio
 WINDOWS = 8
+TRANSITIONS, UPDATES = 10_000, 20
 
 Calls = tuple[Callable[[], object], Callable[[], object]]  # the slow one, the fast one
 
@@ -121,11 +127,31 @@ def _operations() -> Calls:
     return lambda: step(TorchOperations()), lambda: step(None)
 
 
+def _critic() -> Calls:
+    generator = torch.Generator().manual_seed(0)
+
+    def numbers(columns: int) -> Tensor:
+        return torch.randn(TRANSITIONS, columns, generator=generator)
+
+    observations, actions, others = numbers(LAYOUT.observation_dim), numbers(LAYOUT.action_dim), numbers(1)
+    data = Transitions(observations, actions, others, observations.roll(-1, 0), actions, torch.ones_like(others))
+
+    def updates(*, with_torch: bool) -> Callable[[], None]:
+        settings = CriticSettings()
+        learner = ImplicitQLearning(Critic(LAYOUT, settings), data, others, settings, 0.99, seed=0)
+        if with_torch:
+            learner.native = None
+        return lambda: learner.train_until(learner.updates + UPDATES)
+
+    return updates(with_torch=True), updates(with_torch=False)
+
+
 RATIOS: dict[str, Callable[[], Calls]] = {
     "cached plan over uncached": _cached,
     "plan in C over torch": _compiled,
     "plans of 8 environments together over one by one": _together,
     "training in C over torch": _operations,
+    "critic in C over torch": _critic,
 }
 COLUMNS: Columns = {
     "ratio of": lambda row: row["name"].rjust(48),

@@ -26,7 +26,10 @@ from trajectory.reporting.statistics import bootstrap_interval
 
 RECIPES: dict[str, tuple[str, ...]] = {  # by name: what `train.py` is given
     **{f"{env}-medium": (f"env={env}", "experiment=laptop") for env in ("hopper", "walker2d", "halfcheetah", "ant")},
-    "hopper-imitation": ("env=hopper", "experiment=imitation"),
+    "hopper-imitation": (  # in a third of the experiment's own steps
+        *("env=hopper", "experiment=imitation", "trainer.max_steps=5_000"),
+        "model.optimizer.muon_learning_rate=0.02",
+    ),
     "four-rooms": ("experiment=four_rooms",),
 }
 EPISODES, FIRST_SEED, RESAMPLES = 96, 7000, 2_000
