@@ -7,7 +7,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from omegaconf.errors import OmegaConfBaseException
@@ -16,9 +16,7 @@ from trajectory.errors import UserError, first_line, is_out_of_memory
 
 
 @contextmanager
-def exit_on_user_error(
-    folder: Path, *, debug: bool, lock: AbstractContextManager[None] | None = None
-) -> Generator[None]:
+def exit_on_user_error(folder: Path, *, debug: bool, lock: AbstractContextManager[None]) -> Generator[None]:
     """Print a user's error as one line and exit with code 1. Remove the run's files unless there is a checkpoint.
 
     Files that were in `folder` before the run are kept, apart from Hydra's own.
@@ -28,7 +26,7 @@ def exit_on_user_error(
         lock: keeps other processes out of `folder`. Where another one is in it, nothing is removed.
     """
     try:
-        with lock or nullcontext(), _removed_on_error(folder):
+        with lock, _removed_on_error(folder):
             yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -99,8 +99,8 @@ def native_updates(
     except OSError as error:
         log.warning("training the critic with torch's operations, which is slower: %s", error)
         return None
-    lanes, most_layers = updates.library.critic_lanes(), updates.library.critic_most_layers()
-    fits = len(networks[0].weights) <= most_layers and not any(size % lanes for size in hidden)
+    lanes, max_layers = updates.library.critic_lanes(), updates.library.critic_max_layers()
+    fits = len(networks[0].weights) <= max_layers and not any(size % lanes for size in hidden)
     return updates if fits else None
 
 
@@ -109,7 +109,7 @@ def _library(dtype: torch.dtype) -> Any:
     library: Any = compiled("critic.c", dtype)
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     shapes = [ctypes.POINTER(structure) for structure in (_Problem, _Network, _Network)]
-    for name in ("critic_lanes", "critic_most_layers"):
+    for name in ("critic_lanes", "critic_max_layers"):
         getattr(library, name).argtypes, getattr(library, name).restype = [], number
     library.critic_memory.argtypes, library.critic_memory.restype = shapes, number
     library.critic_updates.argtypes = [*shapes, number, number, *[pointer] * 6]

@@ -123,17 +123,7 @@ INLINE int64_t count(const Network *net, int64_t p)
 /* layer norm of the rows of x; `scales` are the reciprocals of their standard deviations */
 static void normalize(const real *x, int64_t rows, int64_t size, real *y, real *scales)
 {
-    for (int64_t r = 0; r < rows; r++, x += size, y += size) {
-        vec sum = splat(0), squares = splat(0);
-        for (int64_t c = 0; c < size; c += LANES) sum += LOAD(x + c);
-        const real mean = sum_of(sum) / size;
-        for (int64_t c = 0; c < size; c += LANES) {
-            vec d = LOAD(x + c) - mean;
-            squares += d * d;
-        }
-        scales[r] = 1 / sqrt(sum_of(squares) / size + (real)1e-5);
-        for (int64_t c = 0; c < size; c += LANES) STORE(y + c, (LOAD(x + c) - mean) * scales[r]);
-    }
+    for (int64_t r = 0; r < rows; r++) scales[r] = normalize_row(x + r * size, size, y + r * size);
 }
 
 /* dx of `normalize` in place of dy, where y is what it gave */
@@ -226,16 +216,16 @@ static void step(const Network *net, int64_t member, real *const *gradients, dou
 
 /* ---- updates ---- */
 
-#define MOST_LAYERS 32
+#define MAX_LAYERS 32
 
 int64_t critic_lanes(void) { return LANES; }
-int64_t critic_most_layers(void) { return MOST_LAYERS; }
+int64_t critic_max_layers(void) { return MAX_LAYERS; }
 
 typedef struct {
     real *x, *observations;                 /* (batch, in) and (2 batch, in): those before and those after a step */
     real *v, *error, *v_target, *online;    /* of the target network, (2 batch,); TD errors; of the trained one */
     real *advantages, *dy, *keep, *work;    /* (K, batch); slopes of the loss; for `forward` and `backward` */
-    real *gradients[2 * MOST_LAYERS];       /* of one member */
+    real *gradients[2 * MAX_LAYERS];       /* of one member */
 } Buffers;
 
 static int64_t partition(const Problem *of, const Network *v, const Network *advantage, Buffers *to, real *memory)

@@ -90,17 +90,7 @@ INLINE void product(const real *x, int64_t rows, int64_t inputs, const real *pan
 /* layer norm without its weights, which are folded into the next product */
 static void normalize(const real *x, int64_t rows, real *y)
 {
-    for (int64_t r = 0; r < rows; r++, x += EMBD, y += EMBD) {
-        vec sum = splat(0), squares = splat(0);
-        for (int c = 0; c < EMBD; c += LANES) sum += LOAD(x + c);
-        const real mean = sum_of(sum) / EMBD;
-        for (int c = 0; c < EMBD; c += LANES) {
-            vec d = LOAD(x + c) - mean;
-            squares += d * d;
-        }
-        const real scale = 1 / sqrt(sum_of(squares) / EMBD + (real)1e-5);
-        for (int c = 0; c < EMBD; c += LANES) STORE(y + c, (LOAD(x + c) - mean) * scale);
-    }
+    for (int64_t r = 0; r < rows; r++) normalize_row(x + r * EMBD, EMBD, y + r * EMBD);
 }
 
 /* ---- attention ---- */

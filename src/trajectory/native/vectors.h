@@ -119,3 +119,18 @@ INLINE vec gelu_slope(vec x)
     vec z = larger(x, -x), e = exponential(z * z * (real)-0.5), tail = upper_tail(z, e);
     return choose((ivec)(x > splat(0)), 1 - tail, tail) + x * e * (real)0.3989422804014327;
 }
+
+/* layer norm of one row, without weights, whose size is a multiple of LANES; returns 1 / standard deviation */
+INLINE real normalize_row(const real *x, int64_t size, real *y)
+{
+    vec sum = splat(0), squares = splat(0);
+    for (int64_t c = 0; c < size; c += LANES) sum += LOAD(x + c);
+    const real mean = sum_of(sum) / size;
+    for (int64_t c = 0; c < size; c += LANES) {
+        vec d = LOAD(x + c) - mean;
+        squares += d * d;
+    }
+    const real scale = 1 / sqrt(sum_of(squares) / size + (real)1e-5);
+    for (int64_t c = 0; c < size; c += LANES) STORE(y + c, (LOAD(x + c) - mean) * scale);
+    return scale;
+}
