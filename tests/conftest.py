@@ -21,6 +21,7 @@ from helpers.malicious import Malicious
 from helpers.shared import shared
 from trajectory.commands.errors import exit_on_user_error
 from trajectory.files import CACHE_VARIABLE
+from trajectory.locks import run_dir_lock
 from trajectory.model.gpt import GPT
 from trajectory.model.settings import GPTSettings
 from trajectory.transition import TransitionLayout
@@ -96,7 +97,7 @@ def refusal(
         folder = tmp_path / "run"
         folder.mkdir()
         capfd.readouterr()
-        with pytest.raises(SystemExit) as leave, exit_on_user_error(folder, debug=False):
+        with pytest.raises(SystemExit) as leave, exit_on_user_error(folder, debug=False, lock=run_dir_lock(folder)):
             function(config, folder)
         assert leave.value.code == 1
         assert contents(tmp_path) == before

@@ -24,6 +24,7 @@ from trajectory.critic.settings import CriticSettings
 from trajectory.data.settings import DataSettings, TokenizerSettings
 from trajectory.errors import UserError
 from trajectory.evaluation.settings import EvaluationSettings
+from trajectory.locks import run_dir_lock
 from trajectory.loggers.settings import WandbSettings
 from trajectory.model.settings import GPTSettings, OptimizerSettings
 from trajectory.planning.settings import PlannerSettings
@@ -210,7 +211,7 @@ def fail(folder: Path, error: Exception, *, debug: bool = False) -> int:
     """The exit code of a run that fails in a folder which Hydra has begun to fill."""
     (folder / ".hydra").mkdir(parents=True)
     (folder / "train.log").touch()
-    with pytest.raises(SystemExit) as leave, exit_on_user_error(folder, debug=debug):
+    with pytest.raises(SystemExit) as leave, exit_on_user_error(folder, debug=debug, lock=run_dir_lock(folder)):
         half_a_run(folder, error)
     return int(leave.value.code or 0)
 
@@ -223,7 +224,7 @@ def test_user_error_is_one_line_and_removes_the_runs_folder(tmp_path: Path, caps
 
 def test_missing_mandatory_value_is_one_line_that_names_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     config = OmegaConf.create({"checkpoint": "???"})
-    with pytest.raises(SystemExit), exit_on_user_error(tmp_path / "run", debug=False):
+    with pytest.raises(SystemExit), exit_on_user_error(tmp_path, debug=False, lock=run_dir_lock(tmp_path)):
         print(config.checkpoint)
     assert capsys.readouterr().err == "error: Missing mandatory value: checkpoint\n"
 
@@ -278,7 +279,7 @@ def test_debug_shows_the_traceback_before_the_line(tmp_path: Path, capsys: pytes
 def test_memory_that_is_not_there_is_one_line(
     allocate: Callable[[], object], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    with pytest.raises(SystemExit) as leave, exit_on_user_error(tmp_path, debug=False):
+    with pytest.raises(SystemExit) as leave, exit_on_user_error(tmp_path, debug=False, lock=run_dir_lock(tmp_path)):
         allocate()
     assert leave.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -286,12 +287,12 @@ def test_memory_that_is_not_there_is_one_line(
 
 
 def test_a_fault_of_the_program_is_not_hidden(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), exit_on_user_error(tmp_path, debug=False):
+    with pytest.raises(ZeroDivisionError), exit_on_user_error(tmp_path, debug=False, lock=run_dir_lock(tmp_path)):
         half_a_run(tmp_path, ZeroDivisionError())
     assert (tmp_path / "config.yaml").is_file()
 
 
 def test_a_run_without_error_leaves_its_folder_and_goes_on(tmp_path: Path) -> None:
-    with exit_on_user_error(tmp_path, debug=False):
+    with exit_on_user_error(tmp_path, debug=False, lock=run_dir_lock(tmp_path)):
         (tmp_path / "results.json").write_text("{}")
     assert (tmp_path / "results.json").is_file()

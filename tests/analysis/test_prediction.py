@@ -23,6 +23,7 @@ from trajectory.analysis.settings import PredictionSettings
 from trajectory.commands.analyze import analyze
 from trajectory.commands.errors import exit_on_user_error
 from trajectory.environments.settings import EnvironmentSettings
+from trajectory.locks import run_dir_lock
 from trajectory.model.checkpoint import read_checkpoint, write_checkpoint
 
 WALKER = EnvironmentSettings("walker2d", "Walker2d-v5")
@@ -179,7 +180,7 @@ def test_bad_input_ends_in_one_line(
     folder.mkdir()
     config = compose_config("analyze", *options, override, f"checkpoint={checkpoint}")
     capfd.readouterr()
-    with pytest.raises(SystemExit) as leave, exit_on_user_error(folder, debug=False):
+    with pytest.raises(SystemExit) as leave, exit_on_user_error(folder, debug=False, lock=run_dir_lock(folder)):
         analyze(config, folder)
     assert leave.value.code == 1
     assert not folder.exists()
