@@ -52,7 +52,8 @@ linux = pytest.mark.skipif(not (PROCESS / "clear_refs").exists(), reason="a peak
 def fresh() -> Iterator[Executor]:
     """A process whose memory nobody else has used."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        process.submit(measure_training, GPTSettings(n_layer=1, n_embd=16), HOPPER, 2, 0.0).result()
+        for muon in (None, 0.02):  # each imports more
+            process.submit(measure_training, GPTSettings(n_layer=1, n_embd=16), HOPPER, 2, 0.0, muon).result()
         process.submit(measure_plan, SMALL, HOPPER, PlannerSettings(beam_width=2, horizon=2), 1).result()
         yield process
 

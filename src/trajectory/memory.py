@@ -248,7 +248,7 @@ def training_bytes(
     compiled: bool = False,
     half: bool = False,
 ) -> int:
-    """Of a training step: weights, gradients and the optimiser's moments; activations; logits.
+    """Of a training step: weights, gradients and the optimiser's moments; activations and logits, or Muon's step.
 
     Args:
         batch_size: windows in one process.
@@ -265,7 +265,8 @@ def training_bytes(
     kernel = 2 * N * N * INTEGER if model.init_smoothness > 0 else 0  # at the start, before there are activations
     weights = parameter_count(model, layout) * FLOAT
     state = weights * (4 + ema) - muon * 12 * L * C * C * FLOAT
-    return max(state // shards + activations + logits + mask, weights + kernel)
+    alike = muon * 3 * 4 * L * C * C * FLOAT  # matrices of one shape, thrice, once the activations are gone
+    return max(state // shards + max(activations + logits + mask, alike), weights + kernel)
 
 
 def plan_bytes(

@@ -11,7 +11,6 @@ import pytest
 
 from helpers.command_line import ROOT, Refusal, run_main_here
 from trajectory.benchmarks.ratios import RATIOS, check_ratios
-from trajectory.errors import UserError
 
 COMMITTED = ROOT / "results" / "ratios.json"
 SUITE = ("benchmark.suites=[ratios]", "ratios.repeats=1", "hydra.run.dir=run")
@@ -39,21 +38,29 @@ def test_a_ratio_that_has_fallen_fails_the_command_in_one_line_and_one_that_has_
     process = run_main_here("benchmark", *SUITE, f"ratios.committed={path}", folder=tmp_path)
     assert process.returncode == 1
     line = process.stderr.splitlines()[-1]
-    assert line.startswith(f"error: every ratio must be at least two thirds of that in {path}, got ")
+    assert line.startswith("error: a ratio must be at least two thirds of the committed one, got ")
     assert all(f"{name}: " in line for name in RATIOS)
+    assert (tmp_path / "run" / "benchmark.json").stat().st_mtime_ns > path.stat().st_mtime_ns, "what was measured stays"
 
 
-def test_a_third_is_the_limit(tmp_path: Path) -> None:
-    path = tmp_path / "earlier.json"
-    path.write_text(json.dumps({"ratios": [{"name": "plans", "ratio": 6.0}, {"name": "gone", "ratio": 1.0}]}))
-    rows: list[dict[str, Any]] = [{"name": "plans", "ratio": 4.0}, {"name": "new", "ratio": 0.1}]
-    check_ratios(rows, path)
+def test_a_third_is_the_limit() -> None:
+    rows: list[dict[str, Any]] = [
+        {"name": "plans", "ratio": 4.0, "committed": 6.0},
+        {"name": "new", "ratio": 0.1, "committed": None},
+    ]
+    check_ratios(rows)
     rows[0]["ratio"] = 3.9
-    with pytest.raises(UserError, match=re.escape("got plans: 3.90, committed 6.00")):
-        check_ratios(rows, path)
+    with pytest.raises(SystemExit, match=re.escape("got plans: 3.90, committed 6.00")):
+        check_ratios(rows)
+
+
+def test_a_committed_file_without_ratios_is_refused_before_anything_is_measured(
+    refusal: Refusal, tmp_path: Path
+) -> None:
+    path = tmp_path / "earlier.json"
     path.write_text("{}")
-    with pytest.raises(UserError, match=r"^ratios\.committed must be a benchmark\.json with ratios"):
-        check_ratios(rows, path)
+    line = refusal("benchmark", "benchmark.suites=[ratios]", f"ratios.committed={path}")
+    assert line == f"error: ratios.committed must be a benchmark.json with ratios, got {str(path)!r}"
 
 
 def test_a_committed_file_that_is_not_there_is_refused_before_anything_is_measured(refusal: Refusal) -> None:

@@ -20,7 +20,7 @@ from trajectory.files import CARD, WEIGHTS
 from trajectory.model.checkpoint import load_checkpoint
 
 NAME = "lab/hopper"
-ASKED = ROOT / "tests" / "helpers" / "asked.py"
+EXPRESSIONS = ROOT / "tests" / "helpers" / "expressions.py"
 QUICK = (
     *("evaluation.max_steps=5", "evaluation.episodes=1", "evaluation.video=false"),
     *("logger=csv", "runtime.threads=1"),
@@ -47,7 +47,7 @@ def variables(hub: ModelHub | None, folder: Path, **more: str) -> dict[str, str]
 
 def ask(*codes: str, folder: Path, **variables: str) -> list[Any]:
     """What each expression gives in a process of its own, or the line with which it is refused."""
-    process = run_main(ASKED, json.dumps(codes), folder=folder, **variables)
+    process = run_main(EXPRESSIONS, json.dumps(codes), folder=folder, **variables)
     assert process.returncode == 0, process.stderr
     return [json.loads(line) for line in process.stdout.splitlines()]
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from time import process_time
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -43,39 +43,53 @@ def benchmark_ratios(settings: RatiosBenchmarkSettings) -> list[dict[str, Any]]:
     """Measure all ratios, printing a line for each as it is done.
 
     Returns:
-        Of each: its `name`, the `ratio`, and the milliseconds of both, `slow_ms` and `fast_ms`.
+        Of each: its `name`, the `ratio`, the milliseconds of both, `slow_ms` and `fast_ms`, and the `committed` ratio,
+        or None.
+
+    Raises:
+        UserError: `settings.committed` is no `benchmark.json` with ratios.
     """
+    committed = {} if settings.committed is None else _committed_ratios(settings.committed)
 
     def measure(name: str) -> dict[str, Any]:
         with torch_threads(1):
             slow, fast = _least(RATIOS[name](), settings.repeats)
-        return {"name": name, "ratio": slow / fast, "slow_ms": 1_000 * slow, "fast_ms": 1_000 * fast}
+        times = {"slow_ms": 1_000 * slow, "fast_ms": 1_000 * fast}
+        return {"name": name, "ratio": slow / fast, **times, "committed": committed.get(name)}
 
     keep_freed_memory()
     return measure_all("ratios", list(RATIOS), measure, COLUMNS)
 
 
-def check_ratios(measured: list[dict[str, Any]], committed: Path) -> None:
-    """Compare with the ratios of an earlier `benchmark.json`.
+def check_ratios(rows: list[dict[str, Any]]) -> None:
+    """Compare what was measured with what is committed.
 
     Raises:
-        UserError: it is none, or a ratio has fallen by more than a third.
+        SystemExit: a ratio has fallen by more than a third. It is no user's error: the run's folder stays.
     """
-    try:
-        earlier = {row["name"]: float(row["ratio"]) for row in json.loads(committed.read_text())["ratios"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"ratios.committed must be a benchmark.json with ratios, got {str(committed)!r}") from error
-    found = {row["name"]: row["ratio"] for row in measured}
     fallen = [
-        f"{name}: {found[name]:.2f}, committed {ratio:.2f}"
-        for name, ratio in earlier.items()
-        if name in found and found[name] < LEAST * ratio
+        f"{row['name']}: {row['ratio']:.2f}, committed {row['committed']:.2f}"
+        for row in rows
+        if row["committed"] is not None and row["ratio"] < LEAST * row["committed"]
     ]
     if fallen:
-        raise UserError(f"every ratio must be at least two thirds of that in {committed}, got {'; '.join(fallen)}")
+        raise SystemExit(f"error: a ratio must be at least two thirds of the committed one, got {'; '.join(fallen)}")
 
 
-def _plans(environments: int = 1) -> tuple[GPT, Callable[[Decoder, slice], object]]:
+def _committed_ratios(path: str) -> dict[str, float]:
+    try:
+        return {row["name"]: float(row["ratio"]) for row in json.loads(Path(path).read_text())["ratios"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"ratios.committed must be a benchmark.json with ratios, got {path!r}") from error
+
+
+class Plan(Protocol):
+    """Plans for the environments in `rows`."""
+
+    def __call__(self, decoder: Decoder, rows: slice = ...) -> object: ...
+
+
+def _plans(environments: int = 1) -> tuple[GPT, Plan]:
     """A model of the published size, and plans of beam width 8 and horizon 2 for some environments."""
     torch.manual_seed(0)
     gpt = GPT(GPTSettings(), LAYOUT).eval()
@@ -94,14 +108,14 @@ def _plans(environments: int = 1) -> tuple[GPT, Callable[[Decoder, slice], objec
 
 def _cached() -> Calls:
     gpt, plan = _plans()
-    decoder, everything = decoder_for(gpt), slice(None)
-    return lambda: plan(Uncached(gpt), everything), lambda: plan(decoder, everything)
+    decoder = decoder_for(gpt)
+    return lambda: plan(Uncached(gpt)), lambda: plan(decoder)
 
 
 def _compiled() -> Calls:
     gpt, plan = _plans()
-    decoder, everything = decoder_for(gpt), slice(None)
-    return lambda: plan(gpt, everything), lambda: plan(decoder, everything)
+    decoder = decoder_for(gpt)
+    return lambda: plan(gpt), lambda: plan(decoder)
 
 
 def _together() -> Calls:
@@ -113,7 +127,7 @@ def _together() -> Calls:
         for row in range(environments):
             plan(decoder, slice(row, row + 1))
 
-    return one_by_one, lambda: plan(decoder, slice(None))
+    return one_by_one, lambda: plan(decoder)
 
 
 def _operations() -> Calls:

@@ -64,7 +64,6 @@ class Muon(Optimizer):
             moving = 1 - _whole(found_inf).to(moving.dtype)
         rate = group["lr"] * moving
         by_shape: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
-        directions: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
         for matrix in matrices:
             if "momentum" not in self.state[matrix]:
                 self.state[matrix]["momentum"] = torch.zeros_like(matrix)
@@ -72,11 +71,16 @@ class Muon(Optimizer):
             _local(gradient).masked_fill_(moving == 0, 0.0)  # NaN times 0 is NaN
             _local(momentum).lerp_(_local(gradient), (1 - MOMENTUM) * moving)
             by_shape[tuple(matrix.shape)].append(matrix)
-            directions[tuple(matrix.shape)].append(_whole(gradient.lerp(momentum, MOMENTUM)))  # Nesterov's
         for (rows, columns), alike in by_shape.items():
-            steps = orthogonalize(torch.stack(directions[rows, columns])) * (rate * max(1.0, rows / columns) ** 0.5)
+            directions = torch.stack([_whole(self._nesterov(matrix)) for matrix in alike])
+            steps = orthogonalize(directions) * (rate * max(1.0, rows / columns) ** 0.5)
             for matrix, step in zip(alike, steps, strict=True):
                 _local(matrix).mul_(1 - rate * group["weight_decay"]).sub_(_local(_sharded_like(step, matrix)))
+
+    def _nesterov(self, matrix: Tensor) -> Tensor:
+        """The momentum after one more step along the gradient."""
+        assert matrix.grad is not None
+        return matrix.grad.lerp(self.state[matrix]["momentum"], MOMENTUM)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:

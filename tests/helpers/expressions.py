@@ -9,11 +9,11 @@ from trajectory import TrajectoryAgent
 from trajectory.errors import UserError
 from trajectory.names import locate
 
-KNOWN = {"TrajectoryAgent": TrajectoryAgent, "locate": locate}
+NAMES = {"TrajectoryAgent": TrajectoryAgent, "locate": locate}
 
 if __name__ == "__main__":
     for code in json.loads(sys.argv[1]):
         try:
-            print(json.dumps(eval(code, KNOWN)))
+            print(json.dumps(eval(code, NAMES)))
         except UserError as error:
             print(json.dumps(f"refused: {error}"))
