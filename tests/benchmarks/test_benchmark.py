@@ -213,7 +213,7 @@ def test_all_planning_cases() -> None:
     [
         (
             "benchmark.suites=[nosuch]",
-            "benchmark.suites must be among planning, training, data, laptop, startup, gpu, growth, ratios, got 'nosuch'",
+            "benchmark.suites must be among planning, training, data, laptop, startup, gpu, growth, ratios, got",
         ),
         ("planner.beam_width=0", "planning.beam_widths must be numbers of at least 1, got [0]"),
         ("benchmark.threads=0", "benchmark.threads must be null or at least 1, got 0"),
