@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -197,15 +195,3 @@ def test_where_it_cannot_be_had_torch_plans(
     assert record.getMessage().startswith("planning with torch alone, which is slower: ")
     assert reason in record.getMessage()
     assert not list(folder.glob("*"))
-
-
-@pytest.mark.parametrize("dtype", [[], ["-DDOUBLE"]])
-@pytest.mark.parametrize(
-    ("source", "architecture"), [("decode.c", ["-DEMBD=64", "-DHEADS=4"]), ("training.c", ["-DHEAD=16"])]
-)
-def test_the_source_has_no_warnings(source: str, architecture: list[str], dtype: list[str], tmp_path: Path) -> None:
-    strict = ["-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
-    command = [os.environ.get("CC", "cc"), *library.FLAGS, *strict, *architecture, *dtype]
-    command += [str(library.FOLDER / source), "-o", str(tmp_path / "made.so"), "-lm"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr

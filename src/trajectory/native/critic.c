@@ -33,23 +33,13 @@ typedef struct {
 INLINE void block(int m, int n, const real *a, int64_t a_row, int64_t a_column, const real *b, int64_t b_row, int64_t k,
                   const real *bias, real *y, int64_t y_row)
 {
-    vec sums[BLOCK][2];
+    vec sums[2 * BLOCK];
     for (int i = 0; i < m; i++)
-        for (int j = 0; j < n; j++) sums[i][j] = bias ? LOAD(bias + j * LANES) : splat(0);
-    for (; k > 0; k--, a += a_column, b += b_row) {
-        vec right[2];
-        for (int j = 0; j < n; j++) {
-            right[j] = LOAD(b + j * LANES);
-            IN_REGISTER(right[j]);
-        }
-        for (int i = 0; i < m; i++) {
-            vec left = splat(a[i * a_row]);
-            for (int j = 0; j < n; j++) sums[i][j] += left * right[j];
-        }
-    }
+        for (int j = 0; j < n; j++) sums[i * n + j] = bias ? LOAD(bias + j * LANES) : splat(0);
+    multiply(m, n, a, a_row, a_column, b, b_row, k, sums);
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n; j++)
-            STORE(y + i * y_row + j * LANES, bias ? larger(sums[i][j], splat(0)) : sums[i][j]);
+            STORE(y + i * y_row + j * LANES, bias ? larger(sums[i * n + j], splat(0)) : sums[i * n + j]);
 }
 
 INLINE void blocks(int n, const real *a, int64_t a_row, int64_t a_column, int64_t rows, const real *b, int64_t b_row,
@@ -60,7 +50,7 @@ INLINE void blocks(int n, const real *a, int64_t a_row, int64_t a_column, int64_
     for (int m = BLOCK / 2; m > 0; m = m > 2 ? m / 2 : m - 1) /* 6, 3, 1 of 12, or 3, 1 of 6 */
         for (; rows >= m; rows -= m, a += m * a_row, y += m * y_row)
             switch (m) {
-            case BLOCK / 2: block(BLOCK / 2, n, a, a_row, a_column, b, b_row, k, bias, y, y_row); break;
+            case 6: block(6, n, a, a_row, a_column, b, b_row, k, bias, y, y_row); break;
             case 3: block(3, n, a, a_row, a_column, b, b_row, k, bias, y, y_row); break;
             default: block(1, n, a, a_row, a_column, b, b_row, k, bias, y, y_row);
             }

@@ -47,21 +47,12 @@ enum { SET, ADD }; /* y = the product, y += the product */
 
 INLINE void block(int m, const real *x, int64_t inputs, const real *panel, real *y, int64_t stride, int mode)
 {
-    vec sums[BLOCK][2];
-    for (int i = 0; i < m; i++) sums[i][0] = LOAD(panel), sums[i][1] = LOAD(panel + LANES);
-    for (int64_t k = 0; k < inputs; k++) {
-        panel += PANEL;
-        vec left = LOAD(panel), right = LOAD(panel + LANES);
-        IN_REGISTER(left);
-        IN_REGISTER(right);
-        for (int i = 0; i < m; i++) {
-            vec a = splat(x[i * inputs + k]);
-            sums[i][0] += a * left, sums[i][1] += a * right;
-        }
-    }
+    vec sums[BLOCK * 2];
+    for (int i = 0; i < 2 * m; i++) sums[i] = LOAD(panel + i % 2 * LANES);
+    multiply(m, 2, x, inputs, 1, panel + PANEL, PANEL, inputs, sums);
     for (int i = 0; i < m; i++, y += stride)
         for (int j = 0; j < 2; j++) {
-            vec sum = sums[i][j];
+            vec sum = sums[2 * i + j];
             if (mode == ADD) sum += LOAD(y + j * LANES);
             STORE(y + j * LANES, sum);
         }

@@ -27,6 +27,7 @@ from trajectory.writable import is_private, private_folder
 
 FOLDER = Path(__file__).parent
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-shared", "-fPIC")
+PROCESSOR = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 
 
 @functools.cache
@@ -41,9 +42,7 @@ def compiled(source: str, dtype: torch.dtype, **definitions: int) -> ctypes.CDLL
         OSError: there is no compiler, or it cannot compile for the architecture.
     """
     compiler = _compiler()
-    is_arm = platform.machine() in ("arm64", "aarch64")
-    flags = [*FLAGS, "-mcpu=native" if is_arm else "-march=native"]
-    flags += [f"-D{name}={value}" for name, value in definitions.items()]
+    flags = [*FLAGS, PROCESSOR, *(f"-D{name}={value}" for name, value in definitions.items())]
     if dtype == torch.float64:
         flags.append("-DDOUBLE")
     text = (FOLDER / source).read_text() + (FOLDER / "vectors.h").read_text()

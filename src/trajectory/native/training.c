@@ -87,22 +87,11 @@ void activate(const real *x, const real *dy, real *y, int64_t first, int64_t end
 INLINE void block(const real *a, int64_t a_row, int64_t a_column, const real *b, int64_t b_row, int64_t k, real *y,
                   int64_t y_row)
 {
-    vec sums[BLOCK][WIDE];
+    vec sums[BLOCK * WIDE];
+    for (int i = 0; i < BLOCK * WIDE; i++) sums[i] = splat(0);
+    multiply(BLOCK, WIDE, a, a_row, a_column, b, b_row, k, sums);
     for (int i = 0; i < BLOCK; i++)
-        for (int j = 0; j < WIDE; j++) sums[i][j] = splat(0);
-    for (; k > 0; k--, a += a_column, b += b_row) {
-        vec right[WIDE];
-        for (int j = 0; j < WIDE; j++) {
-            right[j] = LOAD(b + j * LANES);
-            IN_REGISTER(right[j]);
-        }
-        for (int i = 0; i < BLOCK; i++) {
-            vec left = splat(a[i * a_row]);
-            for (int j = 0; j < WIDE; j++) sums[i][j] += left * right[j];
-        }
-    }
-    for (int i = 0; i < BLOCK; i++)
-        for (int j = 0; j < WIDE; j++) STORE(y + i * y_row + j * LANES, sums[i][j]);
+        for (int j = 0; j < WIDE; j++) STORE(y + i * y_row + j * LANES, sums[i * WIDE + j]);
 }
 
 /* (BLOCK, k) times (k, HEAD) */

@@ -120,6 +120,24 @@ INLINE vec gelu_slope(vec x)
     return choose((ivec)(x > splat(0)), 1 - tail, tail) + x * e * (real)0.3989422804014327;
 }
 
+/* sums (m, n vectors) += a (m, k) times b (k, n vectors), with their strides; m and n must be constants, and the sums
+   local, so that they stay in registers */
+INLINE void multiply(int m, int n, const real *a, int64_t a_row, int64_t a_column, const real *b, int64_t b_row,
+                     int64_t k, vec *sums)
+{
+    for (; k > 0; k--, a += a_column, b += b_row) {
+        vec right[2];
+        for (int j = 0; j < n; j++) {
+            right[j] = LOAD(b + j * LANES);
+            IN_REGISTER(right[j]);
+        }
+        for (int i = 0; i < m; i++) {
+            vec left = splat(a[i * a_row]);
+            for (int j = 0; j < n; j++) sums[i * n + j] += left * right[j];
+        }
+    }
+}
+
 /* layer norm of one row, without weights, whose size is a multiple of LANES; returns 1 / standard deviation */
 INLINE real normalize_row(const real *x, int64_t size, real *y)
 {
