@@ -92,14 +92,14 @@ def load_yaml(path: Path) -> Any:
         raise UserError(f"{path.name} cannot be read: {first_line(error)}") from error
 
 
-def _unfolded(node: Any, known: dict[int, int]) -> int:
+def _unfolded(node: Any, counts: dict[int, int]) -> int:
     """How many values a YAML node becomes, those of its aliases counted each time."""
-    if id(node) not in known:
-        known[id(node)] = 0  # of an alias within itself, which OmegaConf refuses
+    if id(node) not in counts:
+        counts[id(node)] = 0  # of an alias within itself, which OmegaConf refuses
         parts = node.value if isinstance(node, yaml.CollectionNode) else []
         flat = [part for each in parts for part in (each if isinstance(each, tuple) else (each,))]
-        known[id(node)] = 1 + sum(_unfolded(part, known) for part in flat)
-    return known[id(node)]
+        counts[id(node)] = 1 + sum(_unfolded(part, counts) for part in flat)
+    return counts[id(node)]
 
 
 def check_keys(config: DictConfig, allowed: Collection[str]) -> None:

@@ -225,7 +225,7 @@ def callback_settings(config: DictConfig, validation_share: float) -> dict[str, 
     Raises:
         UserError: a required callback is missing, one has no `_target_`, or one monitors a loss that is not measured.
     """
-    known = dict(CALLBACKS.values())
+    own = dict(CALLBACKS.values())
     given_here = {str(name): values for name, values in config.items() if values is not None}
     missing = [name for name in REQUIRED_CALLBACKS if name not in given_here]
     require(not missing, "callbacks", f"with {', '.join(REQUIRED_CALLBACKS)}", f"none at {', '.join(missing)}")
@@ -235,7 +235,7 @@ def callback_settings(config: DictConfig, validation_share: float) -> dict[str, 
         *(name for name in given_here if name not in CALLBACKS),
         last,
     ]
-    found = {name: resolve_target(given_here[name], f"callbacks.{name}", known) for name in order}
+    found = {name: resolve_target(given_here[name], f"callbacks.{name}", own) for name in order}
     for name, callback in found.items():
         if not isinstance(callback, ExternalTarget):
             target = given_here[name][TARGET]

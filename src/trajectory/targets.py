@@ -83,11 +83,11 @@ class ExternalTarget:
         require(has_methods, f"{self.key}.{TARGET}", rule, self.target)
 
 
-def resolve_target(values: Any, key: str, known: Mapping[str, type], default: str | None = None) -> Any:
+def resolve_target(values: Any, key: str, own: Mapping[str, type], default: str | None = None) -> Any:
     """The settings for the `_target_` of a section, or an `ExternalTarget` if it is not one of this project's.
 
     Args:
-        known: settings dataclasses of this project's classes, by `_target_`.
+        own: settings dataclasses of this project's classes, by `_target_`.
         default: the `_target_` of a section without one.
 
     Raises:
@@ -99,9 +99,9 @@ def resolve_target(values: Any, key: str, known: Mapping[str, type], default: st
     require(target is not None, f"{key}.{TARGET}", "given", None)
     dotted = isinstance(target, str) and all(part.isidentifier() for part in target.split(".")) and "." in target
     require(dotted, f"{key}.{TARGET}", "the dotted path of a class or function", target)
-    if target in known:
-        return settings(known[target], plain, key)
-    rule = f"one of {', '.join(known)}, or of a package of your own"
+    if target in own:
+        return settings(own[target], plain, key)
+    rule = f"one of {', '.join(own)}, or of a package of your own"
     require(not target.startswith("trajectory."), f"{key}.{TARGET}", rule, target)
     return ExternalTarget(key, target, plain)
 

@@ -29,16 +29,16 @@ class MakeRunFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **_: object) -> None:
         """End the command with one line unless the folder can be made and written."""
-        known = HydraConfig.instance()
-        before = known.cfg
+        singleton = HydraConfig.instance()
+        before = singleton.cfg
         try:
-            known.set_config(config)  # of which the folder's name may take a part
+            singleton.set_config(config)  # of which the folder's name may take a part
             make_writable(str(config.hydra.run.dir))
         except (UserError, OmegaConfBaseException) as error:
             print(f"error: {first_line(error)}", file=sys.stderr)
             sys.exit(1)
         finally:
-            known.cfg = before
+            singleton.cfg = before
 
 
 def make_writable(name: str) -> None:

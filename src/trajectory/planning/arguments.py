@@ -20,8 +20,8 @@ def as_numbers(value: Any, name: str) -> np.ndarray:
 
 def check_environments(environments: Sequence[int], count: int) -> None:
     """Raise a `UserError` unless these are different numbers of environments, of which `reset` has begun `count`."""
-    known = [number for number in environments if _is_whole(number) and 0 <= number < count]
-    right = len(environments) > 0 and len(set(known)) == len(environments)
+    begun = [number for number in environments if _is_whole(number) and 0 <= number < count]
+    right = len(environments) > 0 and len(set(begun)) == len(environments)
     require(right, "environments", f"different numbers below {count}, as many as `reset` began", list(environments))
 
 

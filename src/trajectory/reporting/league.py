@@ -14,7 +14,7 @@ from trajectory.reporting.settings import ReportSettings
 from trajectory.reporting.statistics import Interval, percentile_interval, resampled_means
 from trajectory.reporting.tables import UNKNOWN, Cell, Table, estimate
 
-BEST_MARK = "•"  # marks the best, and what cannot be told from it
+BEST_MARK = "•"  # marks the best, and what is not distinguishable from it
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class League:
     """Datasets with normalised scores, and the rows of each by method.
 
     Args:
-        first: the methods that are first, or not to be told from the first, on each dataset: the 95 % interval of the
-            difference of means has 0 in it.
+        first: the methods that are first, or not distinguishable from the first, on each dataset: the 95 % interval of
+            the difference of means has 0 in it.
         means: of the methods that are there on all datasets.
     """
 
@@ -86,11 +86,11 @@ def league_table(league: League) -> Table:
     ]
     lines.append([Cell(f"mean of {len(league.datasets)}"), *means])
     for name, values in (("training, core-min", _core_minutes), ("ms per decision", _latency)):
-        known = [
+        measured = [
             [value for of_data in league.rows if (value := values(of_data.get(m))) is not None] for m in league.methods
         ]
-        lines.append([Cell(name), *(Cell(f"{np.mean(v):.3g}", float(np.mean(v))) if v else UNKNOWN for v in known)])
-    caption = f"Mean normalised scores [95 %]; {BEST_MARK}: the best of a dataset, or not to be told from it"
+        lines.append([Cell(name), *(Cell(f"{np.mean(v):.3g}", float(np.mean(v))) if v else UNKNOWN for v in measured)])
+    caption = f"Mean normalised scores [95 %]; {BEST_MARK}: the best of a dataset, or not distinguishable from it"
     return Table(caption, ["dataset", *league.methods], lines)
 
 

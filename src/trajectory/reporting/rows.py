@@ -71,7 +71,7 @@ class Row:
 
     @property
     def training_s(self) -> float | None:
-        """Mean of the trainings whose time is known."""
+        """Mean of the trainings whose time was measured."""
         return _mean_of_trainings({str(run.seed): run.training_s for run in self.runs})
 
     @property
@@ -164,8 +164,8 @@ def _rows(runs: Sequence[Run], settings: ReportSettings, *, force: bool) -> tupl
 def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
     """The keys in which settings differ; what is unknown of an evaluation's training does not count."""
     keys = sorted({key for one in settings for key in one})
-    known = {key: [one.get(key) for one in settings if key in one or "training" not in one] for key in keys}
-    return [key for key in keys if key == "training" or any(value != known[key][0] for value in known[key])]
+    values = {key: [one.get(key) for one in settings if key in one or "training" not in one] for key in keys}
+    return [key for key in keys if key == "training" or any(value != values[key][0] for value in values[key])]
 
 
 def _check_versions(runs: Sequence[Run]) -> None:
@@ -185,12 +185,12 @@ def _episodes(runs: Sequence[Run]) -> tuple[list[list[tuple[float, float]]], lis
     notes = []
     for run in runs:
         # trainings of the same settings, data and seed are one
-        known = trainings[run.dataset["content_hash"], str(run.seed)]
-        new = {seed: (run.returns[seed], value) for seed, value in run.values.items() if seed not in known}
+        episodes = trainings[run.dataset["content_hash"], str(run.seed)]
+        new = {seed: (run.returns[seed], value) for seed, value in run.values.items() if seed not in episodes}
         if len(new) < len(run.returns):
             again = len(run.returns) - len(new)
             notes.append(f"{run.folder}: {again} of {len(run.returns)} episodes repeat others of seed {run.seed}")
-        known.update(new)
+        episodes.update(new)
     return [list(episodes.values()) for episodes in trainings.values()], notes
 
 
@@ -206,5 +206,5 @@ def _short(value: Any) -> str:
 
 
 def _mean_of_trainings(seconds: dict[str, float | None]) -> float | None:
-    known = [value for value in seconds.values() if value is not None]
-    return float(np.mean(known)) if known else None
+    measured = [value for value in seconds.values() if value is not None]
+    return float(np.mean(measured)) if measured else None

@@ -88,10 +88,11 @@ def published_tables(scores: Sequence[PublishedScore]) -> list[Table]:
     for data in dict.fromkeys(score.data for score in scores):
         of_data = [score for score in scores if score.data == data]
         methods = list(dict.fromkeys(score.method for score in of_data))
-        known = {(score.environment, score.quality, score.method): score for score in of_data}
+        scores_of = {(score.environment, score.quality, score.method): score for score in of_data}
         tasks = list(dict.fromkeys((score.environment, score.quality) for score in of_data))
         rows = [
-            [Cell(" ".join(task)), *(_published(known.get((*task, method))) for method in methods)] for task in tasks
+            [Cell(" ".join(task)), *(_published(scores_of.get((*task, method))) for method in methods)]
+            for task in tasks
         ]
         caption = f"Published normalised scores on {data}: other data than that of the runs above"
         tables.append(Table(caption, [data, *methods], rows))

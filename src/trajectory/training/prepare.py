@@ -73,7 +73,7 @@ def load_data(
     if goal is not None and dimensions is not None:  # refused now rather than at the end
         goal_tokens(data.discretizer, dimensions, np.array(goal), key="evaluation.goal")
     if earlier:
-        trained_on, found = (known["content_hash"] for known in (earlier["hyper_parameters"]["dataset"], data.summary))
+        trained_on, found = (one["content_hash"] for one in (earlier["hyper_parameters"]["dataset"], data.summary))
         rule = f"the data with content_hash {trained_on}, on which {start.checkpoint} was trained"
         require(trained_on == found, "dataset", rule, found)
     return data
