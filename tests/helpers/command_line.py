@@ -203,8 +203,10 @@ def run_main_here(main: str, *overrides: str, folder: Path, **variables: str) ->
             redirect_stderr(err),
         ):
             runpy.run_path(str(path), run_name="__main__")
-    except SystemExit as leave:
-        code = int(leave.code or 0)
+    except SystemExit as leave:  # with a text, which Python prints, or a number
+        code = 1 if isinstance(leave.code, str) else int(leave.code or 0)
+        if isinstance(leave.code, str):
+            err.write(leave.code + "\n")
     finally:
         for handler in root.handlers[:]:
             if handler not in handlers:

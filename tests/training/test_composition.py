@@ -286,9 +286,9 @@ class Broken(pl.Callback):
     def on_train_batch_end(self, *arguments):
         raise KeyError("gone")
 """
-    package(place, monkeypatch, "breaking", source)
+    package(place, monkeypatch, "breaking_callback", source)
     process = run_main_here(
-        "train", *QUICK, "hydra.run.dir=broken", "+callbacks.mine._target_=breaking.Broken", folder=place
+        "train", *QUICK, "hydra.run.dir=broken", "+callbacks.mine._target_=breaking_callback.Broken", folder=place
     )
     assert process.returncode == 1
     assert (
