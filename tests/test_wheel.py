@@ -89,6 +89,7 @@ def test_every_command_has_a_script(installed: Path) -> None:
     assert {path.name for path in (installed / "bin").glob("trajectory-*")} == {f"trajectory-{one}" for one in COMMANDS}
 
 
+@pytest.mark.slow
 def test_it_trains_from_another_folder_with_a_config_folder_of_the_users(installed: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine" / "planner"
     mine.mkdir(parents=True)

@@ -70,11 +70,11 @@ class Broken:
 
 
 def test_a_logger_and_a_picture_that_fail_are_a_warning_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "breaking_logger.py").write_text(BROKEN)
+    (tmp_path / "broken_logger.py").write_text(BROKEN)
     (tmp_path / "run" / "rollout.png" / "in the way").mkdir(parents=True)
     (tmp_path / "run" / "data_card.png" / "in the way").mkdir(parents=True)
     monkeypatch.syspath_prepend(str(tmp_path))
-    process = run_main_here("train", *RUN, "logger=csv", "+logger.mine._target_=breaking_logger.Broken", folder=tmp_path)
+    process = run_main_here("train", *RUN, "logger=csv", "+logger.mine._target_=broken_logger.Broken", folder=tmp_path)
     assert process.returncode == 0, process.stderr
     assert "Traceback" not in process.stdout + process.stderr
     assert_whole(tmp_path / "run")

@@ -113,6 +113,7 @@ def test_one_decision_is_measured_against_floor_and_reference(tmp_path: Path) ->
     assert imread(Path(lines[-1]).with_name("latency.png")).shape[1] == 960
 
 
+@pytest.mark.slow
 def test_the_fast_planner_takes_a_tenth_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that tells how many operations torch has done, so a busy machine is as fast as any."""
     settings = PlanningBenchmarkSettings(seconds=0, narrowed=True)
@@ -313,9 +314,10 @@ def test_ten_million_transitions_in_bounded_memory_without_any_allowance() -> No
     assert set(row["second"]["stages"]) == {"hash"}, "a second start reads the file once and does no more with it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("quality", "steps", "reached"),
-    [pytest.param("random", 1_000, True, marks=pytest.mark.slow), ("medium", 80, False)],
+    [("random", 1_000, True), ("medium", 80, False)],
 )
 def test_the_laptop_experiment_is_timed_until_it_plans_as_well_as_its_data(
     tmp_path: Path, quality: str, steps: int, reached: bool

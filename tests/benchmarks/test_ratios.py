@@ -25,6 +25,7 @@ def committed(path: Path, factor: float) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_ratio_that_has_fallen_fails_the_command_in_one_line_and_one_that_has_risen_does_not(tmp_path: Path) -> None:
     """Far away from what is measured beside other work: a thousand times less, and more."""
     path = committed(tmp_path / "low.json", 1e-3)

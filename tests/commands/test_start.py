@@ -326,7 +326,7 @@ def test_a_sweep_imports_once(trained: tuple[Path, subprocess.CompletedProcess[s
         ("train", "hydra"),
         ("train", "trajectory.settings"),
         ("train", "torch"),
-        ("train", "torchmetrics"),
+        pytest.param("train", "torchmetrics", marks=pytest.mark.slow),
         ("collect", "minari"),
         ("report", "scipy"),
         ("benchmark", "torch"),
@@ -374,9 +374,9 @@ def test_a_plugin_that_lacks_something_costs_a_line_and_nothing_else(tmp_path: P
 @pytest.mark.parametrize(
     ("extra", "command", "overrides"),
     [
-        ("tensorboard", "train", [*TINY, "logger=tensorboard"]),
+        pytest.param("tensorboard", "train", [*TINY, "logger=tensorboard"], marks=pytest.mark.slow),
         ("wandb_workspaces", "dashboard", []),
-        ("optuna", "train", ["-m", *TINY, "hydra/sweeper=optuna", "search=laptop"]),
+        pytest.param("optuna", "train", ["-m", *TINY, "hydra/sweeper=optuna", "search=laptop"], marks=pytest.mark.slow),
         ("joblib", "train", ["-m", *TINY, "hydra/launcher=joblib", "seed=0,1"]),
         ("pyarrow", "collect", ["dataset=own", "dataset.id=me/a-v0", "dataset.path=files"]),
         ("sb3_contrib", "train_behaviour", []),

@@ -236,7 +236,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("method", [TINY, TINY_CRITIC], ids=["model", "critic"])
+@pytest.mark.parametrize(
+    "method", [pytest.param(TINY, marks=pytest.mark.slow, id="model"), pytest.param(TINY_CRITIC, id="critic")]
+)
 def test_a_training_without_a_simulator_from_the_command_line(place: Path, method: tuple[str, ...]) -> None:
     run = place / ("critic" if method is TINY_CRITIC else "model")
     overrides = [each for each in (*method, *LOGGED, *HERE) if not each.startswith("dataset.steps")]
@@ -274,7 +276,9 @@ def test_a_training_without_a_simulator_from_the_command_line(place: Path, metho
         assert not (place / "no").exists()
 
 
-@pytest.mark.parametrize("baseline", ["bc", "dt", "iql", "mbop"])
+@pytest.mark.parametrize(
+    "baseline", ["bc", "dt", *(pytest.param(name, marks=pytest.mark.slow) for name in ("iql", "mbop"))]
+)
 def test_baselines_without_a_simulator(place: Path, baseline: str) -> None:
     small = ["baseline.steps=30", *(["baseline.ensemble.epochs=2"] if baseline == "mbop" else [])]
     overrides = (*LOGGED, f"baseline={baseline}", *small, "evaluation.episodes=2", f"hydra.run.dir=of_{baseline}")

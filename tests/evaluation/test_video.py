@@ -61,7 +61,7 @@ def test_an_episode_becomes_an_mp4_in_real_time(tmp_path: Path) -> None:
 
 
 @offscreen_gl
-@pytest.mark.parametrize("foresees", ["true", "still"])
+@pytest.mark.parametrize("foresees", ["true", pytest.param("still", marks=pytest.mark.slow)])
 def test_what_is_foreseen_stands_beside_what_is_executed(tmp_path: Path, foresees: str) -> None:
     assert draw(tmp_path, foresees) == ""
     executed, foreseen = np.split(frames(tmp_path), 2, axis=2)

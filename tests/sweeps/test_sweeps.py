@@ -91,6 +91,7 @@ def test_planner_sweeps_on_one_checkpoint_without_training(in_parallel: Path, tm
     assert [(planner["beam_width"], planner["horizon"]) for planner in planners] == [(1, 1), (1, 2), (2, 1), (2, 2)]
 
 
+@pytest.mark.slow
 def test_jobs_run_in_processes_of_submitit(in_parallel: Path, tmp_path: Path) -> None:
     overrides = ("planner.beam_width=1,2", "hydra/launcher=submitit_local", "evaluation.video=false")
     process = run_main_here("evaluate", "-m", *planned(in_parallel / "0" / "last.ckpt"), *overrides, folder=tmp_path)

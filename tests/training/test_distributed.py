@@ -88,7 +88,7 @@ def check_same(folder: Path, alone: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {*FILES, "last.ckpt", "best.ckpt"}
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_train_and_plan_as_one_does(strategy: str, place: Path, alone: Path) -> None:
     folder = place / strategy
     overrides = (f"trainer={strategy}", "trainer.devices=2", f"hydra.run.dir={strategy}")

@@ -106,7 +106,7 @@ def slow_lengths(start: np.ndarray, cells: int = 100) -> np.ndarray:
     return lengths
 
 
-@pytest.mark.parametrize("start", [(1.0, 1.0), (4.5, 6.0)])
+@pytest.mark.parametrize("start", [(1.0, 1.0), pytest.param((4.5, 6.0), marks=pytest.mark.slow)])
 def test_shortest_ways_against_those_over_a_grid(start: tuple[float, float]) -> None:
     """Those are at most three percent longer, by their directions, and rounded at their ends."""
     lengths = slow_lengths(np.array(start))
