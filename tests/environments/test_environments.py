@@ -24,6 +24,22 @@ def configured(name: str) -> EnvironmentSettings:
     return environment_settings(compose_config("train", f"env={name}").env)
 
 
+def test_warnings_of_mujoco_go_to_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    """HalfCheetah's file has an attribute that MuJoCo calls deprecated, and a state that is no number is unstable."""
+    monkeypatch.chdir(tmp_path)
+    env = make_environment(configured("halfcheetah"))
+    env.reset(seed=0)
+    env.unwrapped.set_state(np.full(9, 1e12), np.full(9, 1e12))
+    env.step(env.action_space.sample())
+    env.close()
+    assert not caplog.records or all("deprecated" not in record.getMessage() for record in caplog.records)
+    assert any(record.getMessage().startswith("MuJoCo: ") for record in caplog.records), "an unstable simulation"
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
 WITH_GOALS = {
     "four_rooms": TransitionLayout(2, 2),
     "four_rooms_grid": TransitionLayout(2, 1, ((0, 13), (0, 13), (0, 4))),

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -24,6 +25,7 @@ from trajectory.transition import TransitionLayout
 EXTRAS = {"gymnasium_robotics": "robotics", "minigrid": "minigrid"}  # of this project, by the module of an id
 GOAL_KEYS = ("desired_goal", "achieved_goal")
 
+logger = logging.getLogger(__name__)
 logging.getLogger("OpenGL").setLevel(logging.WARNING)  # it logs missing extras of renderers
 
 
@@ -36,6 +38,24 @@ def choose_gl() -> None:
             os.environ["MUJOCO_GL"] = name
             return
     os.environ["MUJOCO_GL"] = "disable"
+
+
+def log_mujoco_warnings(name: str) -> None:
+    """Send MuJoCo's warnings to the log. Else it prints them and writes MUJOCO_LOG.TXT into the working directory.
+
+    Args:
+        name: the registered id of an environment that is about to be made; of other simulators, nothing is imported.
+    """
+    spec = gymnasium.registry.get(name.rpartition(":")[2])
+    if any(package in str(spec and spec.entry_point) for package in ("mujoco", "gymnasium_robotics")):
+        with suppress(ImportError):  # which Gymnasium explains
+            mujoco: Any = import_module("mujoco")
+            mujoco.set_mju_user_warning(_log_warning)
+
+
+def _log_warning(text: str) -> None:
+    # what is deprecated stands in Gymnasium's files, not in the user's
+    logger.log(logging.DEBUG if "deprecated" in text else logging.WARNING, "MuJoCo: %s", text)
 
 
 def make_raw_environment(settings: EnvironmentSettings) -> Any:
@@ -51,6 +71,7 @@ def make_raw_environment(settings: EnvironmentSettings) -> Any:
     if module in EXTRAS:
         with optional_import(f"env.id={settings.id}", EXTRAS[module]):
             import_module(module)
+    log_mujoco_warnings(settings.id)
     try:
         env = gymnasium.make(settings.id, **settings.kwargs)
     except (gymnasium.error.Error, ImportError) as error:
