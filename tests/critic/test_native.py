@@ -91,7 +91,7 @@ def test_a_training_goes_from_c_to_torch_and_back() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("hidden", [(), (16, 20), (16,) * 40], ids=["none", "odd", "deep"])
+@pytest.mark.parametrize("hidden", [(), (16, 21), (16,) * 40], ids=["none", "odd", "deep"])
 def test_other_networks_are_computed_by_torch(hidden: tuple[int, ...]) -> None:
     settings = CriticSettings(hidden=hidden, batch_size=8)
     critic = Critic(TransitionLayout(2, 1), settings)
