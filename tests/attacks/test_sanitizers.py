@@ -64,7 +64,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def compiled_again() -> None:
     library.compiled.cache_clear()
-    library.compiled("training.c", torch.float32, HEAD=16)
+    library.compiled("critic.c", torch.float32)
 
 
 def test_libraries_are_closed_to_others_and_loaded_as_they_were_written(folder: Path) -> None:

@@ -85,6 +85,7 @@ def test_memory_does_not_grow_with_data_that_stay_on_the_disk() -> None:
 
 
 @linux
+@pytest.mark.slow
 def test_the_memory_of_another_process_is_seen_from_outside() -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         peaks = [usage.watched(process, hold_for_a_moment, mebibytes)[1] / MIB for mebibytes in (0, 100)]

@@ -22,6 +22,7 @@ from trajectory.data.episodes import Episodes
 from trajectory.data.returns import return_to_go
 from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
+from trajectory.hardware import torch_threads
 from trajectory.model.callbacks.last_checkpoint import LastCheckpoint
 from trajectory.model.checkpoint import load_checkpoint, read_checkpoint
 from trajectory.model.settings import GPTSettings
@@ -321,3 +322,31 @@ def test_one_that_diverges_ends_the_training_and_the_last_good_one_is_kept(tmp_p
     assert kept.critic is not None
     assert all(weight.isfinite().all() for weight in kept.critic.state_dict().values())
     assert f"at step {kept.step + 1};" in str(refused.value)
+
+
+def trained_critic(threads: int, folder: Path) -> dict[str, Any]:
+    """The state of a critic's training, with hidden layers that the C code takes."""
+    data = toy_data(folder / "store", TokenizerSettings(bins=10), episodes=12, window=3, batch_size=40)
+    settings = CriticSettings(hidden=(16, 32), steps=101, batch_size=16)
+    model = GPTSettings(n_layer=1, n_head=1, n_embd=8, window=3, bins=10)
+    torch.manual_seed(0)
+    module = toy_module(data, model, PlannerSettings(beam_width=2, horizon=2), critic=settings)
+    assert module.critic is not None
+    training = CriticTraining(module.critic, data.source.load(), settings, data.tokenizer, seed=0, every_n_steps=1)
+    with torch_threads(threads):
+        fit(module, data, 20, callbacks=[training])
+        assert torch.get_num_threads() == threads
+    assert training.learner.native is not None
+    return {"target": module.critic.state_dict(), **training.state_dict()}
+
+
+def test_updates_beside_the_transformers_step_are_the_same(tmp_path: Path) -> None:
+    """With two threads one of them makes the critic's updates meanwhile."""
+    one, two = (trained_critic(threads, tmp_path / str(threads)) for threads in (1, 2))
+    assert one["updates"] == two["updates"] == 101
+    for name in ("target", "v", "advantage"):
+        for key, weight in one[name].items():
+            assert torch.equal(weight, two[name][key]), (name, key)
+    moments = (state["optimizer"]["state"] for state in (one, two))
+    for first, second in zip(*(list(each.values()) for each in moments), strict=True):
+        assert all(torch.equal(first[name], second[name]) for name in first)

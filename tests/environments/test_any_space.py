@@ -85,13 +85,13 @@ def run(main: str, *overrides: str, folder: Path) -> tuple[Path, dict[str, Any]]
     [
         ("CartPole-v1", ("critic=iql",), (4, [None] * 4 + [(0, 2)])),
         ("FrozenLake-v1", ("planner.execute=mean", "evaluation.video=true"), (1, [(0, 16), (0, 4)])),
-        ("Taxi-v4", ("tokenizer.bins=500",), (1, [(0, 500), (0, 6)])),
+        pytest.param("Taxi-v4", ("tokenizer.bins=500",), (1, [(0, 500), (0, 6)]), marks=pytest.mark.slow),
         (
             "minigrid:MiniGrid-FourRooms-v0",
             ("env.observation_keys=[direction,image]", "evaluation.max_steps=2", "model.window=2", "planner.context=1"),
             (148, [(0, 4)] + [None] * 147 + [(0, 7)]),
         ),
-        ("LunarLander-v3", ("baseline=bc", "baseline.steps=10"), (8, None)),
+        pytest.param("LunarLander-v3", ("baseline=bc", "baseline.steps=10"), (8, None), marks=pytest.mark.slow),
     ],
 )
 def test_an_environment_is_trained_on_by_its_id_alone(

@@ -76,6 +76,7 @@ def straight(place: Path, steps: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_is_found_and_ends_as_one_never_killed(place: Path) -> None:
     """Without its folder being named; a second start after its end begins another.
 

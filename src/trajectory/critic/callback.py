@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from trajectory.critic.critic import Critic
 from trajectory.critic.learning import ImplicitQLearning, prepare_data
@@ -21,6 +23,9 @@ class CriticTraining(pl.Callback):
     """Spreads the critic's updates evenly over the training's steps, and logs its losses and Q values.
 
     All ranks make the same updates and so hold the same critic. The checkpoint holds what a resumed training needs.
+
+    With two or more CPU threads one of them makes a step's updates in C while the others compute the step. The updates
+    are the same: they depend on their numbers alone.
 
     Args:
         critic: of the `TrajectoryModule`.
@@ -46,6 +51,8 @@ class CriticTraining(pl.Callback):
         self.every_n_steps = every_n_steps
         self.max_abs_q = DIVERGENCE_FACTOR * float(self.data.rewards.abs().max()) / (1 - self.discount)
         self.resumed_state: dict[str, Any] | None = None
+        self.background: Future[None] | None = None
+        self.threads = 1  # of torch, between steps
 
     def state_dict(self) -> dict[str, Any]:
         return self.learner.state_dict()
@@ -59,15 +66,28 @@ class CriticTraining(pl.Callback):
         self.learner = ImplicitQLearning(self.critic, data, returns, self.settings, self.discount, self.seed)
         if self.resumed_state is not None:
             self.learner.load_state_dict(self.resumed_state)
+        self.worker = ThreadPoolExecutor(1, thread_name_prefix="critic")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._wait()
+        self.worker.shutdown()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.threads = torch.get_num_threads()
+        if self.threads > 1 and self.learner.native is not None and ends_step(trainer, batch_idx):
+            torch.set_num_threads(self.threads - 1)
+            updates = self._updates(trainer, trainer.global_step + 1)
+            self.background = self.worker.submit(self.learner.train_until, updates)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if not ends_step(trainer, batch_idx):
             return
-        updates = self.settings.steps * trainer.global_step // trainer.max_steps
-        is_dev_run: Any = trainer.fast_dev_run  # ty: ignore[missing-attribute]
-        self.learner.train_until(min(updates, 1) if is_dev_run else updates)
+        self._wait()
+        self.learner.train_until(self._updates(trainer, trainer.global_step))
         if trainer.global_step % self.every_n_steps == 0:
             for name, value in self._check(trainer).items():
                 pl_module.log(f"critic/{name}", value, logger=False)
@@ -75,7 +95,24 @@ class CriticTraining(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        self._wait()
         self._check(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._wait()
+
+    def _updates(self, trainer: pl.Trainer, step: int) -> int:
+        """How many there are after a step."""
+        updates = self.settings.steps * step // trainer.max_steps
+        is_dev_run: Any = trainer.fast_dev_run  # ty: ignore[missing-attribute]
+        return min(updates, 1) if is_dev_run else updates
+
+    def _wait(self) -> None:
+        """For the updates in the background."""
+        if self.background is not None:
+            background, self.background = self.background, None
+            torch.set_num_threads(self.threads)
+            background.result()
 
     def _check(self, trainer: pl.Trainer) -> dict[str, float]:
         """The metrics of the last update.
