@@ -14,7 +14,7 @@ train: $(INSTALLED)
 
 # a process of one thread for each core
 test: $(INSTALLED)
-	@echo "the tests take about 13 minutes on two idle cores, 30 on busy ones (docs/testing.md)"
+	@echo "the tests take about 15 minutes on two idle cores, 30 on busy ones (docs/testing.md)"
 	$(RUN) -m pytest -n $(CORES) --dist worksteal
 
 # the same in an order of its own, which its first lines tell: make test-random SEED=1234 repeats one

@@ -73,7 +73,7 @@ def refusal(section: str, key: str, value: Any) -> str | None:
     return None
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(value=SCALARS)
 @example(value="²")  # a digit that int() does not read
 @example(value="${nosuch}")

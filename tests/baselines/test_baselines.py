@@ -97,7 +97,7 @@ def test_bounds_of_actions_are_the_environments(name: str) -> None:
     np.testing.assert_array_equal(without, train(name, wide, steps=5).act(shown))
 
 
-@pytest.mark.parametrize("name", ["cql", "iql", "rebrac"])
+@pytest.mark.parametrize("name", ["iql", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cql", "rebrac"))])
 def test_what_comes_later_counts_as_much_as_it_is_discounted(name: str) -> None:
     """One action earns a little now, the other more a step later."""
     rng = np.random.default_rng(0)

@@ -398,6 +398,7 @@ def test_an_extra_that_is_installed_but_broken_is_one_line(
     assert "undefined symbol" in lines[0]
 
 
+@pytest.mark.slow
 def test_a_tracker_that_is_broken_is_a_warning(tmp_path: Path) -> None:
     """Unlike packages without which a command cannot do what it was asked for."""
     place = tmp_path / "broken" / "wandb"

@@ -114,7 +114,7 @@ def slow_quantile_bins(column: np.ndarray, bins: int) -> list[list[tuple[float, 
 few_values = st.integers(-30, 30).map(lambda number: number / 4)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(
     column=arrays(np.float32, st.integers(1, 400), elements=few_values | numbers) | columns,
     bins=st.sampled_from([2, 3, 4, 5, 7, 10, 20, 50]),

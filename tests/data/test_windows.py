@@ -107,7 +107,7 @@ often = st.sampled_from([-1.0, 0.0, 1.0, 3.0e38, -3.0e38, 1.0e-45])
 evenly = st.integers(0, 400).map(lambda number: number / 8)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(
     data=arrays(np.float32, st.tuples(st.integers(1, 350), st.just(4)), elements=finite | often | evenly),
     bins=st.sampled_from([2, 3, 100, 129, 255, 256, 300, 40_000]),
