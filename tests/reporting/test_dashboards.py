@@ -182,6 +182,16 @@ def test_a_panel_of_no_known_kind_is_one_line(refusal: Refusal, panel: str) -> N
     assert "sections.speed must be panels with a title and one of lines, bars, media, table" in line
 
 
+@pytest.mark.parametrize("panels", ["null", "5", "words"])
+def test_a_section_is_a_list_of_panels(panels: str, refusal: Refusal) -> None:
+    line = refusal("dashboard", f"sections.speed={panels}")
+    assert line.startswith(
+        "error: sections.speed must be a list of panels with a title and one of lines, bars, media, "
+    )
+    line = refusal("dashboard", f"sections={panels}")
+    assert line.startswith("error: sections must be lists of panels by the names of sections, got ")
+
+
 @pytest.fixture
 def account() -> Iterator[tuple[str, list[Any]]]:
     """The address of a Weights & Biases that knows somebody called me, and the workspaces that it was sent."""

@@ -153,7 +153,8 @@ def test_settings_that_change_no_result_share_a_row(tmp_path: Path, override: st
 
 def test_baseline_is_the_same_whatever_the_transformers_settings(tmp_path: Path) -> None:
     write_training(tmp_path / "a", [1000.0], baseline="bc")
-    write_training(tmp_path / "b", [1000.0], seed=1, overrides=(), baseline="bc")
+    critic = ("critic=iql", "planner=critic", "critic.members=7")
+    write_training(tmp_path / "b", [1000.0], seed=1, overrides=critic, baseline="bc")
     (group,) = groups_of(tmp_path)
     assert [row.episodes for row in group.rows] == ["2 × 1"]
 

@@ -30,7 +30,7 @@ KEYS_OUTSIDE_METHOD = (
     *("seed", "evaluation", "dataset", "env", "planner", "runtime"),
     *("trainer.log_every_n_steps", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
 )
-TRANSFORMER_KEYS = ("model", "tokenizer", "trainer", "data", "callbacks")  # which no baseline reads
+TRANSFORMER_KEYS = ("model", "critic", "tokenizer", "trainer", "data", "callbacks")  # which no baseline reads
 
 
 @dataclass(frozen=True)

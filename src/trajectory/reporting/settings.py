@@ -27,14 +27,16 @@ class ReportSettings:
         require(self.video_mb >= 0, "report.video_mb", "at least 0", self.video_mb)
 
 
-def check_dashboard(sections: dict[str, Any]) -> None:
+def check_dashboard(sections: Any) -> None:
     """Raise a `UserError` for a panel that is none, or where the extra that builds a workspace is missing.
 
     Args:
         sections: as `conf/dashboard.yaml` has them.
     """
     rule = f"panels with a title and one of {', '.join(PANELS)}"
+    require(isinstance(sections, dict), "sections", "lists of panels by the names of sections", sections)
     for name, panels in sections.items():
+        require(isinstance(panels, list), f"sections.{name}", f"a list of {rule}", panels)
         for panel in panels:
             whole = isinstance(panel, dict) and "title" in panel and len(panel) == 2
             require(whole and any(kind in panel for kind in PANELS), f"sections.{name}", rule, panel)
