@@ -163,6 +163,7 @@ def test_max_time_ends_cleanly_and_evaluates(place: Path) -> None:
             "trainer._target_ must be pytorch_lightning.Trainer: what you add to a training is a callback, got 'lab.",
         ),
         (["trainer.profiler=quick"], "trainer must have flags that Lightning takes: When passing string value for the"),
+        (["trainer.profiler=[a,null]"], "trainer.profiler must be null or a name, such as simple, got ["),
         (["trainer.max_time=soon"], "trainer must have flags that Lightning takes: `Timer(duration='soon')` is not"),
         (["trainer.limit_train_batches=-1"], "trainer must have flags that Lightning takes: You have passed invalid"),
         (["+nosuch=1"], "nosuch must be left out: nothing reads it here, got 'a key that was added'"),

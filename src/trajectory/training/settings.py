@@ -77,6 +77,8 @@ class TrainerSettings:
             require(alone, f"trainer.{key}", "1 without trainer=ddp or trainer=fsdp", getattr(self, key))
         several = self.strategy == "auto" or self.processes > 1
         require(several, "trainer.devices", f"at least 2 with trainer={self.strategy} on one machine", self.devices)
+        named = self.profiler is None or isinstance(self.profiler, str)
+        require(named, "trainer.profiler", "null or a name, such as simple", self.profiler)
         clip = self.gradient_clip_val
         require(clip is None or clip > 0, "trainer.gradient_clip_val", "null or above 0", clip)
         check_accelerator(self.accelerator, "trainer.accelerator")
