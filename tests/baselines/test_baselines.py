@@ -14,7 +14,7 @@ import torch
 from helpers.command_line import ROOT, compose_config
 from trajectory.baselines.bc import top_return_rows
 from trajectory.baselines.mbop import next_rewards
-from trajectory.baselines.settings import baseline_settings
+from trajectory.baselines.settings import SETTINGS_BY_NAME, baseline_settings
 from trajectory.baselines.training import TRAINERS, train_baseline
 from trajectory.data.episodes import Episodes
 from trajectory.data.transitions import Transitions
@@ -214,7 +214,7 @@ def test_the_best_episodes_are_whole_and_those_of_the_highest_return() -> None:
     ("config", "message"),
     [
         ({"name": "sac"}, "baseline.name must be one of bc, behaviour, cql, dt, iql, mbop, rebrac, got 'sac'"),
-        ({"name": "iql", "expectile": 1.5}, "baseline.expectile must be above 0 and at most 1, got 1.5"),
+        ({"name": "iql", "expectile": 1.5}, "baseline.expectile must be above 0 and below 1, got 1.5"),
         ({"name": "rebrac", "noise": -1.0}, "baseline.noise must be at least 0, got -1.0"),
         ({"name": "dt", "n_head": 3}, "baseline.n_embd must be a multiple of n_head=3, got 64"),
         ({"name": "bc", "best_share": 0.0}, "baseline.best_share must be above 0 and at most 1, got 0.0"),
@@ -238,3 +238,15 @@ def test_every_baselines_file_gives_all_its_settings_as_they_are_by_default(path
     changed = {"percent_bc": {"best_share": 0.1}}.get(path.stem, {})
     assert json.loads(json.dumps(asdict(found))) == json.loads(json.dumps(asdict(type(found)(**changed))))
     assert set(config) == {"_target_", *(field.name for field in fields(found))}
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS_BY_NAME.keys() - {"behaviour"}))
+def test_learning_rates_and_sizes_of_every_method_are_checked(name: str) -> None:
+    cls: Any = SETTINGS_BY_NAME[name]
+    for key in {"learning_rate", "actor_learning_rate", "gradient_clip"} & {field.name for field in fields(cls)}:
+        for value in (0.0, -1.0):
+            with pytest.raises(UserError, match=rf"^baseline\.{key} must be above 0, got {value}"):
+                cls(**{key: value})
+    if name != "dt":
+        with pytest.raises(UserError, match=r"^baseline\.hidden must be sizes of at least 1, got \[8, 0\]"):
+            cls(hidden=(8, 0))

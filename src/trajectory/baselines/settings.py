@@ -35,6 +35,29 @@ class EnsembleSettings:
         require(self.weight_decay >= 0, f"{key}.weight_decay", "at least 0", self.weight_decay)
 
 
+def _check(
+    settings: Any, name: str, *, at_least_1: str, at_least_0: str = "", above_0: str = "", shares: str = ""
+) -> None:
+    """Raise a `UserError` that names the key whose value is out of range.
+
+    Args:
+        name: of the baseline.
+        at_least_1, at_least_0, above_0, shares: keys, one word each; shares are above 0 and at most 1. `hidden` and
+            `learning_rate` are checked wherever they are.
+    """
+    require(settings.name == name, "baseline.name", name, settings.name)
+    hidden = list(getattr(settings, "hidden", ()))
+    require(min(hidden, default=1) >= 1, "baseline.hidden", "sizes of at least 1", hidden)
+    for key in at_least_1.split():
+        require(getattr(settings, key) >= 1, f"baseline.{key}", "at least 1", getattr(settings, key))
+    for key in at_least_0.split():
+        require(getattr(settings, key) >= 0, f"baseline.{key}", "at least 0", getattr(settings, key))
+    for key in ("learning_rate", *above_0.split()):
+        require(getattr(settings, key) > 0, f"baseline.{key}", "above 0", getattr(settings, key))
+    for key in shares.split():
+        require(0 < getattr(settings, key) <= 1, f"baseline.{key}", "above 0 and at most 1", getattr(settings, key))
+
+
 @dataclass(frozen=True)
 class BehaviourSettings:
     """The behaviour policy itself, which has no settings."""
@@ -54,10 +77,7 @@ class BCSettings:
     best_share: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.name == "bc", "baseline.name", "bc", self.name)
-        for key in ("steps", "batch_size"):
-            require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
-        require(0 < self.best_share <= 1, "baseline.best_share", "above 0 and at most 1", self.best_share)
+        _check(self, "bc", at_least_1="steps batch_size", shares="best_share")
 
 
 @dataclass(frozen=True)
@@ -79,9 +99,10 @@ class DecisionTransformerSettings:
     target_return: float | None = None
 
     def __post_init__(self) -> None:
-        require(self.name == "dt", "baseline.name", "dt", self.name)
-        for key in ("n_layer", "n_head", "n_embd", "window", "steps", "batch_size"):
-            require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
+        sizes = "n_layer n_head n_embd window steps batch_size"
+        _check(self, "dt", at_least_1=sizes, at_least_0="weight_decay", above_0="gradient_clip")
+        share = self.warmup_fraction
+        require(0 <= share <= 1, "baseline.warmup_fraction", "at least 0 and at most 1", share)
         require(self.n_embd % self.n_head == 0, "baseline.n_embd", f"a multiple of n_head={self.n_head}", self.n_embd)
         require(0 <= self.dropout < 1, "baseline.dropout", "at least 0 and below 1", self.dropout)
 
@@ -101,11 +122,8 @@ class IQLSettings:
     tau: float = 5e-3
 
     def __post_init__(self) -> None:
-        require(self.name == "iql", "baseline.name", "iql", self.name)
-        for key in ("steps", "batch_size"):
-            require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
-        for key in ("expectile", "discount", "tau"):
-            require(0 < getattr(self, key) <= 1, f"baseline.{key}", "above 0 and at most 1", getattr(self, key))
+        _check(self, "iql", at_least_1="steps batch_size", at_least_0="temperature", shares="discount tau")
+        require(0 < self.expectile < 1, "baseline.expectile", "above 0 and below 1", self.expectile)
 
 
 @dataclass(frozen=True)
@@ -124,12 +142,9 @@ class CQLSettings:
     tau: float = 5e-3
 
     def __post_init__(self) -> None:
-        require(self.name == "cql", "baseline.name", "cql", self.name)
-        for key in ("steps", "batch_size", "sampled_actions"):
-            require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
-        require(self.conservatism >= 0, "baseline.conservatism", "at least 0", self.conservatism)
-        for key in ("discount", "tau"):
-            require(0 < getattr(self, key) <= 1, f"baseline.{key}", "above 0 and at most 1", getattr(self, key))
+        numbers = "steps batch_size sampled_actions"
+        above_0, shares = "actor_learning_rate", "discount tau"
+        _check(self, "cql", at_least_1=numbers, at_least_0="conservatism", above_0=above_0, shares=shares)
 
 
 @dataclass(frozen=True)
@@ -150,13 +165,9 @@ class ReBRACSettings:
     tau: float = 5e-3
 
     def __post_init__(self) -> None:
-        require(self.name == "rebrac", "baseline.name", "rebrac", self.name)
-        for key in ("steps", "batch_size", "policy_freq"):
-            require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
-        for key in ("actor_penalty", "critic_penalty", "noise", "noise_clip"):
-            require(getattr(self, key) >= 0, f"baseline.{key}", "at least 0", getattr(self, key))
-        for key in ("discount", "tau"):
-            require(0 < getattr(self, key) <= 1, f"baseline.{key}", "above 0 and at most 1", getattr(self, key))
+        at_least_0 = "actor_penalty critic_penalty noise noise_clip"
+        numbers = "steps batch_size policy_freq"
+        _check(self, "rebrac", at_least_1=numbers, at_least_0=at_least_0, shares="discount tau")
 
 
 @dataclass(frozen=True)
@@ -176,14 +187,11 @@ class MBOPSettings:
     temperature: float = 0.5
 
     def __post_init__(self) -> None:
-        require(self.name == "mbop", "baseline.name", "mbop", self.name)
+        _check(self, "mbop", at_least_1="steps batch_size horizon", at_least_0="noise")
         self.ensemble.check("baseline.ensemble")
-        for key in ("steps", "batch_size", "horizon"):
-            require(getattr(self, key) >= 1, f"baseline.{key}", "at least 1", getattr(self, key))
         members, trajectories = self.ensemble.members, self.trajectories
         is_multiple = trajectories >= members and trajectories % members == 0
         require(is_multiple, "baseline.trajectories", f"a multiple of the {members} members", trajectories)
-        require(self.noise >= 0, "baseline.noise", "at least 0", self.noise)
         require(0 <= self.mixture < 1, "baseline.mixture", "at least 0 and below 1", self.mixture)
         require(0 < self.temperature < float("inf"), "baseline.temperature", "above 0 and finite", self.temperature)
 
