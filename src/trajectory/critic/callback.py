@@ -55,6 +55,7 @@ class CriticTraining(pl.Callback):
         self.threads = 1  # of torch, between steps
 
     def state_dict(self) -> dict[str, Any]:
+        self._wait()
         return self.learner.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
