@@ -35,7 +35,7 @@ NO_MEMORY = (  # what torch and NumPy say
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory was asked for that there is not, on the CPU or a GPU."""
+    """Whether an allocation failed, on the CPU or a GPU."""
     said = isinstance(error, RuntimeError | ValueError) and any(words in str(error) for words in NO_MEMORY)
     return said or isinstance(error, MemoryError)
 

@@ -111,7 +111,7 @@ DISTURBED = "a job has ended the others"  # what a sweep says that goes on witho
 
 
 class Attacks:
-    """Undisturbed runs below a folder, each made when it is first asked for, and others that are killed."""
+    """Undisturbed runs below a folder, each made when it is first needed, and others that are killed."""
 
     def __init__(self, place: Path, library: Path) -> None:
         self.place, self.library = place, library

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,33 @@ from trajectory.config import settings
 from trajectory.errors import require
 from trajectory.targets import TARGET, resolve_target
 from trajectory.transition import TransitionLayout
+
+
+def _check(
+    settings: Any,
+    key: str,
+    *,
+    at_least_1: Sequence[str],
+    at_least_0: Sequence[str] = (),
+    above_0: Sequence[str] = (),
+    shares: Sequence[str] = (),
+) -> None:
+    """Raise a `UserError` naming the key below `key` whose value is out of range.
+
+    Args:
+        at_least_1, at_least_0, above_0, shares: names of fields; shares are above 0 and at most 1. `hidden` and
+            `learning_rate` are checked wherever they are.
+    """
+    hidden = list(getattr(settings, "hidden", ()))
+    require(min(hidden, default=1) >= 1, f"{key}.hidden", "sizes of at least 1", hidden)
+    for name in at_least_1:
+        require(getattr(settings, name) >= 1, f"{key}.{name}", "at least 1", getattr(settings, name))
+    for name in at_least_0:
+        require(getattr(settings, name) >= 0, f"{key}.{name}", "at least 0", getattr(settings, name))
+    for name in ("learning_rate", *above_0):
+        require(getattr(settings, name) > 0, f"{key}.{name}", "above 0", getattr(settings, name))
+    for name in shares:
+        require(0 < getattr(settings, name) <= 1, f"{key}.{name}", "above 0 and at most 1", getattr(settings, name))
 
 
 @dataclass  # not frozen: OmegaConf could not merge a config into it where it is nested
@@ -27,35 +54,8 @@ class EnsembleSettings:
 
     def check(self, key: str) -> None:
         """Raise a `UserError` naming the key below `key` whose value is out of range."""
-        for name in ("members", "epochs", "patience", "batch_size"):
-            require(getattr(self, name) >= 1, f"{key}.{name}", "at least 1", getattr(self, name))
-        require(min(self.hidden, default=1) >= 1, f"{key}.hidden", "sizes of at least 1", list(self.hidden))
+        _check(self, key, at_least_1=("members", "epochs", "patience", "batch_size"), at_least_0=("weight_decay",))
         require(0 < self.held_out < 1, f"{key}.held_out", "above 0 and below 1", self.held_out)
-        require(self.learning_rate > 0, f"{key}.learning_rate", "above 0", self.learning_rate)
-        require(self.weight_decay >= 0, f"{key}.weight_decay", "at least 0", self.weight_decay)
-
-
-def _check(
-    settings: Any, name: str, *, at_least_1: str, at_least_0: str = "", above_0: str = "", shares: str = ""
-) -> None:
-    """Raise a `UserError` that names the key whose value is out of range.
-
-    Args:
-        name: of the baseline.
-        at_least_1, at_least_0, above_0, shares: keys, one word each; shares are above 0 and at most 1. `hidden` and
-            `learning_rate` are checked wherever they are.
-    """
-    require(settings.name == name, "baseline.name", name, settings.name)
-    hidden = list(getattr(settings, "hidden", ()))
-    require(min(hidden, default=1) >= 1, "baseline.hidden", "sizes of at least 1", hidden)
-    for key in at_least_1.split():
-        require(getattr(settings, key) >= 1, f"baseline.{key}", "at least 1", getattr(settings, key))
-    for key in at_least_0.split():
-        require(getattr(settings, key) >= 0, f"baseline.{key}", "at least 0", getattr(settings, key))
-    for key in ("learning_rate", *above_0.split()):
-        require(getattr(settings, key) > 0, f"baseline.{key}", "above 0", getattr(settings, key))
-    for key in shares.split():
-        require(0 < getattr(settings, key) <= 1, f"baseline.{key}", "above 0 and at most 1", getattr(settings, key))
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class BCSettings:
     best_share: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self, "bc", at_least_1="steps batch_size", shares="best_share")
+        require(self.name == "bc", "baseline.name", "bc", self.name)
+        _check(self, "baseline", at_least_1=("steps", "batch_size"), shares=("best_share",))
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,9 @@ class DecisionTransformerSettings:
     target_return: float | None = None
 
     def __post_init__(self) -> None:
-        sizes = "n_layer n_head n_embd window steps batch_size"
-        _check(self, "dt", at_least_1=sizes, at_least_0="weight_decay", above_0="gradient_clip")
+        require(self.name == "dt", "baseline.name", "dt", self.name)
+        sizes = ("n_layer", "n_head", "n_embd", "window", "steps", "batch_size")
+        _check(self, "baseline", at_least_1=sizes, at_least_0=("weight_decay",), above_0=("gradient_clip",))
         share = self.warmup_fraction
         require(0 <= share <= 1, "baseline.warmup_fraction", "at least 0 and at most 1", share)
         require(self.n_embd % self.n_head == 0, "baseline.n_embd", f"a multiple of n_head={self.n_head}", self.n_embd)
@@ -122,7 +124,9 @@ class IQLSettings:
     tau: float = 5e-3
 
     def __post_init__(self) -> None:
-        _check(self, "iql", at_least_1="steps batch_size", at_least_0="temperature", shares="discount tau")
+        require(self.name == "iql", "baseline.name", "iql", self.name)
+        sizes = ("steps", "batch_size")
+        _check(self, "baseline", at_least_1=sizes, at_least_0=("temperature",), shares=("discount", "tau"))
         require(0 < self.expectile < 1, "baseline.expectile", "above 0 and below 1", self.expectile)
 
 
@@ -142,9 +146,15 @@ class CQLSettings:
     tau: float = 5e-3
 
     def __post_init__(self) -> None:
-        numbers = "steps batch_size sampled_actions"
-        above_0, shares = "actor_learning_rate", "discount tau"
-        _check(self, "cql", at_least_1=numbers, at_least_0="conservatism", above_0=above_0, shares=shares)
+        require(self.name == "cql", "baseline.name", "cql", self.name)
+        _check(
+            self,
+            "baseline",
+            at_least_1=("steps", "batch_size", "sampled_actions"),
+            at_least_0=("conservatism",),
+            above_0=("actor_learning_rate",),
+            shares=("discount", "tau"),
+        )
 
 
 @dataclass(frozen=True)
@@ -165,9 +175,14 @@ class ReBRACSettings:
     tau: float = 5e-3
 
     def __post_init__(self) -> None:
-        at_least_0 = "actor_penalty critic_penalty noise noise_clip"
-        numbers = "steps batch_size policy_freq"
-        _check(self, "rebrac", at_least_1=numbers, at_least_0=at_least_0, shares="discount tau")
+        require(self.name == "rebrac", "baseline.name", "rebrac", self.name)
+        _check(
+            self,
+            "baseline",
+            at_least_1=("steps", "batch_size", "policy_freq"),
+            at_least_0=("actor_penalty", "critic_penalty", "noise", "noise_clip"),
+            shares=("discount", "tau"),
+        )
 
 
 @dataclass(frozen=True)
@@ -187,7 +202,8 @@ class MBOPSettings:
     temperature: float = 0.5
 
     def __post_init__(self) -> None:
-        _check(self, "mbop", at_least_1="steps batch_size horizon", at_least_0="noise")
+        require(self.name == "mbop", "baseline.name", "mbop", self.name)
+        _check(self, "baseline", at_least_1=("steps", "batch_size", "horizon"), at_least_0=("noise",))
         self.ensemble.check("baseline.ensemble")
         members, trajectories = self.ensemble.members, self.trajectories
         is_multiple = trajectories >= members and trajectories % members == 0

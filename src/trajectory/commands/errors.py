@@ -36,7 +36,7 @@ def exit_on_user_error(folder: Path, *, debug: bool, lock: AbstractContextManage
             raise
         if debug:
             traceback.print_exc()
-        # memory is asked for at run time where it is not estimated before
+        # an allocation fails at run time where it is not estimated before
         what = "there is not enough memory for this: " if is_out_of_memory(error) else ""
         print(f"error: {what}{first_line(error)}", file=sys.stderr)
         sys.exit(1)
