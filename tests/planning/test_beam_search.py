@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
+from unittest import mock
 
 import pytest
 import torch
@@ -269,6 +270,34 @@ def test_values_of_a_critic(horizon: int, weight: float, positions: str, stop_bi
     with torch.no_grad():
         model.critic.advantage.weights[-1].neg_()
     assert not torch.equal(plan_with(model, context, settings).objective, plan.objective)
+
+
+@pytest.mark.parametrize("stop_bias", [-20.0, 1.0])
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_actions_alone_are_those_of_the_whole_plan(horizon: int, stop_bias: float) -> None:
+    """With a critic the last reward and value are left out, so two tokens fewer are decoded; without, nothing is."""
+    settings = replace(SMALL, beam_width=4, horizon=horizon, value="critic")
+    model = make_model(positions="rotary", stop_bias=stop_bias)
+    context = make_context(model, environments=2, past=1)
+    uniforms = make_uniforms(model, len(context), settings)
+    for critic, left_out in ((model.critic, 2), (None, 0)):
+        decoded, plans = [], []
+        for actions_only in (False, True):
+            with mock.patch.object(model.gpt, "decode_step", wraps=model.gpt.decode_step) as decode_step:
+                plan = beam_search(
+                    *(model.gpt, model.discretizer, context, uniforms, settings, DISCOUNT, critic),
+                    actions_only=actions_only,
+                )
+            decoded.append(decode_step.call_count)
+            plans.append(plan)
+        whole, actions = plans
+        assert decoded[0] - decoded[1] == left_out
+        assert torch.equal(actions.objective, whole.objective)
+        kept = LAYOUT.transition_dim - left_out
+        assert torch.equal(actions.tokens[:, :, :-1], whole.tokens[:, :, :-1])
+        assert torch.equal(actions.tokens[:, :, -1, :kept], whole.tokens[:, :, -1, :kept])
+        ended = whole.tokens[:, :, -1, :1] == model.stop
+        assert (actions.tokens[:, :, -1, kept:] == torch.where(ended, model.stop, 0)).all()
 
 
 @pytest.mark.parametrize("positions", ["absolute", "rotary"])

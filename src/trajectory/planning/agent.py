@@ -334,6 +334,7 @@ class TrajectoryAgent(SavedAgent):
             discount=self.discount,
             critic=self.critic,
             with_log_prob=with_log_prob,
+            actions_only=not with_log_prob,
             custom_objective=self.custom_objective,
         )
         if deadline is None:

@@ -47,7 +47,7 @@ class Plan:
 
     Args:
         tokens: (E, beam_width, horizon, D) int64, or fewer transitions if time ran out; all are the stop token after a
-            predicted termination.
+            predicted termination. With `actions_only` the last reward and value may be left out, and are 0 then.
         objective: (E, beam_width), what `PlannerSettings.objective` says.
         log_prob: (E, beam_width) mean log-probability of the sampled tokens, in nats; None if it was not needed.
     """
@@ -73,6 +73,7 @@ def beam_search(
     critic: Critic | None = None,
     *,
     with_log_prob: bool = False,
+    actions_only: bool = False,
     custom_objective: Objective | None = None,
     should_continue: Callable[[int], bool] = lambda steps: True,
 ) -> Plan:
@@ -86,6 +87,7 @@ def beam_search(
         discount: of the objective.
         critic: its Q replaces the reward and the return-to-go of a candidate's last transition; None uses both.
         with_log_prob: return log-probabilities even if the objective does not need them.
+        actions_only: leave out the last transition's reward and value if no action depends on them, as with a critic.
         custom_objective: scores candidates instead of the return.
         should_continue: called after every transition with their number so far; False ends the plan there.
     """
@@ -97,16 +99,20 @@ def beam_search(
         search = _Search(gpt, discretizer, context, settings, uniforms, with_log_prob=with_log_prob)
         cumulative_reward = search.logits.new_zeros(E, 1)  # (E, n) discounted, expected
         for step in range(settings.horizon):
+            is_last = step == settings.horizon - 1
+            ends_with_action = is_last and actions_only and critic is not None and not with_log_prob
             copies = settings.expansion * settings.beam_width // cumulative_reward.shape[1]
             search.expand(copies)
             cumulative_reward = cumulative_reward.repeat_interleave(copies, dim=1)
             for dimension in range(layout.observation_dim, layout.reward_index):
-                search.sample_token(step, dimension)
+                is_end = ends_with_action and dimension == layout.reward_index - 1
+                search.sample_token(step, dimension, decode=not is_end)
             previous_reward = cumulative_reward
             value = None if critic is None else discount**step * search.q_value(critic)
-            if settings.objective != "likelihood":
-                cumulative_reward = cumulative_reward + discount**step * search.expectation(layout.reward_index)
-            search.sample_token(step, layout.reward_index)
+            if not ends_with_action:
+                if settings.objective != "likelihood":
+                    cumulative_reward = cumulative_reward + discount**step * search.expectation(layout.reward_index)
+                search.sample_token(step, layout.reward_index)
             if settings.objective == "likelihood":
                 objective = search.log_prob()
             else:
@@ -126,7 +132,10 @@ def beam_search(
             chosen, ranks = best.sort(dim=1)
             cumulative_reward, objective = cumulative_reward.gather(1, chosen), objective.gather(1, chosen)
             search.prune(chosen, ranks)
-            if step == settings.horizon - 1 or not should_continue(step + 1):
+            if ends_with_action:
+                search.leave_out_reward_and_value()
+                break
+            if is_last or not should_continue(step + 1):
                 search.append_value(decode=False)
                 break
             search.next_transition()
@@ -236,8 +245,8 @@ class _Search:
             self.log_prob_sums = self.log_prob_sums[:, rows]
         self.cache.select_rows(rows)
 
-    def sample_token(self, step: int, dimension: int) -> None:
-        """Sample the next token, of the given dimension, for every row, and decode it."""
+    def sample_token(self, step: int, dimension: int, *, decode: bool = True) -> None:
+        """Sample the next token, of the given dimension, for every row, and decode it if another one follows."""
         invalid = self.invalid_tokens[dimension]  # (N + 1,)
         if dimension == 0:  # the stop token is valid here alone: episodes end between transitions
             invalid = invalid & (torch.arange(len(invalid), device=invalid.device) != self.gpt.stop_token)
@@ -248,7 +257,12 @@ class _Search:
             log_prob = logits.log_softmax(-1).gather(-1, token[:, None])[:, 0]  # (R,)
             self.log_prob_sums = self.log_prob_sums + self.alive * torch.stack([log_prob, torch.ones_like(log_prob)])
         self.alive = self.alive & (token != self.gpt.stop_token)
-        self._append(torch.where(self.alive, token, self.gpt.stop_token))
+        self._append(torch.where(self.alive, token, self.gpt.stop_token), decode=decode)
+
+    def leave_out_reward_and_value(self) -> None:
+        """Append 0 in their place."""
+        for _ in range(2):
+            self._append(torch.where(self.alive, 0, self.gpt.stop_token), decode=False)
 
     def expectation(self, dimension: int) -> Tensor:
         """(E, n) expected value of the next token, of the given dimension; 0 where the episode has ended."""
@@ -279,11 +293,7 @@ class _Search:
     def append_value(self, *, decode: bool = True) -> None:
         """Append the most likely value token, which no token attends to, but which holds its position."""
         probabilities = self._probabilities(self.gpt.layout.value_index)
-        token = torch.where(self.alive, probabilities.argmax(-1), self.gpt.stop_token)
-        if decode:
-            self._append(token)
-        else:
-            self.tokens = torch.cat([self.tokens, token[:, None]], dim=1)
+        self._append(torch.where(self.alive, probabilities.argmax(-1), self.gpt.stop_token), decode=decode)
 
     def next_transition(self) -> None:
         """Append the value token, crop the window if it is full, and make room for the next observation."""
@@ -297,7 +307,8 @@ class _Search:
         self.cache.drop_before(self.length // D - self.gpt.settings.attention_span + 1)
         self.cache.open_segment(self.gpt.layout.observation_dim, self.length // D)
 
-    def _append(self, token: Tensor) -> None:
+    def _append(self, token: Tensor, *, decode: bool) -> None:
         self.tokens = torch.cat([self.tokens, token[:, None]], dim=1)
-        self.logits = self.gpt.decode_step(token[:, None], self.length, self.cache)
-        self.length += 1
+        if decode:
+            self.logits = self.gpt.decode_step(token[:, None], self.length, self.cache)
+            self.length += 1

@@ -45,7 +45,7 @@ class CUDAGraphSearch:
         self.captured: dict[tuple[torch.Size, bool], CapturedPlan] = {}
 
     def __call__(self, context: Tensor, uniforms: Tensor, *, with_log_prob: bool = False) -> Plan:
-        """As `beam_search`."""
+        """As `beam_search`, without log-probabilities for the actions alone."""
         key = (context.shape, with_log_prob)
         if key not in self.captured:
             self.captured[key] = self._capture(context, uniforms, with_log_prob)
@@ -62,7 +62,7 @@ class CUDAGraphSearch:
 
         def search() -> Plan:
             model = (self.gpt, self.discretizer, context, uniforms, self.settings, self.discount, self.critic)
-            return beam_search(*model, with_log_prob=with_log_prob)
+            return beam_search(*model, with_log_prob=with_log_prob, actions_only=not with_log_prob)
 
         warmup_stream = torch.cuda.Stream()
         warmup_stream.wait_stream(torch.cuda.current_stream())
