@@ -48,6 +48,7 @@ NEW_KEY_DEFAULTS = {
         if field.name not in RELEASE_0_0_FLAGS
     },
     "env.wrappers": [],
+    "env.action_repeat": 1,
     "tokenizer.exact_rows": 10_000_000,
     "data.validation_share": 0,
     "evaluation.best_by": "planning",

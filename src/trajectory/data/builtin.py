@@ -68,6 +68,9 @@ def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: int
     require(quality in allowed, "dataset.quality", f"one of {', '.join(allowed)} for env={name}", quality)
     rule = f"[] with dataset.quality={quality}, whose policy acts in the environment as it is; random takes wrappers"
     require(not environment.wrappers or quality == "random", "env.wrappers", rule, environment.wrappers)
+    is_policy = bool(policy_files(name, quality))
+    rule = f"1 with dataset.quality={quality}, whose policy acts at every step"
+    require(environment.action_repeat == 1 or not is_policy, "env.action_repeat", rule, environment.action_repeat)
     make_environment(environment).close()
     shipped = sorted((POLICIES / name).glob("*.safetensors"))
     for policy in map(GaussianPolicy.load, shipped[:1]):
@@ -83,6 +86,8 @@ def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: int
     if changes:  # other arguments give other data
         text = json.dumps(changes[0] if len(changes) == 1 else changes, sort_keys=True)
         name += "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+    if environment.action_repeat > 1:
+        name += f"-repeat{environment.action_repeat}"
     dataset_id = builtin_id(name, quality, steps, seed)
     if in_store(dataset_id):
         return dataset_id

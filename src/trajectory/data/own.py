@@ -17,7 +17,7 @@ from trajectory.data.layouts.files import Columns, columns_of_frame, data_files,
 from trajectory.data.layouts.read import ReadEpisodes, read_columns, read_files
 from trajectory.data.settings import check_columns
 from trajectory.data.store import check_id, in_store, metadata_of, save_episodes
-from trajectory.environments.make import make_environment
+from trajectory.environments.make import make_environment, step_limit
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import UserError, require
 from trajectory.spaces import storable, take_apart
@@ -60,7 +60,7 @@ def create_dataset(
     environment = EnvironmentSettings(env_id or "logged", env_id, env_kwargs or {}, reference=reference)
     if isinstance(episodes, Mapping) or is_frame(episodes):
         table = columns_of_mapping(episodes) if isinstance(episodes, Mapping) else columns_of_frame(episodes)
-        read = read_columns(table, columns, step_limit(environment))
+        read = read_columns(table, columns, episode_limit(environment))
     else:
         require(columns is None, "columns", "left out where episodes come one by one", columns)
         read = ReadEpisodes(list(episodes), [str(index) for index in range(len(episodes))], [], [])
@@ -92,7 +92,7 @@ def ensure_own(
         stored = str(metadata_of(dataset_id).get("description"))
         require(mark in stored, "dataset.id", f"another one, as other data than {path} is stored under it", dataset_id)
         return
-    read = read_files(path, columns, step_limit(environment))
+    read = read_files(path, columns, episode_limit(environment))
     for note in read.notes:
         log.warning("dataset.path=%s: %s", path, note)
     _save(dataset_id, read, environment, behaviour, author, " ".join([mark, *read.notes]))
@@ -109,12 +109,12 @@ def _hash(path: Path, columns: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def step_limit(environment: EnvironmentSettings) -> int | None:
-    """Of the environment's episodes; None for no limit."""
+def episode_limit(environment: EnvironmentSettings) -> int | None:
+    """Steps of the environment's episodes; None for no limit."""
     if not environment.has_simulator:
         return None
     env = make_environment(environment)
-    limit = env.spec.max_episode_steps
+    limit = step_limit(env)
     env.close()
     return limit
 

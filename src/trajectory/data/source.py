@@ -18,7 +18,7 @@ from trajectory.data.d4rl import read_d4rl
 from trajectory.data.episodes import Episodes, check_choices, concatenate
 from trajectory.data.mixture import choose_episodes, complete_part, mixture_id, read_mixture
 from trajectory.data.overview import Overview
-from trajectory.data.own import ensure_own, step_limit
+from trajectory.data.own import ensure_own, episode_limit
 from trajectory.data.published import ensure_published
 from trajectory.data.settings import SOURCES, check_dataset
 from trajectory.data.store import dataset_files, metadata_of, read_episodes
@@ -202,7 +202,7 @@ def _own(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
 def _d4rl(dataset: dict[str, Any], environment: EnvironmentSettings) -> Source:
     path = Path(dataset["path"])
     require(path.is_file(), "dataset.path", "the path of a D4RL HDF5 file", str(path))
-    options = {"path": path, "max_episode_steps": step_limit(environment)}
+    options = {"path": path, "max_episode_steps": episode_limit(environment)}
     named = re.match("(hopper|halfcheetah|walker2d|ant)[-_]", path.stem)  # as D4RL names its files
     recorded_in = named[1] if named else None
     return Source(path.stem, "d4rl", "as D4RL recorded it", environment, [path], read_d4rl, options, recorded_in)

@@ -82,6 +82,8 @@ def make_raw_environment(settings: EnvironmentSettings) -> Any:
     except (TypeError, ValueError, OSError, AssertionError) as error:
         reason = first_line(error)
         raise UserError(f"env.kwargs must be what {settings.id} takes, got {settings.kwargs}: {reason}") from error
+    if settings.action_repeat > 1:
+        env = ActionRepeat(env, settings.action_repeat)
     for number, wrapper in enumerate(settings.wrappers):
         arguments = {name: value for name, value in wrapper.items() if name != TARGET}
         env = ExternalTarget(f"env.wrappers[{number}]", wrapper[TARGET], arguments).instantiate(
@@ -109,6 +111,40 @@ def make_environment(settings: EnvironmentSettings) -> Any:
     except UserError:
         env.close()
         raise
+
+
+class ActionRepeat(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
+    """Holds each action for several steps, or until the episode ends. Their rewards are summed."""
+
+    def __init__(self, env: Any, times: int) -> None:
+        gymnasium.utils.RecordConstructorArgs.__init__(self, times=times)
+        super().__init__(env)
+        self.times = times
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """The observation and the infos are those of the last step."""
+        total = 0.0
+        for _ in range(self.times):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return observation, total, terminated, truncated, info
+
+
+def step_limit(env: Any) -> int | None:
+    """Actions in an episode of an environment; None for no limit."""
+    limit = env.spec.max_episode_steps
+    return None if limit is None else -(-limit // action_repeat(env))
+
+
+def action_repeat(env: Any) -> int:
+    """Steps that each action is held for."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, ActionRepeat):
+            return env.times
+        env = env.env
+    return 1
 
 
 class FlatEnvironment(gymnasium.Wrapper):

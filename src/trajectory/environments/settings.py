@@ -29,7 +29,10 @@ class EnvironmentSettings:
         id: a registered Gymnasium id with spaces that have columns (`trajectory.spaces`). `module:Name-v0` imports
             `module`. None where there is no simulator (`env=none`).
         kwargs: passed to `gymnasium.make`.
-        wrappers: the innermost first; each is the `_target_` of a user's `gymnasium.Wrapper` with its arguments.
+        action_repeat: steps of the environment that each action is held for; their rewards are summed. Wherever else
+            steps are counted, one is an action.
+        wrappers: around that, the innermost first; each is the `_target_` of a user's `gymnasium.Wrapper` with its
+            arguments.
         observation_keys: the parts of Dict observations to use, in this order; None takes all, in alphabetical order.
         goal: for goal environments (`observation`, `achieved_goal`, `desired_goal`), the dimensions of the observation
             that make up a goal, in the order of `desired_goal`; None for an environment without goals.
@@ -43,12 +46,14 @@ class EnvironmentSettings:
     goal: list[int] | None = None
     reference: dict[str, float] | None = None
     wrappers: list[dict[str, Any]] = field(default_factory=list)
+    action_repeat: int = 1
 
     def __post_init__(self) -> None:
         reference = self.reference
         goal = self.goal
         for number, wrapper in enumerate(self.wrappers):
             require(TARGET in wrapper, f"env.wrappers[{number}].{TARGET}", "given", None)
+        require(self.action_repeat >= 1, "env.action_repeat", "at least 1", self.action_repeat)
         distinct = goal is None or (len(goal) > 0 and min(goal) >= 0 and len(set(goal)) == len(goal))
         require(distinct, "env.goal", "null or dimensions of the observation, each once", goal)
         require(
@@ -98,9 +103,10 @@ def trained_environment(trained: dict[str, Any], changes: dict[str, Any], source
     """
     unknown = sorted(changes.keys() - {TARGET, *(field.name for field in fields(EnvironmentSettings))})
     require(not unknown, f"env.{', env.'.join(unknown)}", "left out: nothing reads it", "a key that was added")
-    for key in ("id", "observation_keys", "goal"):
-        rule = f"{'null' if trained.get(key) is None else trained[key]}, with which {source_name} was trained"
-        require(changes.get(key, trained.get(key)) == trained.get(key), f"env.{key}", rule, changes.get(key))
+    kept = {**dict.fromkeys(("id", "observation_keys", "goal")), "action_repeat": 1, **trained}
+    for key in ("id", "observation_keys", "goal", "action_repeat"):
+        rule = f"{'null' if kept[key] is None else kept[key]}, with which {source_name} was trained"
+        require(changes.get(key, kept[key]) == kept[key], f"env.{key}", rule, changes.get(key))
     changed = {key: changes[key] for key in ("kwargs", "wrappers", "reference") if key in changes}
     environment = settings(EnvironmentSettings, {**trained, **changed}, "env")
     module = (environment.id or "").rpartition(":")[0]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from trajectory.environments.make import action_repeat
 from trajectory.errors import first_line
 
 OPENGL_HINT = (
@@ -102,7 +103,7 @@ def qpos_from_observations(env: Any, observations: np.ndarray, start: np.ndarray
 
 def seconds_per_step(env: Any) -> float:
     """Simulated time between two observations."""
-    return getattr(env.unwrapped, "dt", None) or 1 / env.metadata.get("render_fps", 30)
+    return action_repeat(env) * (getattr(env.unwrapped, "dt", None) or 1 / env.metadata.get("render_fps", 30))
 
 
 def _simulator(env: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trajectory.distributed import all_gather_object
-from trajectory.environments.make import make_environment, set_goal
+from trajectory.environments.make import make_environment, set_goal, step_limit
 from trajectory.environments.settings import EnvironmentSettings
 from trajectory.evaluation.episodes import EpisodeResult, Recording, Rollouts
 from trajectory.planning.protocol import Agent
@@ -57,7 +57,7 @@ def run_episodes(
         if environment.goal is not None or {"desired_goal", "success"} <= info.keys():
             _set_episode_goal(env, result, info, goal)
     rewards = np.zeros(len(seeds), dtype=np.float32)
-    limit = max_steps or min(env.spec.max_episode_steps or 1_000 for env in envs)
+    limit = max_steps or min(step_limit(env) or 1_000 for env in envs)
     low, high = envs[0].action_space.low, envs[0].action_space.high
     if environment.goal is None:
         agent.reset(len(seeds), seeds)

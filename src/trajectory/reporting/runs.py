@@ -181,7 +181,7 @@ def _read(folder: Path, results: dict[str, Any], config: dict[str, Any], trainin
         settings["training"] = f"unknown, of {checkpoint.parent}"
     environment = {"reference": None, **results["environment"]}
     env = {key: environment.get(key) for key in ("kwargs", "observation_keys", "reference")}
-    env |= {"wrappers": environment["wrappers"]} if environment.get("wrappers") else {}
+    env |= {key: environment[key] for key in ("wrappers", "action_repeat") if environment.get(key) not in (None, [], 1)}
     limit = (config.get("evaluation") or {}).get("max_steps")
     settings |= flatten_keys({"planner": planner, "env": env, "evaluation": {"max_steps": limit}})
     # a baseline keeps one set of weights, the last
