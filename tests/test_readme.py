@@ -351,12 +351,17 @@ def test_the_table_of_horizons_is_that_of_the_measurement() -> None:
     assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
 
 
-def test_the_table_of_mazes_is_that_of_the_measurement() -> None:
-    lines = ["| critic | planner | success | starts |", "| --- | --- | --- | --- |"]
-    for row in json.loads((ROOT / "results" / "maze_pilots.json").read_text())["rows"]:
-        cells = [row["critic"], row["planner"]]
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("maze_pilots", ("critic", "planner")), ("maze_large_pilots", ("action_repeat", "critic", "planner"))],
+)
+def test_the_table_of_mazes_is_that_of_the_measurement(name: str, settings: tuple[str, ...]) -> None:
+    heads = [*(f"`env.{name}`" if name == "action_repeat" else name for name in settings), "success", "starts"]
+    lines = [" | ".join(("", *heads, "")).strip(), "|" + " --- |" * len(heads)]
+    for row in json.loads((ROOT / "results" / f"{name}.json").read_text())["rows"]:
+        cells = [str(row[key]) for key in settings]
         cells = [f"`{cell}`" if OVERRIDE.match(cell) and "," not in cell else cell for cell in cells]
-        lines.append(f"| {cells[0]} | {cells[1]} | {100 * row['success_rate']:.0f} % | {row['starts']} |")
+        lines.append(" | ".join(("", *cells, f"{100 * row['success_rate']:.0f} %", str(row["starts"]), "")).strip())
     assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
 
 
