@@ -205,8 +205,7 @@ def _check_without_simulator(
     require(not recorded, "dataset", "own, minari or d4rl with env=none: a simulator records builtin", "builtin")
     require(share > 0, "data.validation_share", "above 0 with env=none: held-out episodes are what is judged on", share)
     require(not environment.wrappers, "env.wrappers", "[] with env=none", environment.wrappers)
-    repeat = environment.action_repeat
-    require(repeat == 1, "env.action_repeat", "1 with env=none", repeat)
+    require(environment.action_repeat == 1, "env.action_repeat", "1 with env=none", environment.action_repeat)
     require(environment.reference is None, "env.reference", "null with env=none", environment.reference)
     is_behaviour = isinstance(baseline, BehaviourSettings)
     require(not is_behaviour, "baseline", "one that learns with env=none: behaviour acts in a simulator", "behaviour")
