@@ -71,3 +71,14 @@ def test_a_sweep_says_so_too(where: str, tmp_path: Path) -> None:
     assert "Traceback" not in process.stderr
     assert process.stderr.splitlines()[-1].startswith("error: ")
     assert not list((tmp_path / "outputs").glob("train/sweeps/*"))
+
+
+def test_a_refused_run_leaves_none_of_the_folders_that_were_made_for_it(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    wrong = ("train", *COMMANDS["train"], "planner.beam_width=-1")
+    for folder in ((), ("hydra.run.dir=runs/new/deep",)):
+        process = run_main_here(*wrong, *folder, folder=tmp_path)
+        (line,) = process.stderr.splitlines()
+        assert "planner.beam_width" in line
+    assert {path.name for path in tmp_path.iterdir()} - {"home", "store"} == {"runs"}
+    assert list((tmp_path / "runs").iterdir()) == []

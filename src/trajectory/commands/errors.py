@@ -6,8 +6,8 @@ import logging
 import shutil
 import sys
 import traceback
-from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from omegaconf.errors import OmegaConfBaseException
@@ -16,7 +16,9 @@ from trajectory.errors import UserError, first_line, is_out_of_memory
 
 
 @contextmanager
-def exit_on_user_error(folder: Path, *, debug: bool, lock: AbstractContextManager[None]) -> Generator[None]:
+def exit_on_user_error(
+    folder: Path, *, debug: bool, lock: AbstractContextManager[None], made: Sequence[Path] = ()
+) -> Generator[None]:
     """Print a user's error as one line and exit with code 1. Remove the run's files unless there is a checkpoint.
 
     Files that were in `folder` before the run are kept, apart from Hydra's own.
@@ -24,9 +26,10 @@ def exit_on_user_error(folder: Path, *, debug: bool, lock: AbstractContextManage
     Args:
         debug: whether to print the traceback too.
         lock: keeps other processes out of `folder`. Where another one is in it, nothing is removed.
+        made: folders that were made for this run, those inside before those around, of which empty ones are removed.
     """
     try:
-        with lock, _removed_on_error(folder):
+        with lock, _removed_on_error(folder, made):
             yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -48,7 +51,7 @@ def _is_refusal(error: Exception) -> bool:
 
 
 @contextmanager
-def _removed_on_error(folder: Path) -> Generator[None]:
+def _removed_on_error(folder: Path, made: Sequence[Path]) -> Generator[None]:
     """Remove what a refused run has left in its folder, unless there is a checkpoint."""
     earlier = _run_files(folder)
     try:
@@ -58,6 +61,9 @@ def _removed_on_error(folder: Path) -> Generator[None]:
             logging.shutdown()
             for path in _run_files(folder) - earlier if earlier else {folder}:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            for path in made:
+                with suppress(OSError):  # there is something else in it
+                    path.rmdir()
         raise
 
 

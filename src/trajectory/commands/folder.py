@@ -23,6 +23,8 @@ from trajectory.locks import run_dir_lock
 from trajectory.renamed import rename_config
 from trajectory.writable import PROBE
 
+_made: list[Path] = []  # by `MakeRunFolder`, those inside before those around
+
 
 class MakeRunFolder(Callback):
     """Makes the run folder before Hydra does, which ends in a traceback where it cannot."""
@@ -33,7 +35,7 @@ class MakeRunFolder(Callback):
         before = singleton.cfg
         try:
             singleton.set_config(config)  # of which the folder's name may take a part
-            make_writable(str(config.hydra.run.dir))
+            _made[:] = make_writable(str(config.hydra.run.dir))
         except (UserError, OmegaConfBaseException) as error:
             print(f"error: {first_line(error)}", file=sys.stderr)
             sys.exit(1)
@@ -41,13 +43,16 @@ class MakeRunFolder(Callback):
             singleton.cfg = before
 
 
-def make_writable(name: str) -> None:
+def make_writable(name: str) -> list[Path]:
     """Make a run folder, with those above it, in which there is room for a log.
+
+    Returns:
+        The folders that were missing.
 
     Raises:
         UserError: it cannot be made or written. Nothing is left then.
     """
-    folder = Path(name)
+    folder = Path(name).absolute()
     missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]  # of any text, even a long one
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +66,7 @@ def make_writable(name: str) -> None:
         raise UserError(
             f"hydra.run.dir must be a folder that can be made and written, got {name!r}: {reason}"
         ) from error
+    return missing
 
 
 @contextmanager
@@ -73,7 +79,7 @@ def run_folder(config: DictConfig) -> Generator[Path]:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     logging.raiseExceptions = False  # a log file that cannot be written is no reason for tracebacks
-    with exit_on_user_error(folder, debug=_debug(config), lock=run_dir_lock(folder)):
+    with exit_on_user_error(folder, debug=_debug(config), lock=run_dir_lock(folder), made=_made):
         require(isinstance(config.debug, bool), "debug", "true or false", config.debug)
         command = str(hydra.job.config_name)
         check_choices(command, hydra.runtime.choices)

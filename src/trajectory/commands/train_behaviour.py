@@ -34,7 +34,8 @@ def train_behaviour(config: DictConfig, folder: Path) -> None:
 
     require(environment.has_simulator, "env", "one with a simulator: policies are trained in it", "none")
     assert environment.id is not None
-    require(environment.action_repeat == 1, "env.action_repeat", "1 here", environment.action_repeat)
+    repeat = environment.action_repeat
+    require(repeat == 1, "env.action_repeat", "1, as recorders act at every step", repeat)
     chosen = train_behaviour(environment.id, environment.kwargs, folder, recipe)
     log.info("policies to ship in %s: %s", folder / "policies", chosen)
 
