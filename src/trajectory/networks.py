@@ -40,6 +40,22 @@ def count_from_zero(mean: Tensor, std: Tensor, choices: Choices) -> None:
             mean[column], std[column] = choice[0], 1.0
 
 
+def hat_functions(x: Tensor, low: Tensor, high: Tensor, knots: int) -> Tensor:
+    """The weights by which numbers are interpolated linearly between knots at equal distances.
+
+    Args:
+        x: (..., dim); numbers outside of the bounds count as the nearest bound.
+        low, high: (dim,) first and last knot of each dimension.
+        knots: of each dimension, at least 2.
+
+    Returns:
+        (..., dim * knots), of which up to two neighbours in each dimension are above 0.
+    """
+    position = (knots - 1) * ((x - low) / (high - low)).clamp(0, 1)
+    distance = position[..., None] - torch.arange(knots, dtype=x.dtype, device=x.device)
+    return (1 - distance.abs()).clamp(min=0).flatten(-2)
+
+
 class Normalizer(nn.Module):
     """Standardises numbers by the mean and the standard deviation of a dataset, and makes choices one-hot.
 

@@ -142,15 +142,34 @@ def test_q_of_choices_is_what_dynamic_programming_finds() -> None:
         assert np.abs(table - expected).max() < 0.05 * np.ptp(expected)
 
 
-def test_q_is_the_same_with_layer_norms() -> None:
+@pytest.mark.parametrize("knots", [0, 5])
+def test_q_is_the_same_with_layer_norms(knots: int) -> None:
     episodes, steps = walk(random_world(7, stochastic=True), episodes=600, limit=10)
     expected = fixed_point(episodes, steps, 0.7)
-    critic, learner = learn(episodes, replace(SETTINGS, layer_norm=True))
+    critic, learner = learn(episodes, replace(SETTINGS, layer_norm=True, knots=knots))
     assert critic.v.norm
     assert critic.advantage.norm
+    assert critic.v.weights[0].shape[1] == STATES * (1 + knots)
     learner.train_until(SETTINGS.steps)
     for table in table_of(critic):
         assert np.abs(table - expected).max() < 0.05 * np.ptp(expected)
+
+
+def test_knots_tell_the_two_sides_of_a_thin_wall_apart() -> None:
+    """Every episode ends at once, with a reward that depends on which side of the wall it began."""
+    places = np.linspace(-1, 1, 201, dtype=np.float32)[:, None].repeat(10, 0)
+    rewards = (places[:, 0] > 0).astype(np.float32)
+    count = len(places)
+    actions = np.random.default_rng(0).normal(size=(count, 1)).astype(np.float32)
+    episodes = Episodes(places, actions, rewards, np.arange(1, count + 1), np.ones(count, dtype=bool))
+    beside = torch.tensor([[-0.03], [0.03]])
+    errors = {}
+    for knots in (0, 41):
+        critic, learner = learn(episodes, replace(SETTINGS, knots=knots, steps=500, expectile=0.5))
+        learner.train_until(500)
+        q_values = critic.q_values(beside, torch.zeros(2, 1)).mean(0)
+        errors[knots] = float((q_values - torch.tensor([0.0, 1.0])).abs().max())
+    assert errors[41] < errors[0] / 2
 
 
 def test_a_warm_start_begins_at_the_returns_of_the_data() -> None:
@@ -224,6 +243,8 @@ def test_data_whose_returns_are_all_the_same_are_refused() -> None:
         ({"expectile": 0.0}, "critic.expectile must be in (0, 1), got 0.0"),
         ({"steps": 0}, "critic.steps must be at least 1, got 0"),
         ({"members": 0}, "critic.members must be at least 1, got 0"),
+        ({"knots": 1}, "critic.knots must be 0 or at least 2, got 1"),
+        ({"knots": -2}, "critic.knots must be 0 or at least 2, got -2"),
         ({"hidden": (0,)}, "critic.hidden must be sizes of at least 1, got [0]"),
         ({"learning_rate": 0.0}, "critic.learning_rate must be above 0, got 0.0"),
         ({"warm_start": 1.5}, "critic.warm_start must be in [0, 1], got 1.5"),

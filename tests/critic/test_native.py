@@ -60,10 +60,12 @@ def weights(learner: ImplicitQLearning) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("choices", [(), CHOICE], ids=["numbers", "choice"])
 @pytest.mark.parametrize("hidden", [(16,), (32, 48), (16, 16, 16)], ids=str)
-@pytest.mark.parametrize("layer_norm", [False, True])
-def test_updates_in_c_are_those_of_torch(layer_norm: bool, hidden: tuple[int, ...], choices: Choices) -> None:
+@pytest.mark.parametrize(("layer_norm", "knots"), [(False, 0), (True, 0), (True, 3)])
+def test_updates_in_c_are_those_of_torch(
+    layer_norm: bool, knots: int, hidden: tuple[int, ...], choices: Choices
+) -> None:
     """All weights, targets and metrics after 300 updates, with a pause."""
-    settings: dict[str, Any] = {"layer_norm": layer_norm, "hidden": hidden, "choices": choices}
+    settings: dict[str, Any] = {"layer_norm": layer_norm, "knots": knots, "hidden": hidden, "choices": choices}
     native, reference = learner(**settings), learner(**settings, with_torch=True)
     before = [each.clone() for each in weights(reference)]
     for each in (native, reference):

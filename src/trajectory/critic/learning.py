@@ -84,7 +84,7 @@ class ImplicitQLearning:
         # standardised values q' = (q - mean) / std need rewards r' = (r - mean + discount * not_done * mean) / std
         mean, std = critic.value_mean, critic.value_std
         self.inputs = critic.inputs(data.observations, data.actions)
-        self.next_observations = (data.next_observations - critic.observation_mean) / critic.observation_std
+        self.next_observations = critic.observation_columns(data.next_observations)
         self.rewards = (data.rewards - mean + discount * data.not_done * mean) / std
         self.discounts = discount * data.not_done
         self.returns = (returns - mean) / std

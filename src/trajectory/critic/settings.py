@@ -15,6 +15,7 @@ class CriticSettings:
     members: int = 4
     hidden: tuple[int, ...] = (128, 128)
     layer_norm: bool = False
+    knots: int = 0
     steps: int = 50_000
     batch_size: int = 256
     learning_rate: float = 1e-3
@@ -26,6 +27,7 @@ class CriticSettings:
         require(self.name == "iql", "critic.name", "iql", self.name)
         for key in ("members", "steps", "batch_size"):
             require(getattr(self, key) >= 1, f"critic.{key}", "at least 1", getattr(self, key))
+        require(self.knots == 0 or self.knots >= 2, "critic.knots", "0 or at least 2", self.knots)
         require(min(self.hidden, default=1) >= 1, "critic.hidden", "sizes of at least 1", list(self.hidden))
         require(self.learning_rate > 0, "critic.learning_rate", "above 0", self.learning_rate)
         require(0 < self.expectile < 1, "critic.expectile", "in (0, 1)", self.expectile)

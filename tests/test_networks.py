@@ -1,0 +1,19 @@
+"""Hat functions against numpy's linear interpolation."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from trajectory.networks import hat_functions
+
+
+def test_they_interpolate_any_values_at_the_knots() -> None:
+    rng = np.random.default_rng(0)
+    low, high = np.array([-1.0, 3.0]), np.array([2.0, 4.0])
+    x = rng.uniform(low - 1, high + 1, (50, 2))
+    found = hat_functions(*[torch.from_numpy(part) for part in (x, low, high)], knots=7).view(50, 2, 7)
+    for dimension in range(2):
+        at_knots = rng.normal(size=7)
+        expected = np.interp(x[:, dimension], np.linspace(low[dimension], high[dimension], 7), at_knots)
+        np.testing.assert_allclose(found[:, dimension].numpy() @ at_knots, expected, atol=1e-12)
