@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from trajectory.baselines.settings import DecisionTransformerSettings
+from trajectory.critic.settings import CriticSettings
 from trajectory.errors import UserError
 from trajectory.model.settings import GPTSettings
 from trajectory.planning.settings import PlannerSettings
@@ -200,6 +202,28 @@ def check_tokens(layout: TransitionLayout, bins: int, rows: int, exact_rows: int
 
     sizes = [Size("tokenizer.bins", bins, 100, 2), Size("tokenizer.exact_rows", exact_rows, 10_000_000)]
     check_memory("the tokens of the data", estimate, sizes, free)
+
+
+def check_critic(settings: CriticSettings, layout: TransitionLayout, rows: int, free: int) -> None:
+    """Raise a `UserError` unless the critic's networks and its columns of the data fit into `free` bytes.
+
+    Args:
+        rows: transitions of the dataset, 0 where that is not known.
+    """
+
+    def estimate(values: Values) -> int:
+        knots, members, batch, *hidden = (values.get(size.key, size.value) for size in sizes)
+        columns = layout.observation_dim * (1 + knots)
+        widths = [columns + layout.action_dim, *hidden, 1]
+        weights = (members + 1) * sum(width * following for width, following in pairwise(widths))
+        # trained and target networks and two moments; inputs and next observations; one layer's activations at least
+        return FLOAT * (4 * weights + rows * (2 * columns + layout.action_dim) + batch * max(widths))
+
+    usual = CriticSettings()
+    own = ("knots", "members", "batch_size")
+    sizes = [Size(f"critic.{key}", getattr(settings, key), getattr(usual, key) or 24) for key in own]
+    sizes += [Size(f"critic.hidden[{layer}]", size, usual.hidden[0]) for layer, size in enumerate(settings.hidden)]
+    check_memory("the critic", estimate, sizes, free)
 
 
 def check_attention(model: GPTSettings, layout: TransitionLayout, batch_size: int, free: int) -> None:

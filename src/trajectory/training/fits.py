@@ -6,7 +6,7 @@ import torch
 
 from trajectory.baselines.settings import DecisionTransformerSettings
 from trajectory.hardware import free_memory, select_precision
-from trajectory.memory import check_decision_transformer, check_plan, check_tokens, check_training
+from trajectory.memory import check_critic, check_decision_transformer, check_plan, check_tokens, check_training
 from trajectory.planning.settings import PlannerSettings
 from trajectory.ranks import local_rank
 from trajectory.settings import TrainingSettings
@@ -16,7 +16,7 @@ HALF = ("bf16-mixed", "16-mixed")
 
 
 def check_fits(settings: TrainingSettings, layout: TransitionLayout, device: torch.device) -> None:
-    """Raise a `UserError` for tokens, a training step or plans that do not fit.
+    """Raise a `UserError` for tokens, a critic, a training step or plans that do not fit.
 
     On a CPU the first process of a machine checks for all of them, and each gets an equal share.
     """
@@ -31,6 +31,8 @@ def check_fits(settings: TrainingSettings, layout: TransitionLayout, device: tor
         check_decision_transformer(settings.baseline, here)
     if settings.baseline is not None:
         return
+    if settings.critic is not None:
+        check_critic(settings.critic, layout, rows or 0, here)
     gpu = device.type == "cuda"
     free = free_memory(torch.device("cuda", local_rank())) if gpu else here // trainer.devices
     sharded = trainer.processes if trainer.strategy == "fsdp" else 1
