@@ -445,7 +445,7 @@ def test_the_table_of_models_is_that_of_their_cards() -> None:
 
 LEAGUE = ROOT / "results" / "league"
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?<!,)")
-METHODS = {"Trajectory Transformer + Q": "TT+Q", "Trajectory Transformer": "TT"}  # in the tables; others in capitals
+METHODS = {"Trajectory Transformer + Q": "TT+Q", "Trajectory Transformer": "TT", "rebrac": "ReBRAC"}  # in tables
 
 
 @cache
