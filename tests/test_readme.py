@@ -365,6 +365,20 @@ def test_the_table_of_mazes_is_that_of_the_measurement(name: str, settings: tupl
     assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
 
 
+def test_the_table_of_methods_in_mazes_is_that_of_the_measurement() -> None:
+    methods = {"TT+Q": "knots", "TT": "tt", "BC": "bc"}
+    lines = [f"| maze | {' | '.join(methods)} |", "| --- " * (len(methods) + 1) + "|"]
+    for maze in ("medium", "large"):
+        runs = [
+            json.loads((ROOT / "results" / "maze" / maze / run / "results.json").read_text())
+            for run in methods.values()
+        ]
+        assert all(len(run["episodes"]) == 100 and run["episodes"][0]["seed"] == 5000 for run in runs)
+        shares = [f"{100 * run['success_rate']:.0f} %" for run in runs]
+        lines.append(f"| {maze} | {' | '.join(shares)} |")
+    assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
+
+
 def test_the_table_of_ant_is_that_of_the_measurement() -> None:
     lines = ["| critic | planner | return | fell | CPU seconds |", "| --- | --- | --- | --- | --- |"]
     for row in json.loads((ROOT / "results" / "ant_pilots.json").read_text())["rows"]:
