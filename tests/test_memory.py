@@ -153,7 +153,6 @@ TRAINED: dict[str, Callable[[GPTSettings, int, int], None]] = {
     ),
     "model.n_embd": lambda model, value, free: check_training(replace(model, n_embd=value), HOPPER, 64, free, ema=True),
     "tokenizer.bins": lambda model, value, free: check_training(replace(model, bins=value), HOPPER, 64, free, ema=True),
-    "critic.knots": lambda model, value, free: check_critic(CriticSettings(knots=value), HOPPER, 10**5, free),
     "critic.members": lambda model, value, free: check_critic(CriticSettings(members=value), HOPPER, 10**5, free),
     "critic.hidden[1]": lambda model, value, free: check_critic(CriticSettings(hidden=(8, value)), HOPPER, 10**5, free),
     "planner.beam_width": lambda model, value, free: check_plan(
@@ -201,6 +200,12 @@ def test_data_that_do_not_fit_may_stay_on_the_disk() -> None:
     with pytest.raises(UserError, match=r"^tokenizer\.exact_rows must be at most 999999999: the tokens of the data"):
         check_tokens(HOPPER, 100, 10**9, 10**9, 2 * 10**9)
     check_tokens(HOPPER, 100, 10**9, 10**9 - 1, 2 * 10**9)
+
+
+def test_columns_of_a_critic_that_do_not_fit() -> None:
+    with pytest.raises(UserError, match=r"^critic\.knots must be at most \d+: the critic would take"):
+        check_critic(CriticSettings(knots=10_000), HOPPER, 10**6, 2 * 10**9)
+    check_critic(CriticSettings(knots=20), HOPPER, 10**6, 2 * 10**9)
 
 
 def test_several_settings_too_many() -> None:

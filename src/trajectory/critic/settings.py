@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from trajectory.errors import require
 
+MAX_KNOTS = 10_000
+
 
 @dataclass(frozen=True)
 class CriticSettings:
@@ -27,7 +29,7 @@ class CriticSettings:
         require(self.name == "iql", "critic.name", "iql", self.name)
         for key in ("members", "steps", "batch_size"):
             require(getattr(self, key) >= 1, f"critic.{key}", "at least 1", getattr(self, key))
-        require(self.knots == 0 or self.knots >= 2, "critic.knots", "0 or at least 2", self.knots)
+        require(self.knots == 0 or 2 <= self.knots <= MAX_KNOTS, "critic.knots", f"0 or 2 to {MAX_KNOTS}", self.knots)
         require(min(self.hidden, default=1) >= 1, "critic.hidden", "sizes of at least 1", list(self.hidden))
         require(self.learning_rate > 0, "critic.learning_rate", "above 0", self.learning_rate)
         require(0 < self.expectile < 1, "critic.expectile", "in (0, 1)", self.expectile)
