@@ -17,3 +17,9 @@ def test_they_interpolate_any_values_at_the_knots() -> None:
         at_knots = rng.normal(size=7)
         expected = np.interp(x[:, dimension], np.linspace(low[dimension], high[dimension], 7), at_knots)
         np.testing.assert_allclose(found[:, dimension].numpy() @ at_knots, expected, atol=1e-12)
+
+
+def test_a_dimension_that_never_changes_is_at_its_first_knot() -> None:
+    constant = torch.full((3, 1), 1_000.0)
+    found = hat_functions(constant, constant[0], constant[0], knots=4)
+    assert torch.equal(found, torch.eye(4)[[0, 0, 0]])

@@ -214,14 +214,14 @@ def check_critic(settings: CriticSettings, layout: TransitionLayout, rows: int, 
     def estimate(values: Values) -> int:
         knots, members, batch, *hidden = (values.get(size.key, size.value) for size in sizes)
         columns = layout.observation_dim * (1 + knots)
-        widths = [columns + layout.action_dim, *hidden, 1]
-        weights = (members + 1) * sum(width * following for width, following in pairwise(widths))
+        layers, actions = [*hidden, 1], layout.action_dim
+        behind_inputs = (members + 1) * sum(inputs * outputs for inputs, outputs in pairwise(layers))
+        weights = (columns + members * (columns + actions)) * layers[0] + behind_inputs
         # trained and target networks and two moments; inputs and next observations; one layer's activations at least
-        return FLOAT * (4 * weights + rows * (2 * columns + layout.action_dim) + batch * max(widths))
+        return FLOAT * (4 * weights + rows * (2 * columns + actions) + batch * max(columns, *layers))
 
-    usual = CriticSettings()
-    own = ("knots", "members", "batch_size")
-    sizes = [Size(f"critic.{key}", getattr(settings, key), getattr(usual, key) or 24) for key in own]
+    usual, own = CriticSettings(knots=24), ("knots", "members", "batch_size")  # these knots are of critic=iql_sparse
+    sizes = [Size(f"critic.{key}", getattr(settings, key), getattr(usual, key)) for key in own]
     sizes += [Size(f"critic.hidden[{layer}]", size, usual.hidden[0]) for layer, size in enumerate(settings.hidden)]
     check_memory("the critic", estimate, sizes, free)
 

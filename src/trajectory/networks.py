@@ -45,13 +45,13 @@ def hat_functions(x: Tensor, low: Tensor, high: Tensor, knots: int) -> Tensor:
 
     Args:
         x: (..., dim); numbers outside of the bounds count as the nearest bound.
-        low, high: (dim,) first and last knot of each dimension.
+        low, high: (dim,) first and last knot of each dimension, which may be the same.
         knots: of each dimension, at least 2.
 
     Returns:
         (..., dim * knots), of which up to two neighbours in each dimension are above 0.
     """
-    position = (knots - 1) * ((x - low) / (high - low)).clamp(0, 1)
+    position = (knots - 1) * ((x - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
     distance = position[..., None] - torch.arange(knots, dtype=x.dtype, device=x.device)
     return (1 - distance.abs()).clamp(min=0).flatten(-2)
 

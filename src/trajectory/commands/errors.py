@@ -61,10 +61,15 @@ def _removed_on_error(folder: Path, made: Sequence[Path]) -> Generator[None]:
             logging.shutdown()
             for path in _run_files(folder) - earlier if earlier else {folder}:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-            for path in made:
-                with suppress(OSError):  # there is something else in it
-                    path.rmdir()
+            remove_empty(made)
         raise
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, those inside before those around, apart from those in which there is something."""
+    for folder in folders:
+        with suppress(OSError, ValueError):  # the latter for a text that is no path
+            folder.rmdir()
 
 
 def _run_files(folder: Path) -> set[Path]:

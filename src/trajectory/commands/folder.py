@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from trajectory.commands.choices import check_choices
-from trajectory.commands.errors import exit_on_user_error
+from trajectory.commands.errors import exit_on_user_error, remove_empty
 from trajectory.errors import UserError, first_line, require
 from trajectory.locks import run_dir_lock
 from trajectory.renamed import rename_config
@@ -59,9 +59,7 @@ def make_writable(name: str) -> list[Path]:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(PROBE)
     except (OSError, ValueError) as error:  # the latter for a text that is no path
-        for path in missing:
-            with suppress(OSError, ValueError):
-                path.rmdir()
+        remove_empty(missing)
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"hydra.run.dir must be a folder that can be made and written, got {name!r}: {reason}"

@@ -81,7 +81,7 @@ class Critic(nn.Module):
         count_from_zero(mean, std, self.choices[name])
         if name == "observation" and self.knots:
             self.observation_low.copy_(data.amin(0))
-            self.observation_high.copy_(torch.maximum(data.amax(0), data.amin(0) + 1e-6))
+            self.observation_high.copy_(data.amax(0))
 
     def observation_columns(self, observations: Tensor) -> Tensor:
         """(B, observation_dim) -> (B, columns): standardised, and behind them the hat functions."""
