@@ -1,11 +1,11 @@
-"""Hat functions against numpy's linear interpolation."""
+"""Hat functions against numpy's linear interpolation, and the bounds of actions that never change."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from trajectory.networks import hat_functions
+from trajectory.networks import ActionBounds, hat_functions
 
 
 def test_they_interpolate_any_values_at_the_knots() -> None:
@@ -23,3 +23,11 @@ def test_a_dimension_that_never_changes_is_at_its_first_knot() -> None:
     constant = torch.full((3, 1), 1_000.0)
     found = hat_functions(constant, constant[0], constant[0], knots=4)
     assert torch.equal(found, torch.eye(4)[[0, 0, 0]])
+
+
+def test_an_action_that_never_changes_scales_to_a_finite_number() -> None:
+    constant = torch.full((3, 1), 1_000.0)
+    bounds = ActionBounds.from_data(None, constant)
+    scaled = bounds.scale(constant)
+    assert scaled.isfinite().all()
+    torch.testing.assert_close(bounds(scaled), constant)

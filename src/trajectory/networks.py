@@ -110,7 +110,7 @@ class ActionBounds(nn.Module):
             is_near = (from_environment - low_high).abs() <= furthest
             low_high = torch.where(is_near, from_environment, low_high).to(low_high.dtype)
         low, high = low_high
-        return cls(low, torch.maximum(high, low + 1e-6))
+        return cls(low, torch.maximum(high, low + 1e-6 * low.abs().clamp(min=1.0)))  # a constant has a range, too
 
     def scale(self, actions: Tensor) -> Tensor:
         """(..., action_dim) in the environment's units -> in [-1, 1]."""
