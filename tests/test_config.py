@@ -20,7 +20,7 @@ from trajectory.baselines.settings import BCSettings
 from trajectory.commands.errors import exit_on_user_error
 from trajectory.config import settings as make_settings
 from trajectory.config import without_missing
-from trajectory.critic.settings import CriticSettings
+from trajectory.critic.settings import IQLCriticSettings
 from trajectory.data.settings import DataSettings, TokenizerSettings
 from trajectory.errors import UserError
 from trajectory.evaluation.settings import EvaluationSettings
@@ -50,7 +50,7 @@ SECTIONS: dict[str, Any] = {
     "tokenizer": TokenizerSettings,
     "logger.wandb": WandbSettings,
     "baseline": BCSettings,
-    "critic": CriticSettings,
+    "critic": IQLCriticSettings,
 }
 KINDS = ("observation", "action", "reward")
 KEYS = [(section, field.name) for section, cls in SECTIONS.items() for field in fields(cls) if field.name not in KINDS]

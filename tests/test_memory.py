@@ -15,7 +15,7 @@ import torch
 
 from helpers.command_line import LAPTOP, Refusal
 from trajectory.benchmarks.usage import PROCESS, Usage
-from trajectory.critic.settings import CriticSettings
+from trajectory.critic.settings import IQLCriticSettings
 from trajectory.data.discretizer import Discretizer
 from trajectory.errors import UserError
 from trajectory.hardware import free_memory, release_memory
@@ -153,8 +153,8 @@ TRAINED: dict[str, Callable[[GPTSettings, int, int], None]] = {
     ),
     "model.n_embd": lambda model, value, free: check_training(replace(model, n_embd=value), HOPPER, 64, free, ema=True),
     "tokenizer.bins": lambda model, value, free: check_training(replace(model, bins=value), HOPPER, 64, free, ema=True),
-    "critic.members": lambda model, value, free: check_critic(CriticSettings(members=value), HOPPER, 10**5, free),
-    "critic.hidden[1]": lambda model, value, free: check_critic(CriticSettings(hidden=(8, value)), HOPPER, 10**5, free),
+    "critic.members": lambda model, value, free: check_critic(IQLCriticSettings(members=value), HOPPER, 10**5, free),
+    "critic.hidden[1]": lambda model, value, free: check_critic(IQLCriticSettings(hidden=(8, value)), HOPPER, 10**5, free),
     "planner.beam_width": lambda model, value, free: check_plan(
         model, HOPPER, PlannerSettings(beam_width=value), 1, free
     ),
@@ -204,8 +204,8 @@ def test_data_that_do_not_fit_may_stay_on_the_disk() -> None:
 
 def test_columns_of_a_critic_that_do_not_fit() -> None:
     with pytest.raises(UserError, match=r"^critic\.knots must be at most \d+: the critic would take"):
-        check_critic(CriticSettings(knots=10_000), HOPPER, 10**6, 2 * 10**9)
-    check_critic(CriticSettings(knots=20), HOPPER, 10**6, 2 * 10**9)
+        check_critic(IQLCriticSettings(knots=10_000), HOPPER, 10**6, 2 * 10**9)
+    check_critic(IQLCriticSettings(knots=20), HOPPER, 10**6, 2 * 10**9)
 
 
 def test_several_settings_too_many() -> None:

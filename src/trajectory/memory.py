@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from trajectory.baselines.settings import DecisionTransformerSettings
-from trajectory.critic.settings import CriticSettings
+from trajectory.critic.settings import CriticSettings, IQLCriticSettings, ReBRACCriticSettings
 from trajectory.errors import UserError
 from trajectory.model.settings import GPTSettings
 from trajectory.planning.settings import PlannerSettings
@@ -212,15 +212,17 @@ def check_critic(settings: CriticSettings, layout: TransitionLayout, rows: int, 
     """
 
     def estimate(values: Values) -> int:
-        knots, members, batch, *hidden = (values.get(size.key, size.value) for size in sizes)
-        columns = layout.observation_dim * (1 + knots)
-        layers, actions = [*hidden, 1], layout.action_dim
-        behind_inputs = (members + 1) * sum(inputs * outputs for inputs, outputs in pairwise(layers))
-        weights = (columns + members * (columns + actions)) * layers[0] + behind_inputs
+        members, batch, *hidden = (values.get(size.key, size.value) for size in sizes if size.key != "critic.knots")
+        columns = layout.observation_dim * (1 + int(values.get("critic.knots", getattr(settings, "knots", 0))))
+        # one network of states, of V or a policy, and the members of states and actions
+        networks = ((1, columns, 1 if is_iql else actions), (members, columns + actions, 1))
+        weights = sum(n * sum(a * b for a, b in pairwise((inputs, *hidden, out))) for n, inputs, out in networks)
         # trained and target networks and two moments; inputs and next observations; one layer's activations at least
-        return FLOAT * (4 * weights + rows * (2 * columns + actions) + batch * max(columns, *layers))
+        return FLOAT * (4 * weights + rows * (2 * columns + actions) + batch * max(columns, *hidden, 1))
 
-    usual, own = CriticSettings(knots=24), ("knots", "members", "batch_size")  # these knots are of critic=iql_sparse
+    actions, is_iql = layout.action_dim, isinstance(settings, IQLCriticSettings)
+    usual = IQLCriticSettings(knots=24) if is_iql else ReBRACCriticSettings()  # these knots are of critic=iql_sparse
+    own = ("knots", "members", "batch_size") if is_iql else ("members", "batch_size")
     sizes = [Size(f"critic.{key}", getattr(settings, key), getattr(usual, key)) for key in own]
     sizes += [Size(f"critic.hidden[{layer}]", size, usual.hidden[0]) for layer, size in enumerate(settings.hidden)]
     check_memory("the critic", estimate, sizes, free)

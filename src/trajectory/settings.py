@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from trajectory.analysis.settings import AttentionSettings, PredictionSettings
 from trajectory.baselines.settings import BehaviourSettings, baseline_settings
 from trajectory.config import check_complete, check_keys, check_seed, settings, without_missing
-from trajectory.critic.settings import CriticSettings
+from trajectory.critic.settings import CriticSettings, IQLCriticSettings, ReBRACCriticSettings
 from trajectory.data.settings import (
     DataSettings,
     HindsightSettings,
@@ -43,7 +43,11 @@ TRAIN_SECTIONS = (
     *("dataset", "tokenizer", "hindsight", "model", "planner", "critic", "evaluation", "data", "runtime", "trainer"),
     *("callbacks", "logger", "env", "baseline", "seed", "resume", "checkpoint"),
 )
-MODEL, CRITIC = "trajectory.model.gpt.GPT", "trajectory.critic.critic.Critic"
+MODEL = "trajectory.model.gpt.GPT"
+CRITICS: dict[str, type] = {  # the settings by `_target_`
+    "trajectory.critic.iql.IQLCritic": IQLCriticSettings,
+    "trajectory.critic.rebrac.ReBRACCritic": ReBRACCriticSettings,
+}
 
 
 @dataclass(frozen=True)
@@ -122,9 +126,7 @@ def _critic_settings(config: DictConfig) -> CriticSettings:
     if TARGET not in config:  # an experiment or the command line sets keys of a critic that is none
         keys = ", ".join(f"critic.{key}" for key in config) or "critic"
         raise UserError(f"{keys} must be left out with critic=none, which has no settings")
-    return checked_settings(
-        config, "critic", CRITIC, CriticSettings, "values of your own are a planner's (planner._target_)"
-    )
+    return checked_settings(config, "critic", CRITICS, "values of your own are a planner's (planner._target_)")
 
 
 def training_settings(config: DictConfig) -> TrainingSettings:
@@ -147,14 +149,14 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     environment = environment_settings(config.env)
     interface = {"bins": tokenizer.bins, "goal": environment.goal, "predicts_end": True}
     instead = "a method of your own is a baseline (baseline._target_)"
-    model = checked_settings({**architecture, **interface}, "model", MODEL, GPTSettings, instead)
+    model = checked_settings({**architecture, **interface}, "model", {MODEL: GPTSettings}, instead)
     optimizer = settings(OptimizerSettings, config.model.optimizer, "model.optimizer")
     hindsight = settings(HindsightSettings, config.hindsight, "hindsight")
     baseline = baseline_settings(config.baseline) if "baseline" in config else None
     critic = _critic_settings(config.critic) if "critic" in config else None
     if isinstance(planner, PlannerSettings):
         planner.check_window(model.window)
-        choices = "`critic=none planner=beam_search`, or `critic=iql planner=critic`"
+        choices = "`critic=none planner=beam_search`, or `critic=rebrac planner=critic`"
         planner.check_critic(has_critic=critic is not None, rule=f"model without a critic: give {choices}")
     with_goals = critic is not None and environment.goal is not None
     require(not with_goals, "critic", "none in an environment with goals", critic and critic.name)
@@ -217,7 +219,7 @@ def trainer_settings(config: DictConfig) -> TrainerSettings:
     Raises:
         UserError: an unknown flag, one that contradicts this project, or a value out of its range.
     """
-    return checked_settings(config, "trainer", TRAINER, TrainerSettings, "what you add to a training is a callback")
+    return checked_settings(config, "trainer", {TRAINER: TrainerSettings}, "what you add to a training is a callback")
 
 
 def callback_settings(config: DictConfig, validation_share: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trajectory.config import Settings, settings, without_missing
+from trajectory.config import settings, without_missing
 from trajectory.errors import UserError, first_line, require
 
 TARGET = "_target_"
@@ -106,15 +106,17 @@ def resolve_target(values: Any, key: str, own: Mapping[str, type], default: str 
     return ExternalTarget(key, target, plain)
 
 
-def checked_settings(values: Any, key: str, target: str, cls: type[Settings], instead: str) -> Settings:
-    """The settings of a section whose `_target_` must be `target`.
+def checked_settings(values: Any, key: str, own: Mapping[str, type], instead: str) -> Any:
+    """The settings of a section whose `_target_` must be one of this project's.
 
     Args:
+        own: settings dataclasses by `_target_`, of which the first is that of a section without one.
         instead: by what a user extends it.
 
     Raises:
         UserError: another `_target_`, or a value that the settings refuse.
     """
-    named = values.get(TARGET, target) if isinstance(values, DictConfig | dict) else target
-    require(named == target, f"{key}.{TARGET}", f"{target}: {instead}", named)
-    return resolve_target(values, key, {target: cls}, target)
+    default = next(iter(own))
+    named = values.get(TARGET, default) if isinstance(values, DictConfig | dict) else default
+    require(named in own, f"{key}.{TARGET}", f"{' or '.join(own)}: {instead}", named)
+    return resolve_target(values, key, own, default)

@@ -15,9 +15,9 @@ import torch
 from helpers.command_line import TINY, TINY_CRITIC, Refusal, run_main_here
 from helpers.toy_world import fit, toy_data, toy_module
 from trajectory.critic.callback import CriticTraining
-from trajectory.critic.critic import Critic
-from trajectory.critic.learning import ImplicitQLearning, prepare_data
-from trajectory.critic.settings import CriticSettings
+from trajectory.critic.build import prepare_data
+from trajectory.critic.iql import ImplicitQLearning, IQLCritic
+from trajectory.critic.settings import IQLCriticSettings
 from trajectory.data.episodes import Episodes
 from trajectory.data.returns import return_to_go
 from trajectory.data.settings import TokenizerSettings
@@ -31,7 +31,7 @@ from trajectory.planning.settings import PlannerSettings
 STATES, ACTIONS = 6, np.array([-1.0, 0.0, 1.0], dtype=np.float32)
 DISCOUNT = 0.9
 TOKENIZER = TokenizerSettings(discount=DISCOUNT, terminal_reward=None)
-SETTINGS = CriticSettings(hidden=(32, 32), steps=2_000, batch_size=64, learning_rate=3e-3, tau=0.02, warm_start=0.2)
+SETTINGS = IQLCriticSettings(hidden=(32, 32), steps=2_000, batch_size=64, learning_rate=3e-3, tau=0.02, warm_start=0.2)
 
 
 def random_world(seed: int, *, stochastic: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -95,9 +95,9 @@ def fixed_point(episodes: Episodes, steps: np.ndarray, expectile: float) -> np.n
     return table[: STATES - 1]
 
 
-def learn(episodes: Episodes, settings: CriticSettings, seed: int = 0) -> tuple[Critic, ImplicitQLearning]:
+def learn(episodes: Episodes, settings: IQLCriticSettings, seed: int = 0) -> tuple[IQLCritic, ImplicitQLearning]:
     torch.manual_seed(seed)
-    critic = Critic(episodes.layout, settings)
+    critic = IQLCritic(episodes.layout, settings)
     critic.requires_grad_(False)
     learner = ImplicitQLearning(critic, *prepare_data(critic, episodes, TOKENIZER), settings, DISCOUNT, seed)
     return critic, learner
@@ -254,7 +254,7 @@ def test_data_whose_returns_are_all_the_same_are_refused() -> None:
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as refused:
-        CriticSettings(**changes)
+        IQLCriticSettings(**changes)
     assert str(refused.value) == message
 
 
@@ -321,7 +321,7 @@ def test_without_a_critic_there_is_none_to_plan_with(place: Path, refusal: Refus
     for options in (["planner.value=critic"], ["experiment=laptop", "critic=none"]):
         assert refusal("train", *options, "logger=csv") == (
             "error: planner.value must be model without a critic: give `critic=none planner=beam_search`, or "
-            "`critic=iql planner=critic`, got 'critic'"
+            "`critic=rebrac planner=critic`, got 'critic'"
         )
     assert refusal("train", "env=pointmaze", "critic=iql", "logger=csv") == (
         "error: critic must be none in an environment with goals, got 'iql'"
@@ -330,7 +330,7 @@ def test_without_a_critic_there_is_none_to_plan_with(place: Path, refusal: Refus
 
 def test_one_that_diverges_ends_the_training_and_the_last_good_one_is_kept(tmp_path: Path) -> None:
     data = toy_data(tmp_path / "store", TokenizerSettings(bins=10), episodes=12, window=3, batch_size=40)
-    settings = CriticSettings(hidden=(8,), steps=30, batch_size=16, learning_rate=5_000.0)
+    settings = IQLCriticSettings(hidden=(8,), steps=30, batch_size=16, learning_rate=5_000.0)
     model = GPTSettings(n_layer=1, n_head=1, n_embd=8, window=3, bins=10)
     module = toy_module(data, model, PlannerSettings(beam_width=2, horizon=2), critic=settings)
     assert module.critic is not None
@@ -348,7 +348,7 @@ def test_one_that_diverges_ends_the_training_and_the_last_good_one_is_kept(tmp_p
 def trained_critic(threads: int, folder: Path) -> dict[str, Any]:
     """The state of a critic's training, with hidden layers that the C code takes."""
     data = toy_data(folder / "store", TokenizerSettings(bins=10), episodes=12, window=3, batch_size=40)
-    settings = CriticSettings(hidden=(16, 32), steps=101, batch_size=16)
+    settings = IQLCriticSettings(hidden=(16, 32), steps=101, batch_size=16)
     model = GPTSettings(n_layer=1, n_head=1, n_embd=8, window=3, bins=10)
     torch.manual_seed(0)
     module = toy_module(data, model, PlannerSettings(beam_width=2, horizon=2), critic=settings)

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from trajectory.critic.critic import Critic
-from trajectory.critic.learning import ImplicitQLearning
-from trajectory.critic.settings import CriticSettings
+from trajectory.critic.iql import ImplicitQLearning, IQLCritic
+from trajectory.critic.settings import IQLCriticSettings
 from trajectory.data.transitions import Transitions
 from trajectory.transition import Choices, TransitionLayout
 
@@ -29,7 +28,7 @@ def float64() -> Iterator[None]:
 def learner(*, with_torch: bool = False, choices: Choices = (), **settings: Any) -> ImplicitQLearning:
     """Of random transitions, some of which terminate."""
     generator = torch.Generator().manual_seed(0)
-    made = replace(CriticSettings(hidden=(32, 48), members=3, batch_size=37, steps=300), **settings)
+    made = replace(IQLCriticSettings(hidden=(32, 48), members=3, batch_size=37, steps=300), **settings)
 
     def numbers(columns: int) -> torch.Tensor:
         return torch.randn(T, columns, generator=generator)
@@ -41,7 +40,7 @@ def learner(*, with_torch: bool = False, choices: Choices = (), **settings: Any)
     actions, rewards, returns = numbers(ACTION_DIM), numbers(1), numbers(1)
     not_done = (torch.rand(T, 1, generator=generator) > 0.1).double()
     torch.manual_seed(0)
-    critic = Critic(TransitionLayout(OBSERVATION_DIM, ACTION_DIM, choices), made)
+    critic = IQLCritic(TransitionLayout(OBSERVATION_DIM, ACTION_DIM, choices), made)
     critic.set_units("observation", observations)
     critic.set_units("value", returns[:, 0])
     critic.advantage_std.fill_(0.3)
@@ -95,8 +94,8 @@ def test_a_training_goes_from_c_to_torch_and_back() -> None:
 
 @pytest.mark.parametrize("hidden", [(), (16, 21), (16,) * 40], ids=["none", "odd", "deep"])
 def test_other_networks_are_computed_by_torch(hidden: tuple[int, ...]) -> None:
-    settings = CriticSettings(hidden=hidden, batch_size=8)
-    critic = Critic(TransitionLayout(2, 1), settings)
+    settings = IQLCriticSettings(hidden=hidden, batch_size=8)
+    critic = IQLCritic(TransitionLayout(2, 1), settings)
     numbers = torch.zeros(9, 1)
     data = Transitions(torch.zeros(9, 2), numbers, numbers, torch.zeros(9, 2), numbers, numbers)
     found = ImplicitQLearning(critic, data, numbers, settings, 0.9, seed=0)

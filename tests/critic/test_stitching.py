@@ -16,7 +16,7 @@ from trajectory.baselines.bc import train_bc
 from trajectory.baselines.settings import BCSettings
 from trajectory.behaviour.record import RecordedEpisode
 from trajectory.critic.callback import CriticTraining
-from trajectory.critic.settings import CriticSettings
+from trajectory.critic.settings import IQLCriticSettings
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.settings import TokenizerSettings
 from trajectory.environments.settings import EnvironmentSettings
@@ -95,7 +95,7 @@ def module(data: TrajectoryDataModule) -> TrajectoryModule:
     model = GPTSettings(n_layer=1, n_head=2, n_embd=32, window=3, bins=20, **dropouts)
     optimizer = OptimizerSettings(learning_rate=5e-3, decay_fraction=1.0)
     # of the actions at the junction a third goes right: with an expectile of 0.7 the junction is worth less than SAFE
-    settings = CriticSettings(
+    settings = IQLCriticSettings(
         hidden=(32, 32), steps=2_000, batch_size=64, learning_rate=3e-3, expectile=0.9, tau=0.02, warm_start=0.2
     )
     with torch.random.fork_rng():

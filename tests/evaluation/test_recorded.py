@@ -15,8 +15,8 @@ import torch
 from helpers.command_line import TINY, TINY_CRITIC, Refusal, run_main_here
 from helpers.example_data import write_d4rl
 from helpers.tiny_planner import LAYOUT, PLANNER, make_agent, make_model, random_observations
-from trajectory.critic.critic import Critic
-from trajectory.critic.settings import CriticSettings
+from trajectory.critic.iql import IQLCritic
+from trajectory.critic.settings import IQLCriticSettings
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.episodes import Episodes
 from trajectory.data.goals import goal_tokens
@@ -163,7 +163,7 @@ def test_calibration_by_hand() -> None:
 def test_the_critic_values_first_decisions_and_recorded_transitions(make_gpt: Callable[..., GPT]) -> None:
     episodes = made_up()
     torch.manual_seed(0)
-    critic = Critic(TransitionLayout(2, 1), CriticSettings(hidden=(8,), members=3)).requires_grad_(False)
+    critic = IQLCritic(TransitionLayout(2, 1), IQLCriticSettings(hidden=(8,), members=3)).requires_grad_(False)
     model = replace(learned(episodes, make_gpt), critic=critic)
     summary = evaluate_recorded(Recorded(episodes, 0.5), model, episodes, count=2, seed=0)
     first = episodes.starts

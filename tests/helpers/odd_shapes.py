@@ -9,9 +9,8 @@ import itertools
 
 import torch
 
-from trajectory.critic.critic import Critic
-from trajectory.critic.learning import ImplicitQLearning
-from trajectory.critic.settings import CriticSettings
+from trajectory.critic.iql import ImplicitQLearning, IQLCritic
+from trajectory.critic.settings import IQLCriticSettings
 from trajectory.data.transitions import Transitions
 from trajectory.hardware import torch_threads
 from trajectory.model.gpt import GPT
@@ -61,10 +60,10 @@ def train(gpt: GPT, batch: int, transitions: int) -> None:
 
 
 def learn(layout: TransitionLayout, hidden: tuple[int, ...], members: int, batch: int, *, norm: bool) -> None:
-    settings = CriticSettings(hidden=hidden, members=members, batch_size=batch, layer_norm=norm)
+    settings = IQLCriticSettings(hidden=hidden, members=members, batch_size=batch, layer_norm=norm)
     observations, actions, numbers = (torch.randn(9, n) for n in (layout.observation_dim, layout.action_dim, 1))
     data = Transitions(observations, actions, numbers, observations, actions, numbers)
-    learner = ImplicitQLearning(Critic(layout, settings), data, numbers, settings, 0.9, seed=0)
+    learner = ImplicitQLearning(IQLCritic(layout, settings), data, numbers, settings, 0.9, seed=0)
     assert learner.native is not None
     learner.train_until(3)
 

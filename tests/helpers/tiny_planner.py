@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from trajectory import TrajectoryAgent
-from trajectory.critic.critic import Critic
-from trajectory.critic.settings import CriticSettings
+from trajectory.critic.iql import IQLCritic
+from trajectory.critic.settings import IQLCriticSettings
 from trajectory.data.discretizer import Discretizer
 from trajectory.model.decoder import Decoder
 from trajectory.model.gpt import GPT
@@ -36,7 +36,7 @@ class Model:
 
     gpt: GPT
     discretizer: Discretizer
-    critic: Critic
+    critic: IQLCritic
 
     @cached_property
     def decoders(self) -> list[Decoder]:
@@ -94,7 +94,7 @@ def make_model(
         columns[dimension] = rng.integers(bins - 1, size=200).astype(float)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        critic = Critic(layout, CriticSettings(members=3, hidden=(8, 8))).double().eval()
+        critic = IQLCritic(layout, IQLCriticSettings(members=3, hidden=(8, 8))).double().eval()
     for name in ("observation", "action", "value"):
         critic.set_units(name, torch.randn(5, *getattr(critic, f"{name}_mean").shape, generator=generator).double())
     return Model(gpt, Discretizer.fit(columns, bins, "quantile", layout), critic)

@@ -18,7 +18,7 @@ from helpers.checkpoints import assert_same_end, same
 from helpers.command_line import TINY, compose_config, run_main_here
 from helpers.toy_world import TOY_ENVIRONMENT, StopAfter, fit, toy_data, toy_module
 from trajectory.critic.callback import CriticTraining
-from trajectory.critic.settings import CriticSettings
+from trajectory.critic.settings import CriticSettings, IQLCriticSettings, ReBRACCriticSettings
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
@@ -35,7 +35,8 @@ from trajectory.planning.settings import PlannerSettings
 from trajectory.resume import checkpoint_to_resume, finished_results, run_folder
 
 PLANNER = PlannerSettings(beam_width=2, horizon=2, context=1, value="critic")
-CRITIC = CriticSettings(hidden=(8,), steps=40, batch_size=16)
+CRITIC = IQLCriticSettings(hidden=(8,), steps=40, batch_size=16)
+REBRAC = ReBRACCriticSettings(hidden=(8,), steps=40, batch_size=16)
 MODEL = GPTSettings(
     n_layer=1, n_head=1, n_embd=8, window=3, bins=10, embedding_dropout=0.2, residual_dropout=0.2, attention_dropout=0.2
 )
@@ -79,14 +80,19 @@ def evaluation(interruption: Interruption | None = None) -> PlanningEvaluation:
     )
 
 
-def train(data: TrajectoryDataModule, *callbacks: pl.Callback, checkpoint: Path | None = None) -> pl.Trainer:
+def train(
+    data: TrajectoryDataModule,
+    *callbacks: pl.Callback,
+    checkpoint: Path | None = None,
+    critic: CriticSettings = CRITIC,
+) -> pl.Trainer:
     """From seed 0, or from a checkpoint and whatever the generators hold."""
     if checkpoint is None:
         pl.seed_everything(0, verbose=False)
-    module = toy_module(data, MODEL, PLANNER, OPTIMIZER, critic=CRITIC)
+    module = toy_module(data, MODEL, PLANNER, OPTIMIZER, critic=critic)
     assert module.critic is not None
-    critic = CriticTraining(module.critic, data.source.load(), CRITIC, data.tokenizer, seed=0, every_n_steps=1)
-    return fit(module, data, STEPS, checkpoint, callbacks=[critic, *callbacks])
+    training = CriticTraining(module.critic, data.source.load(), critic, data.tokenizer, seed=0, every_n_steps=1)
+    return fit(module, data, STEPS, checkpoint, callbacks=[training, *callbacks])
 
 
 def returns(planning: PlanningEvaluation) -> list[tuple[int, list[Any]]]:
@@ -116,6 +122,15 @@ def test_a_training_continued_at_any_step_ends_as_one_never_ended(
     assert read_checkpoint(tmp_path / "last.ckpt")["callbacks"]["CriticTraining"]["updates"] == CRITIC.steps
     assert returns(planning) == returns(planned)
     assert planning.best == planned.best
+
+
+def test_a_critic_with_a_policy_continues_as_one_never_ended(data: TrajectoryDataModule, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    train(data, LastCheckpoint(whole / "last.ckpt", 1), Copies(whole), critic=REBRAC)
+    torch.manual_seed(1)
+    train(data, LastCheckpoint(parts / "last.ckpt", 100), checkpoint=whole / "3.ckpt", critic=REBRAC)
+    assert_same_end(parts / "last.ckpt", whole / "last.ckpt")
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])

@@ -17,9 +17,8 @@ from torch import Tensor
 from trajectory.benchmarks.planning import Uncached
 from trajectory.benchmarks.settings import LAYOUTS, RatiosBenchmarkSettings
 from trajectory.benchmarks.table import Columns, measure_all
-from trajectory.critic.critic import Critic
-from trajectory.critic.learning import ImplicitQLearning
-from trajectory.critic.settings import CriticSettings
+from trajectory.critic.iql import ImplicitQLearning, IQLCritic
+from trajectory.critic.settings import IQLCriticSettings
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.transitions import Transitions
 from trajectory.errors import UserError
@@ -151,8 +150,8 @@ def _critic() -> Calls:
     data = Transitions(observations, actions, others, observations.roll(-1, 0), actions, torch.ones_like(others))
 
     def updates(*, with_torch: bool) -> Callable[[], None]:
-        settings = CriticSettings()
-        learner = ImplicitQLearning(Critic(LAYOUT, settings), data, others, settings, 0.99, seed=0)
+        settings = IQLCriticSettings()
+        learner = ImplicitQLearning(IQLCritic(LAYOUT, settings), data, others, settings, 0.99, seed=0)
         if with_torch:
             learner.native = None
         return lambda: learner.train_until(learner.updates + UPDATES)

@@ -8,8 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from trajectory.critic.build import make_learner, prepare_data
 from trajectory.critic.critic import Critic
-from trajectory.critic.learning import ImplicitQLearning, prepare_data
 from trajectory.critic.settings import CriticSettings
 from trajectory.data.episodes import Episodes
 from trajectory.data.settings import TokenizerSettings
@@ -64,7 +64,7 @@ class CriticTraining(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = self.data.to(pl_module.device)
         returns = self.returns.to(pl_module.device)
-        self.learner = ImplicitQLearning(self.critic, data, returns, self.settings, self.discount, self.seed)
+        self.learner = make_learner(self.critic, data, returns, self.settings, self.discount, self.seed)
         if self.resumed_state is not None:
             self.learner.load_state_dict(self.resumed_state)
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="critic")

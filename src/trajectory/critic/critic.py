@@ -1,6 +1,9 @@
-"""The critic: V and Q of a dataset, by which a planner values actions."""
+"""What a planner needs of a critic: Q of observations and actions, learned from a dataset."""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,17 +13,28 @@ from trajectory.networks import EnsembleMLP, count_from_zero, hat_functions
 from trajectory.transition import Choices, TransitionLayout
 
 
-class Critic(nn.Module):
-    """One V and K advantages A, with Q = V + A, in the units of the tokeniser's rewards.
+class Shape(NamedTuple):
+    """Of an ensemble of multilayer perceptrons.
 
-    A change of the action changes the return a hundred times less than a change of the state, so one network for Q
-    learns the actions' part last. The advantage therefore has a network of its own. Its unit is (1 - discount) times
-    the standard deviation of the values, which is about what one step can change.
+    Args:
+        sizes: of the inputs, the hidden layers and the outputs.
+        norm: whether layer norms follow the hidden layers.
+        choices: of the inputs.
+    """
 
-    Inside, observations, actions and values are standardised by the data's mean and standard deviation. Those are
-    buffers, so a checkpoint's weights are all that is needed. Choices are counted from 0 instead, and enter one-hot.
+    members: int
+    sizes: tuple[int, ...]
+    norm: bool
+    choices: Choices
 
-    With `CriticSettings.knots` the observation's numbers enter by hat functions too, between their least and greatest
+
+class Critic(nn.Module, ABC):
+    """Networks by which actions are valued, in the units of the tokeniser's rewards.
+
+    Inside, observations, actions and values are standardised. The units are buffers, so a checkpoint's weights are all
+    that is needed. Choices are counted from 0 instead, and enter one-hot.
+
+    With `knots` in the settings the observation's numbers enter by hat functions too, between their least and greatest
     in the data. So values can differ on the two sides of a wall that is thin by the data's standard deviation.
     """
 
@@ -30,11 +44,8 @@ class Critic(nn.Module):
     action_std: Tensor
     value_mean: Tensor
     value_std: Tensor
-    advantage_std: Tensor
     observation_low: Tensor
     observation_high: Tensor
-    v: EnsembleMLP
-    advantage: EnsembleMLP
 
     def __init__(self, layout: TransitionLayout, settings: CriticSettings) -> None:
         super().__init__()
@@ -42,34 +53,31 @@ class Critic(nn.Module):
         for name, shape in (*dims.items(), ("value", ())):
             self.register_buffer(f"{name}_mean", torch.zeros(shape))
             self.register_buffer(f"{name}_std", torch.ones(shape))
-        self.register_buffer("advantage_std", torch.ones(()))
-        self.knots = settings.knots
+        self.knots = getattr(settings, "knots", 0)
         if self.knots:
             self.register_buffer("observation_low", torch.zeros(layout.observation_dim))
             self.register_buffer("observation_high", torch.ones(layout.observation_dim))
         self.choices = {"observation": layout.observation_choices, "action": layout.action_choices, "value": ()}
-        for name, (members, sizes, choices) in self._networks(layout, settings).items():
-            self.add_module(name, EnsembleMLP(members, sizes, norm=settings.layer_norm, choices=choices))
+        for name, network in self.networks(layout, settings).items():
+            members, sizes, norm, choices = network
+            self.add_module(name, EnsembleMLP(members, sizes, norm=norm, choices=choices))
 
     @staticmethod
-    def _networks(
-        layout: TransitionLayout, settings: CriticSettings
-    ) -> dict[str, tuple[int, tuple[int, ...], Choices]]:
-        """Members, sizes and choices of V and of the advantage."""
-        choices = layout.observation_choices + (None,) * (settings.knots * layout.observation_dim)
-        columns, sizes = len(choices), (*settings.hidden, 1)
-        return {
-            "v": (1, (columns, *sizes), choices),
-            "advantage": (settings.members, (columns + layout.action_dim, *sizes), choices + layout.action_choices),
-        }
+    @abstractmethod
+    def networks(layout: TransitionLayout, settings: CriticSettings) -> dict[str, Shape]:
+        """The networks by their names."""
+
+    @abstractmethod
+    def q_values(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """(B, observation_dim) and (B, action_dim) -> (K, B) discounted returns, this step's reward included."""
 
     @classmethod
     def shapes(cls, layout: TransitionLayout, settings: CriticSettings) -> dict[str, tuple[int, ...]]:
         """Of the weights, without biases and units, known before they take memory."""
         return {
             f"{name}.weights.{layer}": shape
-            for name, network in cls._networks(layout, settings).items()
-            for layer, shape in enumerate(EnsembleMLP.shapes(*network))
+            for name, (members, sizes, _, choices) in cls.networks(layout, settings).items()
+            for layer, shape in enumerate(EnsembleMLP.shapes(members, sizes, choices))
         }
 
     @torch.no_grad()
@@ -83,6 +91,16 @@ class Critic(nn.Module):
             self.observation_low.copy_(data.amin(0))
             self.observation_high.copy_(data.amax(0))
 
+    def fit_units(self, observations: Tensor, actions: Tensor, returns: Tensor, discount: float) -> None:
+        """Set all units to a dataset's.
+
+        Args:
+            observations, actions: (T, ...).
+            returns: (T,), with that discount.
+        """
+        for name, data in (("observation", observations), ("action", actions), ("value", returns)):
+            self.set_units(name, data)
+
     def observation_columns(self, observations: Tensor) -> Tensor:
         """(B, observation_dim) -> (B, columns): standardised, and behind them the hat functions."""
         standardised = (observations - self.observation_mean) / self.observation_std
@@ -91,13 +109,10 @@ class Critic(nn.Module):
         hats = hat_functions(observations, self.observation_low, self.observation_high, self.knots)
         return torch.cat([standardised, hats], dim=-1)
 
+    def action_columns(self, actions: Tensor) -> Tensor:
+        """(B, action_dim), standardised."""
+        return (actions - self.action_mean) / self.action_std
+
     def inputs(self, observations: Tensor, actions: Tensor) -> Tensor:
         """(B, observation_dim) and (B, action_dim) -> (B, columns + action_dim)."""
-        actions = (actions - self.action_mean) / self.action_std
-        return torch.cat([self.observation_columns(observations), actions], dim=-1)
-
-    def q_values(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """(B, observation_dim) and (B, action_dim) -> (K, B) discounted returns, this step's reward included."""
-        inputs = self.inputs(observations, actions)
-        v_values = self.value_mean + self.value_std * self.v(inputs[:, : -actions.shape[-1]])  # (1, B, 1)
-        return (v_values + self.advantage_std * self.advantage(inputs))[..., 0]
+        return torch.cat([self.observation_columns(observations), self.action_columns(actions)], dim=-1)

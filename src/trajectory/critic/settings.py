@@ -1,16 +1,31 @@
-"""The settings of the critic."""
+"""The settings of the critics."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from trajectory.errors import require
+from trajectory.transition import TransitionLayout
 
 MAX_KNOTS = 10_000
 
 
+def _check(settings: Any, name: str, *, at_least_1: Sequence[str], at_least_0: Sequence[str] = ()) -> None:
+    require(settings.name == name, "critic.name", name, settings.name)
+    for key in at_least_1:
+        require(getattr(settings, key) >= 1, f"critic.{key}", "at least 1", getattr(settings, key))
+    for key in at_least_0:
+        value = getattr(settings, key)
+        require(0 <= value < float("inf"), f"critic.{key}", "at least 0 and finite", value)
+    require(min(settings.hidden, default=1) >= 1, "critic.hidden", "sizes of at least 1", list(settings.hidden))
+    require(settings.learning_rate > 0, "critic.learning_rate", "above 0", settings.learning_rate)
+    require(0 < settings.tau <= 1, "critic.tau", "above 0 and at most 1", settings.tau)
+
+
 @dataclass(frozen=True)
-class CriticSettings:
+class IQLCriticSettings:
     """Implicit Q-learning of V and Q; `conf/critic/iql.yaml` explains the keys."""
 
     name: str = "iql"
@@ -26,12 +41,42 @@ class CriticSettings:
     warm_start: float = 0.5
 
     def __post_init__(self) -> None:
-        require(self.name == "iql", "critic.name", "iql", self.name)
-        for key in ("members", "steps", "batch_size"):
-            require(getattr(self, key) >= 1, f"critic.{key}", "at least 1", getattr(self, key))
+        _check(self, "iql", at_least_1=("members", "steps", "batch_size"))
         require(self.knots == 0 or 2 <= self.knots <= MAX_KNOTS, "critic.knots", f"0 or 2 to {MAX_KNOTS}", self.knots)
-        require(min(self.hidden, default=1) >= 1, "critic.hidden", "sizes of at least 1", list(self.hidden))
-        require(self.learning_rate > 0, "critic.learning_rate", "above 0", self.learning_rate)
         require(0 < self.expectile < 1, "critic.expectile", "in (0, 1)", self.expectile)
         require(0 <= self.warm_start <= 1, "critic.warm_start", "in [0, 1]", self.warm_start)
-        require(0 < self.tau <= 1, "critic.tau", "above 0 and at most 1", self.tau)
+
+
+@dataclass(frozen=True)
+class ReBRACCriticSettings:
+    """Q of a policy that improves on the data's; `conf/critic/rebrac.yaml` explains the keys."""
+
+    name: str = "rebrac"
+    members: int = 2
+    hidden: tuple[int, ...] = (128, 128, 128)
+    steps: int = 50_000
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    actor_penalty: float = 0.01
+    critic_penalty: float = 0.001
+    noise: float = 0.2
+    noise_clip: float = 0.5
+    policy_freq: int = 2
+    tau: float = 5e-3
+
+    def __post_init__(self) -> None:
+        penalties = ("actor_penalty", "critic_penalty", "noise", "noise_clip")
+        _check(self, "rebrac", at_least_1=("members", "steps", "batch_size", "policy_freq"), at_least_0=penalties)
+
+
+CriticSettings = IQLCriticSettings | ReBRACCriticSettings
+
+
+def check_choices(settings: CriticSettings | None, layout: TransitionLayout, source_name: str) -> None:
+    """Raise a `UserError` for a critic that needs numbers where the actions are choices.
+
+    Args:
+        source_name: of the environment or dataset, for messages.
+    """
+    needs_numbers = isinstance(settings, ReBRACCriticSettings) and any(layout.action_choices)
+    require(not needs_numbers, "critic", f"iql with the actions of {source_name}, of which some are choices", "rebrac")

@@ -85,7 +85,7 @@ class EnvironmentSettings:
 
 def environment_settings(config: Any) -> EnvironmentSettings:
     """The settings in the section `env`."""
-    return checked_settings(config, "env", MAKE, EnvironmentSettings, "env.id and env.wrappers name what is yours")
+    return checked_settings(config, "env", {MAKE: EnvironmentSettings}, "env.id and env.wrappers name what is yours")
 
 
 def trained_environment(trained: dict[str, Any], changes: dict[str, Any], source_name: str) -> EnvironmentSettings:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trajectory.critic.build import critic_class, critic_settings, make_critic
 from trajectory.critic.critic import Critic
-from trajectory.critic.settings import CriticSettings
 from trajectory.data.discretizer import Discretizer
 from trajectory.errors import UserError, first_line
 from trajectory.files import check_checkpoint_file, write_file
@@ -76,7 +76,7 @@ def build_critic(hyperparameters: dict[str, Any]) -> Critic | None:
     settings = hyperparameters.get("critic")
     if settings is None:
         return None
-    return Critic(TransitionLayout(**hyperparameters["layout"]), CriticSettings(**settings))
+    return make_critic(TransitionLayout(**hyperparameters["layout"]), critic_settings(settings))
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
@@ -206,8 +206,8 @@ def _check_sizes(hyperparameters: dict[str, Any], weights: dict[str, Any]) -> No
     model, layout = GPTSettings(**hyperparameters["model"]), TransitionLayout(**hyperparameters["layout"])
     check_gpt_sizes(model, layout, _with_prefix("gpt.", weights))
     if hyperparameters.get("critic"):
-        critic = CriticSettings(**hyperparameters["critic"])
-        _check_shapes(Critic.shapes(layout, critic), _with_prefix("critic.", weights))
+        critic = critic_settings(hyperparameters["critic"])
+        _check_shapes(critic_class(critic).shapes(layout, critic), _with_prefix("critic.", weights))
 
 
 def _check_shapes(promised: dict[str, tuple[int, ...]], weights: dict[str, Any]) -> None:

@@ -10,39 +10,51 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trajectory.critic.critic import Critic
+from trajectory.critic.critic import Critic, Shape
+from trajectory.critic.draws import generator_of
 from trajectory.critic.native import native_updates
-from trajectory.critic.settings import CriticSettings
-from trajectory.data.episodes import Episodes
-from trajectory.data.returns import return_to_go, shape_rewards
-from trajectory.data.settings import TokenizerSettings
+from trajectory.critic.settings import IQLCriticSettings
 from trajectory.data.transitions import Transitions
-from trajectory.errors import require
-from trajectory.networks import one_hot, soft_update
+from trajectory.networks import EnsembleMLP, one_hot, soft_update
+from trajectory.transition import TransitionLayout
 
 
-def prepare_data(critic: Critic, episodes: Episodes, tokenizer: TokenizerSettings) -> tuple[Transitions, Tensor]:
-    """Set the critic's units to a dataset's, and prepare the dataset for `ImplicitQLearning`.
+class IQLCritic(Critic):
+    """One V and K advantages A, with Q = V + A.
 
-    Returns:
-        The transitions that have a successor or terminate, with the tokeniser's rewards; and for each the discounted
-        return from its reward on, (T, 1).
-
-    Raises:
-        UserError: all returns are the same, so that no action is better than another.
+    A change of the action changes the return a hundred times less than a change of the state, so one network for Q
+    learns the actions' part last. The advantage therefore has a network of its own. Its unit is (1 - discount) times
+    the standard deviation of the values, which is about what one step can change.
     """
-    rewards = shape_rewards(episodes, tokenizer.terminal_reward)
-    next_returns = return_to_go(rewards, episodes.ends, episodes.terminated, tokenizer.discount)
-    returns = rewards + tokenizer.discount * next_returns
-    is_varied = float(np.ptp(returns)) > 0
-    require(
-        is_varied, "critic", "none on data whose rewards and returns are all the same", f"returns of {returns[0]:g}"
-    )
-    critic.set_units("observation", torch.from_numpy(episodes.observations))
-    critic.set_units("action", torch.from_numpy(episodes.actions))
-    critic.set_units("value", torch.from_numpy(returns))
-    critic.advantage_std.copy_((1 - tokenizer.discount) * critic.value_std)
-    return Transitions.of(episodes, rewards), Transitions.of(episodes, returns).rewards
+
+    advantage_std: Tensor
+    v: EnsembleMLP
+    advantage: EnsembleMLP
+
+    def __init__(self, layout: TransitionLayout, settings: IQLCriticSettings) -> None:
+        super().__init__(layout, settings)
+        self.register_buffer("advantage_std", torch.ones(()))
+
+    @staticmethod
+    def networks(layout: TransitionLayout, settings: IQLCriticSettings) -> dict[str, Shape]:
+        """V and the advantage."""
+        choices = layout.observation_choices + (None,) * (settings.knots * layout.observation_dim)
+        columns, sizes, norm = len(choices), (*settings.hidden, 1), settings.layer_norm
+        both = choices + layout.action_choices
+        return {
+            "v": Shape(1, (columns, *sizes), norm, choices),
+            "advantage": Shape(settings.members, (columns + layout.action_dim, *sizes), norm, both),
+        }
+
+    def fit_units(self, observations: Tensor, actions: Tensor, returns: Tensor, discount: float) -> None:
+        super().fit_units(observations, actions, returns, discount)
+        self.advantage_std.copy_((1 - discount) * self.value_std)
+
+    def q_values(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """(B, observation_dim) and (B, action_dim) -> (K, B) discounted returns, this step's reward included."""
+        inputs = self.inputs(observations, actions)
+        v_values = self.value_mean + self.value_std * self.v(inputs[:, : -actions.shape[-1]])  # (1, B, 1)
+        return (v_values + self.advantage_std * self.advantage(inputs))[..., 0]
 
 
 class ImplicitQLearning:
@@ -72,10 +84,10 @@ class ImplicitQLearning:
 
     def __init__(
         self,
-        critic: Critic,
+        critic: IQLCritic,
         data: Transitions,
         returns: Tensor,
-        settings: CriticSettings,
+        settings: IQLCriticSettings,
         discount: float,
         seed: int,
     ) -> None:
@@ -125,9 +137,7 @@ class ImplicitQLearning:
 
     def rows(self, number: int) -> np.ndarray:
         """(B,) rows of the data of an update, counted from 0."""
-        # a counter-based generator: the draws of any update are known without those of the updates before it
-        generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, number]))
-        return generator.integers(self.num_transitions, size=self.settings.batch_size)
+        return generator_of(self.seed, number).integers(self.num_transitions, size=self.settings.batch_size)
 
     def schedule(self, progress: float) -> tuple[float, float]:
         """The learning rate and the weight of TD targets at a fraction of all updates."""
