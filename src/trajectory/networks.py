@@ -218,6 +218,14 @@ class EnsembleMLP(nn.Module):
         return x
 
 
+def prepare_adam(optimizer: torch.optim.Adam) -> None:
+    """Make its moments now instead of at its first step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **zeros}
+
+
 @torch.no_grad()
 def soft_update(target: nn.Module, source: nn.Module, tau: float) -> None:
     """Move a target network's parameters towards the trained ones: target += tau * (source - target)."""

@@ -15,7 +15,7 @@ from trajectory.critic.draws import generator_of
 from trajectory.critic.native import native_updates
 from trajectory.critic.settings import IQLCriticSettings
 from trajectory.data.transitions import Transitions
-from trajectory.networks import EnsembleMLP, one_hot, soft_update
+from trajectory.networks import EnsembleMLP, one_hot, prepare_adam, soft_update
 from trajectory.transition import TransitionLayout
 
 
@@ -105,9 +105,7 @@ class ImplicitQLearning:
         self.advantage = deepcopy(critic.advantage).requires_grad_()
         parameters = [*self.v.parameters(), *self.advantage.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
-        for parameter in parameters:  # torch would make them at its first step
-            zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **zeros}
+        prepare_adam(self.optimizer)
         columns = one_hot(self.inputs, critic.advantage.choices), one_hot(self.next_observations, critic.v.choices)
         self.native = native_updates(
             (*columns, self.rewards, self.discounts, self.returns),

@@ -1,12 +1,12 @@
-"""The critic's updates as one C function for CPUs: torch's many small operations take three times as long."""
+"""The critics' updates in C for CPUs: torch's many small operations take three times as long."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from trajectory.native.library import compiled
 from trajectory.networks import EnsembleMLP
 
 log = logging.getLogger(__name__)
+
+Updates = TypeVar("Updates", "NativeUpdates", "NativePolicyUpdates")
 
 
 class _Network(ctypes.Structure):
@@ -30,6 +32,18 @@ class _Problem(ctypes.Structure):
         ("batch", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("inputs", "next_observations", "rewards", "discounts", "returns")],
         *[(name, ctypes.c_double) for name in ("advantage_scale", "expectile", "tau")],
+    ]
+
+
+class _PolicyProblem(ctypes.Structure):
+    _fields_ = [
+        ("batch", ctypes.c_int64),
+        *[(name, ctypes.c_void_p) for name in ("inputs", "next_observations", "next_actions", "rewards", "discounts")],
+        *[
+            (name, ctypes.c_double)
+            for name in ("value_mean", "value_std", "actor_penalty", "critic_penalty", "tau")
+        ],
+        ("policy_freq", ctypes.c_int64),
     ]
 
 
@@ -87,15 +101,83 @@ class NativeUpdates:
         return {"advantage_loss": losses[0], "v_loss": losses[1], "q_value": q_values}
 
 
+class NativePolicyUpdates:
+    """Makes the updates of `ReBRACLearning.update` and `improve_policy`, on one thread.
+
+    Args:
+        data: (T, ...) inputs, next observations, next actions, rewards and discounts, standardised and one-hot.
+        numbers: the mean and standard deviation of values, and the two penalties and tau of `ReBRACCriticSettings`.
+        policy_freq: of `ReBRACCriticSettings`.
+
+    Raises:
+        OSError: there is no compiler, or it cannot compile for this machine.
+    """
+
+    def __init__(self, data: Sequence[Tensor], numbers: Sequence[float], policy_freq: int) -> None:
+        self.data = [tensor.contiguous() for tensor in data]
+        self.numbers, self.policy_freq = numbers, policy_freq
+        self.library = _library(data[0].dtype)
+
+    def __call__(
+        self,
+        networks: Sequence[tuple[EnsembleMLP, EnsembleMLP]],
+        moments: dict[Any, dict[str, Tensor]],
+        rate: float,
+        number: int,
+        rows: np.ndarray,
+        noise: np.ndarray,
+    ) -> dict[str, Tensor]:
+        """Make n updates in place, one for each batch of (n, B) rows.
+
+        Args:
+            networks: Q and the policy, each with its target network.
+            moments: the states of both optimisers, which are torch's Adam.
+            rate: the learning rate.
+            number: of the first update, counted from 0.
+            noise: (n, B, action_dim).
+
+        Returns:
+            `last_metrics` of `ReBRACLearning`; without `policy_distance` if the policy was not improved.
+        """
+        count, batch = rows.shape
+        dtype = self.data[0].dtype
+        problem = _PolicyProblem(batch, *[tensor.data_ptr() for tensor in self.data], *self.numbers, self.policy_freq)
+        (q, keep_q), (policy, keep_policy) = (_network(*pair, moments) for pair in networks)
+        memory = torch.empty(self.library.policy_memory(problem, q, policy), dtype=dtype)
+        q_values, losses = torch.empty(batch, 1, dtype=dtype), torch.full((2,), torch.nan, dtype=torch.float64)
+        rows, given = np.ascontiguousarray(rows, dtype=np.int64), torch.from_numpy(noise).to(dtype).contiguous()
+        arrays = rows.ctypes.data, *[tensor.data_ptr() for tensor in (given, memory, q_values, losses)]
+        self.library.policy_updates(problem, q, policy, rate, number, count, *arrays)
+        del keep_q, keep_policy
+        improved = len([each for each in range(number, number + count) if each % self.policy_freq == 0])
+        for (network, _), steps in zip(networks, (count, improved), strict=True):
+            for parameter in network.parameters():
+                moments[parameter]["step"] += steps
+        found = {"q_loss": losses[0], "q_value": q_values}
+        return {**found, "policy_distance": losses[1]} if improved else found
+
+
 def native_updates(
     data: Sequence[Tensor], networks: Sequence[EnsembleMLP], advantage_scale: float, expectile: float, tau: float
 ) -> NativeUpdates | None:
+    """None where torch has to make the updates."""
+    return _supported(lambda: NativeUpdates(data, advantage_scale, expectile, tau), data[0], networks)
+
+
+def native_policy_updates(
+    data: Sequence[Tensor], networks: Sequence[EnsembleMLP], numbers: Sequence[float], policy_freq: int
+) -> NativePolicyUpdates | None:
+    """None where torch has to make the updates."""
+    return _supported(lambda: NativePolicyUpdates(data, numbers, policy_freq), data[0], networks)
+
+
+def _supported(make: Callable[[], Updates], data: Tensor, networks: Sequence[EnsembleMLP]) -> Updates | None:
     """None off the CPU, for layers that the C code does not support, and, with a warning, without a compiler."""
-    dtype, hidden = data[0].dtype, [weight.shape[-1] for net in networks for weight in list(net.weights)[:-1]]
-    if data[0].device.type != "cpu" or dtype not in (torch.float32, torch.float64) or not hidden:
+    hidden = [weight.shape[-1] for net in networks for weight in list(net.weights)[:-1]]
+    if data.device.type != "cpu" or data.dtype not in (torch.float32, torch.float64) or not hidden:
         return None
     try:
-        updates = NativeUpdates(data, advantage_scale, expectile, tau)
+        updates = make()
     except OSError as error:
         log.warning("training the critic with torch's operations, which is slower: %s", error)
         return None
@@ -114,6 +196,10 @@ def _library(dtype: torch.dtype) -> Any:
     library.critic_memory.argtypes, library.critic_memory.restype = shapes, number
     library.critic_updates.argtypes = [*shapes, number, number, *[pointer] * 6]
     library.critic_updates.restype = None
+    shapes = [ctypes.POINTER(structure) for structure in (_PolicyProblem, _Network, _Network)]
+    library.policy_memory.argtypes, library.policy_memory.restype = shapes, number
+    library.policy_updates.argtypes = [*shapes, ctypes.c_double, number, number, *[pointer] * 5]
+    library.policy_updates.restype = None
     return library
 
 

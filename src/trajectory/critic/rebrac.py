@@ -12,9 +12,10 @@ from torch import Tensor
 
 from trajectory.critic.critic import Critic, Shape
 from trajectory.critic.draws import generator_of
+from trajectory.critic.native import native_policy_updates
 from trajectory.critic.settings import ReBRACCriticSettings
 from trajectory.data.transitions import Transitions
-from trajectory.networks import ActionBounds, EnsembleMLP, soft_update
+from trajectory.networks import ActionBounds, EnsembleMLP, one_hot, prepare_adam, soft_update
 from trajectory.transition import TransitionLayout
 
 
@@ -75,8 +76,6 @@ class ReBRACLearning:
         discount: of the tokeniser.
     """
 
-    native = None
-
     def __init__(
         self, critic: ReBRACCritic, data: Transitions, settings: ReBRACCriticSettings, discount: float, seed: int
     ) -> None:
@@ -94,18 +93,36 @@ class ReBRACLearning:
             name: torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
             for name, network in (("q", self.q), ("policy", self.policy))
         }
+        for optimizer in self.optimizers.values():
+            prepare_adam(optimizer)
+        columns = one_hot(self.inputs, critic.q.choices), one_hot(self.next_observations, critic.policy.choices)
+        self.native = native_policy_updates(
+            (*columns, self.next_actions, self.rewards, self.discounts),
+            (self.q, self.policy),
+            (float(mean), float(std), settings.actor_penalty, settings.critic_penalty, settings.tau),
+            settings.policy_freq,
+        )
         self.updates = 0
         self.last_metrics: dict[str, Tensor] = {}
 
     def train_until(self, updates: int) -> None:
         """Train until `updates` updates have been made in all."""
-        for number in range(self.updates, updates):
-            rows, noise = self.draws(number)
-            device = self.inputs.device
-            self.update(torch.from_numpy(rows).to(device), torch.from_numpy(noise).to(device))
-            if number % self.settings.policy_freq == 0:
-                self.improve_policy(torch.from_numpy(rows).to(device))
-        self.updates = max(self.updates, updates)
+        numbers = range(self.updates, updates)
+        if not numbers:
+            return
+        rows, noise = (np.stack(part) for part in zip(*[self.draws(number) for number in numbers], strict=True))
+        if self.native is not None:
+            networks = (self.q, self.critic.q), (self.policy, self.critic.policy)
+            moments = {**self.optimizers["q"].state, **self.optimizers["policy"].state}
+            rate = self.settings.learning_rate
+            self.last_metrics |= self.native(networks, moments, rate, self.updates, rows, noise)
+        else:
+            for number, *drawn in zip(numbers, rows, noise, strict=True):
+                batch, deviations = (torch.from_numpy(part).to(self.inputs.device) for part in drawn)
+                self.update(batch, deviations)
+                if number % self.settings.policy_freq == 0:
+                    self.improve_policy(batch)
+        self.updates = updates
 
     def draws(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """(B,) rows of the data of an update, counted from 0, and (B, action_dim) noise of the next actions."""

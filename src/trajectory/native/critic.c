@@ -1,4 +1,5 @@
-/* Updates of the critic by implicit Q-learning, as `ImplicitQLearning.update` makes them with torch.
+/* Updates of the critics, as `ImplicitQLearning.update` makes them with torch, and `ReBRACLearning.update` and
+   `improve_policy`.
 
    Compiled on first use by library.py:
      DOUBLE        doubles instead of floats, for tests
@@ -15,7 +16,7 @@
 /* K multilayer perceptrons of one shape, with ReLU between the layers */
 typedef struct {
     int64_t members, layers, norm;          /* norm: whether a layer norm without weights follows each ReLU */
-    const int64_t *sizes;                   /* (layers + 1,): inputs, hidden layers (multiples of LANES), one output */
+    const int64_t *sizes;                   /* (layers + 1,): inputs, hidden layers (multiples of LANES), outputs */
     real **values, **averages, **squares, **targets; /* per layer weights (K, in, out), then per layer biases (K, out):
                                                parameters, Adam's moments, and the target network's parameters */
 } Network;
@@ -127,11 +128,14 @@ static void normalize_backward(real *dy, const real *y, const real *scales, int6
     }
 }
 
+/* numbers of scratch for `backward` */
+INLINE int64_t scratch_size(int64_t widest, int64_t rows) { return 2 * widest * (rows + widest); }
+
 /* ---- passes ---- */
 
-/* one member, with parameters `values`: x (rows, in) -> y (rows,), and `keep` for `backward` */
+/* one member, with parameters `values`: x (rows, in) -> y (rows, outputs), and `keep` for `backward` */
 static void forward(const Network *net, real *const *values, int64_t member, const real *x, int64_t rows, real *keep,
-                    real *y)
+                    real *scratch, real *y)
 {
     const int64_t *sizes = net->sizes, last = net->layers - 1;
     for (int64_t l = 0; l < last; l++) {
@@ -142,32 +146,44 @@ static void forward(const Network *net, real *const *values, int64_t member, con
         normalize(x, rows, n, keep, keep + rows * n);
         x = keep, keep += rows * (n + 1);
     }
-    dots(x, rows, values[last] + member * sizes[last], 1, sizes[last], values[net->layers + last] + member, y);
+    const int64_t size = sizes[last], outputs = sizes[net->layers];
+    const real *w = values[last] + member * size * outputs;
+    if (outputs > 1) transpose(w, size, outputs, scratch), w = scratch;
+    dots(x, rows, w, outputs, size, values[net->layers + last] + member * outputs, y);
 }
 
-/* one member: dy (rows,) -> the gradients of its parameters */
+/* one member: dy (rows, outputs) -> the gradients of its parameters, if any are to be kept, and dx (rows, in - from) of
+   the inputs from column `from` on, if it is not null */
 static void backward(const Network *net, int64_t member, const real *x, int64_t rows, const real *keep, const real *dy,
-                     real *const *gradients, real *scratch)
+                     real *const *gradients, int64_t from, real *dx, real *scratch)
 {
-    const int64_t *sizes = net->sizes, last = net->layers - 1, size = sizes[last];
+    const int64_t *sizes = net->sizes, last = net->layers - 1, size = sizes[last], outputs = sizes[net->layers];
     real *slopes = scratch, *next = slopes + rows * widest(net), *transposed = next + rows * widest(net);
     const real *out = keep + kept_by_member(net, rows); /* the end of what the member kept */
-    const real *h = out - (net->norm ? rows * (size + 1) : rows * size), *w = net->values[last] + member * size;
-    real *dw = gradients[last], *db = gradients[net->layers + last];
-    memset(dw, 0, sizeof(real) * size);
-    *db = 0;
-    for (int64_t i = 0; i < rows; i++) {
-        *db += dy[i];
-        for (int64_t c = 0; c < size; c += LANES) {
-            STORE(dw + c, LOAD(dw + c) + dy[i] * LOAD(h + i * size + c));
-            STORE(slopes + i * size + c, dy[i] * LOAD(w + c));
+    const real *h = out - (net->norm ? rows * (size + 1) : rows * size), *w = net->values[last] + member * size * outputs;
+    real *dw = transposed + widest(net) * widest(net); /* transposed, as the weights are here */
+    if (outputs > 1) transpose(w, size, outputs, transposed), w = transposed;
+    memset(slopes, 0, sizeof(real) * rows * size);
+    memset(dw, 0, sizeof(real) * size * outputs);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < outputs; j++) {
+            const real d = dy[i * outputs + j];
+            for (int64_t c = 0; c < size; c += LANES) {
+                STORE(dw + j * size + c, LOAD(dw + j * size + c) + d * LOAD(h + i * size + c));
+                STORE(slopes + i * size + c, LOAD(slopes + i * size + c) + d * LOAD(w + j * size + c));
+            }
         }
+    if (gradients) {
+        transpose(dw, outputs, size, gradients[last]);
+        real *db = gradients[net->layers + last];
+        memset(db, 0, sizeof(real) * outputs);
+        for (int64_t i = 0; i < rows * outputs; i++) db[i % outputs] += dy[i];
     }
     for (int64_t l = last - 1; l >= 0; l--) { /* slopes (rows, n) of what follows hidden layer l */
         const int64_t m = sizes[l], n = sizes[l + 1];
         out -= kept(net, n, rows);
         if (net->norm) normalize_backward(slopes, out + rows * n, out + 2 * rows * n, rows, n);
-        real *bias = gradients[net->layers + l];
+        real *bias = gradients ? gradients[net->layers + l] : transposed; /* which is not needed yet */
         memset(bias, 0, sizeof(real) * n);
         for (int64_t i = 0; i < rows; i++)
             for (int64_t c = 0; c < n; c += LANES) {
@@ -176,8 +192,11 @@ static void backward(const Network *net, int64_t member, const real *x, int64_t 
                 STORE(bias + c, LOAD(bias + c) + s);
             }
         const real *in = l == 0 ? x : out - (net->norm ? rows * (m + 1) : rows * m);
-        product(in, 1, m, m, slopes, rows, 0, n, gradients[l]);
-        if (l == 0) break;
+        if (gradients) product(in, 1, m, m, slopes, rows, 0, n, gradients[l]);
+        if (l == 0) {
+            if (dx) dots(slopes, rows, net->values[0] + (member * m + from) * n, m - from, n, 0, dx);
+            break;
+        }
         transpose(net->values[l] + member * m * n, m, n, transposed);
         product(slopes, n, 1, rows, transposed, n, 0, m, next);
         real *swap = slopes;
@@ -223,7 +242,7 @@ static int64_t partition(const Problem *of, const Network *v, const Network *adv
     const int64_t B = of->batch, most = widest(v) > widest(advantage) ? widest(v) : widest(advantage);
     const int64_t both = kept_by_member(v, 2 * B), each = kept_by_member(advantage, B);
     int64_t sizes[10] = {B * advantage->sizes[0], 2 * B * v->sizes[0], 2 * B, B, B, advantage->members * B, B, B,
-                         both > each ? both : each, most * (2 * B + most)};
+                         both > each ? both : each, scratch_size(most, B)};
     real *start = memory, **fields[10] = {&to->x, &to->observations, &to->v, &to->error, &to->v_target, &to->advantages,
                                           &to->online, &to->dy, &to->keep, &to->work};
     for (int i = 0; i < 10; i++) *fields[i] = memory, memory += sizes[i];
@@ -267,7 +286,7 @@ void critic_updates(const Problem *of, const Network *v, const Network *advantag
         const real td_weight = td_weights[u], scale = of->advantage_scale;
         double advantage_loss = 0, v_loss = 0;
         gather(of, advantage->sizes[0], v->sizes[0], rows, &use);
-        forward(v, v->targets, 0, use.observations, 2 * B, use.keep, use.v);
+        forward(v, v->targets, 0, use.observations, 2 * B, use.keep, use.work, use.v);
         for (int64_t i = 0; i < B; i++) {
             const real value = of->rewards[rows[i]] + of->discounts[rows[i]] * use.v[B + i];
             use.error[i] = (value - use.v[i]) / scale;
@@ -275,16 +294,16 @@ void critic_updates(const Problem *of, const Network *v, const Network *advantag
         }
         for (int64_t k = 0; k < K; k++) {
             real *a = use.advantages + k * B;
-            forward(advantage, advantage->values, k, use.x, B, use.keep, a);
+            forward(advantage, advantage->values, k, use.x, B, use.keep, use.work, a);
             for (int64_t i = 0; i < B; i++) {
                 const real d = a[i] - use.error[i];
                 use.dy[i] = 2 * d / B;
                 advantage_loss += (double)d * d;
             }
-            backward(advantage, k, use.x, B, use.keep, use.dy, use.gradients, use.work);
+            backward(advantage, k, use.x, B, use.keep, use.dy, use.gradients, 0, 0, use.work);
             step(advantage, k, use.gradients, rates[u], number + u, of->tau);
         }
-        forward(v, v->values, 0, use.observations, B, use.keep, use.online);
+        forward(v, v->values, 0, use.observations, B, use.keep, use.work, use.online);
         for (int64_t i = 0; i < B; i++) {
             real smallest = use.advantages[i];
             for (int64_t k = 1; k < K; k++)
@@ -294,8 +313,131 @@ void critic_updates(const Problem *of, const Network *v, const Network *advantag
             v_loss += (double)weight * d * d;
             q_values[i] = use.v[i] + scale * smallest;
         }
-        backward(v, 0, use.observations, B, use.keep, use.dy, use.gradients, use.work);
+        backward(v, 0, use.observations, B, use.keep, use.dy, use.gradients, 0, 0, use.work);
         step(v, 0, use.gradients, rates[u], number + u, of->tau);
         losses[0] = advantage_loss / (K * B), losses[1] = v_loss / B;
+    }
+}
+
+/* ---- ReBRAC ---- */
+
+typedef struct {
+    int64_t batch;
+    const real *inputs, *next_observations, *next_actions; /* of T transitions: (T, in) of Q and of the policy, (T, A) */
+    const real *rewards, *discounts;        /* (T,) */
+    double value_mean, value_std, actor_penalty, critic_penalty, tau;
+    int64_t policy_freq;
+} PolicyProblem;
+
+typedef struct {
+    real *x, *next_x, *observations;        /* (batch, in) of Q, before and after a step, and of the policy */
+    real *actions, *slopes, *q_values, *each, *target, *dy; /* (batch, A) twice; (batch,) smallest, one member's, ... */
+    int64_t *smallest;                      /* (batch,) the member that has the smallest Q */
+    real *policy_keep, *keep, *work, *gradients[2 * MAX_LAYERS];
+} PolicyBuffers;
+
+static int64_t policy_partition(const PolicyProblem *of, const Network *q, const Network *policy, PolicyBuffers *to,
+                                real *memory)
+{
+    const int64_t B = of->batch, in = q->sizes[0], actions = policy->sizes[policy->layers];
+    const int64_t most = widest(q) > widest(policy) ? widest(q) : widest(policy);
+    const int64_t sizes[12] = {B * in, B * in, B * policy->sizes[0], B * actions, B * actions, B, B, B, B,
+                               kept_by_member(policy, B), q->members * kept_by_member(q, B), scratch_size(most, B)};
+    real *start = memory, **fields[12] = {&to->x, &to->next_x, &to->observations, &to->actions, &to->slopes,
+                                          &to->q_values, &to->each, &to->target, &to->dy, &to->policy_keep, &to->keep,
+                                          &to->work};
+    to->smallest = (int64_t *)memory, memory += B * (int64_t)(sizeof(int64_t) / sizeof(real));
+    for (int i = 0; i < 12; i++) *fields[i] = memory, memory += sizes[i];
+    for (int64_t p = 0; p < 2 * q->layers; p++) {
+        const int64_t a = count(q, p), b = count(policy, p);
+        to->gradients[p] = memory, memory += a > b ? a : b;
+    }
+    return memory - start;
+}
+
+/* size, in numbers, of the memory that `policy_updates` needs */
+int64_t policy_memory(const PolicyProblem *of, const Network *q, const Network *policy)
+{
+    PolicyBuffers unused;
+    return policy_partition(of, q, policy, &unused, 0);
+}
+
+/* the smallest Q of x (batch, in) and the member that has it; what each member keeps is for `backward` */
+static void smallest_q(const Network *q, real *const *values, const real *x, int64_t rows, const PolicyBuffers *use)
+{
+    for (int64_t k = 0; k < q->members; k++) {
+        forward(q, values, k, x, rows, use->keep + k * kept_by_member(q, rows), use->work, use->each);
+        for (int64_t i = 0; i < rows; i++)
+            if (k == 0 || use->each[i] < use->q_values[i]) use->q_values[i] = use->each[i], use->smallest[i] = k;
+    }
+}
+
+/* `count` updates of Q, of which the first has this number, counted from 0, and every `policy_freq`-th also of the
+   policy and the targets. Of each: its rows (count, batch) and noise (count, batch, A). Of the last one: q_values
+   (batch,), and losses, the mean of Q's squared errors and of the policy's distances (if there is an update of it). */
+void policy_updates(const PolicyProblem *of, const Network *q, const Network *policy, double rate, int64_t number,
+                    int64_t count, const int64_t *rows, const real *noise, real *memory, real *q_values, double *losses)
+{
+    const int64_t B = of->batch, K = q->members, in = q->sizes[0], seen = policy->sizes[0], A = in - seen;
+    PolicyBuffers use;
+    policy_partition(of, q, policy, &use, memory);
+    for (int64_t u = number; u < number + count; u++, rows += B, noise += B * A) {
+        const int improves = u % of->policy_freq == 0;
+        for (int64_t i = 0; i < B; i++) {
+            memcpy(use.x + i * in, of->inputs + rows[i] * in, sizeof(real) * in);
+            memcpy(use.observations + i * seen, of->next_observations + rows[i] * seen, sizeof(real) * seen);
+        }
+        forward(policy, policy->targets, 0, use.observations, B, use.policy_keep, use.work, use.actions);
+        for (int64_t i = 0; i < B; i++) {
+            real *next = use.next_x + i * in, distance = 0;
+            memcpy(next, use.observations + i * seen, sizeof(real) * seen);
+            for (int64_t j = 0; j < A; j++) {
+                real a = (real)tanh(use.actions[i * A + j]) + noise[i * A + j];
+                a = a < -1 ? -1 : a > 1 ? 1 : a;
+                const real d = a - of->next_actions[rows[i] * A + j];
+                next[seen + j] = a, distance += d * d;
+            }
+            use.target[i] = (real)(of->critic_penalty / of->value_std) * distance;
+        }
+        smallest_q(q, q->targets, use.next_x, B, &use);
+        for (int64_t i = 0; i < B; i++)
+            use.target[i] = of->rewards[rows[i]] + of->discounts[rows[i]] * (use.q_values[i] - use.target[i]);
+        double loss = 0;
+        for (int64_t k = 0; k < K; k++) {
+            forward(q, q->values, k, use.x, B, use.keep, use.work, use.each);
+            for (int64_t i = 0; i < B; i++) {
+                const real d = use.each[i] - use.target[i];
+                use.dy[i] = 2 * d / (K * B);
+                loss += (double)d * d;
+                if (k == 0 || use.each[i] < q_values[i]) q_values[i] = use.each[i];
+            }
+            backward(q, k, use.x, B, use.keep, use.dy, use.gradients, 0, 0, use.work);
+            step(q, k, use.gradients, rate, u + 1, improves ? of->tau : 0);
+        }
+        losses[0] = loss / (K * B);
+        if (!improves) continue;
+        for (int64_t i = 0; i < B; i++) memcpy(use.observations + i * seen, use.x + i * in, sizeof(real) * seen);
+        forward(policy, policy->values, 0, use.observations, B, use.policy_keep, use.work, use.actions);
+        double distance = 0, size = 0;
+        for (int64_t i = 0; i < B; i++)
+            for (int64_t j = 0; j < A; j++) {
+                real *a = use.actions + i * A + j, *data = use.x + i * in + seen + j;
+                *a = (real)tanh(*a);
+                const real d = *a - *data;
+                use.slopes[i * A + j] = (real)(2 * of->actor_penalty / B) * d;
+                distance += (double)d * d;
+                *data = *a;                 /* Q of the policy's actions */
+            }
+        smallest_q(q, q->values, use.x, B, &use);
+        for (int64_t i = 0; i < B; i++) size += fabs(of->value_mean + of->value_std * use.q_values[i]);
+        for (int64_t k = 0; k < K; k++) {
+            for (int64_t i = 0; i < B; i++) use.dy[i] = use.smallest[i] == k ? (real)(-of->value_std / size) : 0;
+            backward(q, k, use.x, B, use.keep + k * kept_by_member(q, B), use.dy, 0, seen, use.next_x, use.work);
+            for (int64_t i = 0; i < B * A; i++) use.slopes[i] += use.next_x[i];
+        }
+        for (int64_t i = 0; i < B * A; i++) use.slopes[i] *= 1 - use.actions[i] * use.actions[i];
+        backward(policy, 0, use.observations, B, use.policy_keep, use.slopes, use.gradients, 0, 0, use.work);
+        step(policy, 0, use.gradients, rate, u / of->policy_freq + 1, of->tau);
+        losses[1] = distance / B;
     }
 }
