@@ -1,4 +1,4 @@
-"""The critic's updates in C against those of torch, in float64."""
+"""The critics' updates in C against those of torch, in float64."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from trajectory.critic.iql import ImplicitQLearning, IQLCritic
-from trajectory.critic.settings import IQLCriticSettings
+from trajectory.critic.rebrac import ReBRACCritic, ReBRACLearning
+from trajectory.critic.settings import IQLCriticSettings, ReBRACCriticSettings
 from trajectory.data.transitions import Transitions
 from trajectory.transition import Choices, TransitionLayout
 
@@ -90,6 +91,69 @@ def test_a_training_goes_from_c_to_torch_and_back() -> None:
         first = following
     for found, expected in zip(weights(first), weights(whole), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def policy_learner(
+    *, with_torch: bool = False, choices: Choices = (), actions: int = ACTION_DIM, **settings: Any
+) -> ReBRACLearning:
+    """Of random transitions, some of which terminate."""
+    generator = torch.Generator().manual_seed(0)
+    defaults = {"hidden": (32, 48), "members": 3, "batch_size": 37, "steps": 300, "tau": 0.05}
+    made = ReBRACCriticSettings(**{**defaults, **settings})
+
+    def numbers(columns: int) -> torch.Tensor:
+        return torch.randn(T, columns, generator=generator)
+
+    observations, next_observations = numbers(OBSERVATION_DIM), numbers(OBSERVATION_DIM)
+    if choices:
+        for each in (observations, next_observations):
+            each[:, 1] = torch.randint(3, (T,), generator=generator).double()
+    taken, following, rewards = numbers(actions).tanh(), numbers(actions).tanh(), numbers(1)
+    not_done = (torch.rand(T, 1, generator=generator) > 0.1).double()
+    torch.manual_seed(0)
+    critic = ReBRACCritic(TransitionLayout(OBSERVATION_DIM, actions, choices), made).requires_grad_(False)
+    critic.set_units("observation", observations)
+    critic.set_units("action", taken)
+    critic.value_mean.fill_(0.5)
+    critic.value_std.fill_(2.0)
+    data = Transitions(observations, taken, rewards, next_observations, following, not_done)
+    found = ReBRACLearning(critic, data, made, 0.9, seed=1)
+    assert found.native is not None
+    if with_torch:
+        found.native = None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("hidden", "settings"),
+    [
+        ((16,), {"policy_freq": 1}),
+        ((32, 48), {"policy_freq": 2, "members": 1}),
+        ((16, 16, 16), {"policy_freq": 3, "actor_penalty": 2.0, "critic_penalty": 0.5}),
+        ((16, 16), {"batch_size": 1, "actions": 5}),
+        ((16, 16), {"choices": CHOICE}),
+    ],
+    ids=["every", "one member", "penalties", "single", "choice"],
+)
+def test_a_policys_updates_in_c_are_those_of_torch(hidden: tuple[int, ...], settings: dict[str, Any]) -> None:
+    """All weights, targets, moments and metrics after 100 updates, with a pause."""
+    native, reference = (policy_learner(hidden=hidden, with_torch=each, **settings) for each in (False, True))
+    before = {name: weight.clone() for name, weight in reference.critic.state_dict().items()}
+    for each in (native, reference):
+        each.train_until(41)
+        each.train_until(100)
+    for name, expected in reference.critic.state_dict().items():
+        torch.testing.assert_close(native.critic.state_dict()[name], expected, rtol=1e-9, atol=1e-11)
+        assert torch.equal(expected, before[name]) == (not name.startswith(("q.", "policy."))), name
+    for name in ("q", "policy"):
+        trained, expected = (getattr(each, name) for each in (native, reference))
+        states = (each.optimizers[name].state for each in (native, reference))
+        moments, expected_moments = (list(each.values()) for each in states)
+        for found, wanted in zip(trained.parameters(), expected.parameters(), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+        for found, wanted in zip(moments, expected_moments, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+    assert native.metrics() == pytest.approx(reference.metrics(), rel=1e-9)
 
 
 @pytest.mark.parametrize("hidden", [(), (16, 21), (16,) * 40], ids=["none", "odd", "deep"])

@@ -10,7 +10,8 @@ import itertools
 import torch
 
 from trajectory.critic.iql import ImplicitQLearning, IQLCritic
-from trajectory.critic.settings import IQLCriticSettings
+from trajectory.critic.rebrac import ReBRACCritic, ReBRACLearning
+from trajectory.critic.settings import IQLCriticSettings, ReBRACCriticSettings
 from trajectory.data.transitions import Transitions
 from trajectory.hardware import torch_threads
 from trajectory.model.gpt import GPT
@@ -68,12 +69,22 @@ def learn(layout: TransitionLayout, hidden: tuple[int, ...], members: int, batch
     learner.train_until(3)
 
 
+def learn_policy(layout: TransitionLayout, hidden: tuple[int, ...], members: int, batch: int) -> None:
+    settings = ReBRACCriticSettings(hidden=hidden, members=members, batch_size=batch)
+    observations, actions, numbers = (torch.randn(9, n) for n in (layout.observation_dim, layout.action_dim, 1))
+    data = Transitions(observations, actions, numbers, observations, actions, numbers)
+    learner = ReBRACLearning(ReBRACCritic(layout, settings).requires_grad_(False), data, settings, 0.9, seed=0)
+    assert learner.native is not None
+    learner.train_until(3)
+
+
 def main() -> None:
     done = 0
     for layout, hidden, members, batch, norm in itertools.product(
         LAYOUTS, ((16,), (48, 32), (16, 16, 16)), (1, 3), (1, 7, 33), (False, True)
     ):
         learn(layout, hidden, members, batch, norm=norm)
+        learn_policy(layout, hidden, members, batch)
         done += 1
     shapes = itertools.product(LAYOUTS, SIZES, (1, 3), ("absolute", "rotary"))
     for layout, (n_embd, n_head), window, positions in shapes:
