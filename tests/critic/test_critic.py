@@ -265,7 +265,7 @@ RUN = ("logger=csv", "evaluation.video=false", "evaluation.every_n_steps=null")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two runs, `with` and `without` a critic."""
     folder = tmp_path_factory.mktemp("place")
-    for name, overrides in (("with", TINY_CRITIC), ("without", TINY)):
+    for name, overrides in (("with", (*TINY_CRITIC, "critic=iql")), ("without", TINY)):
         process = run_main_here("train", *overrides, *RUN, f"hydra.run.dir={name}", folder=folder)
         assert process.returncode == 0, process.stderr
     return folder

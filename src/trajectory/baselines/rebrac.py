@@ -31,18 +31,17 @@ def train_rebrac(
     values = asdict(settings)
     discount = values.pop("discount")
     networks = ReBRACCriticSettings(**values)
-    data = Transitions.of(episodes)
+    data, bounds = Transitions.of(episodes), ActionBounds.from_data(action_bounds, torch.from_numpy(episodes.actions))
+    normalizer = Normalizer(data.observations, episodes.layout.observation_choices)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         critic = ReBRACCritic(episodes.layout, networks).requires_grad_(False)
+        policy = BoundedPolicy(normalizer, bounds, (normalizer.size, *settings.hidden, data.actions.shape[1]))
     critic.set_units("observation", data.observations)
-    bounds = ActionBounds.from_data(action_bounds, data.actions)
     critic.set_bounds(bounds)
+    normalizer.mean, normalizer.std = critic.observation_mean, critic.observation_std
     learner = ReBRACLearning(critic, data, networks, discount, seed)
     for step in progress_bar(range(settings.steps), desc="rebrac", unit="step"):
         learner.train_until(step + 1)
-    normalizer = Normalizer(data.observations, episodes.layout.observation_choices)
-    normalizer.mean, normalizer.std = critic.observation_mean, critic.observation_std
-    policy = BoundedPolicy(normalizer, bounds, (normalizer.size, *settings.hidden, data.actions.shape[1]))
     policy.layers.load_state_dict(learner.policy.state_dict())
     return PolicyAgent(policy)

@@ -79,13 +79,15 @@ def prepare_data(critic: Critic, episodes: Episodes, tokenizer: TokenizerSetting
     """Set the critic's units to a dataset's, and prepare the dataset for `make_learner`.
 
     Returns:
-        The transitions that have a successor or terminate, with the tokeniser's rewards; and for each the discounted
+        The transitions that have a successor or terminate, with the tokeniser's rewards, or for ReBRAC the dataset's,
+        by which its policy is trained without one for terminations; and for each the discounted
         return from its reward on, (T, 1).
 
     Raises:
         UserError: all returns are the same, so that no action is better than another.
     """
-    rewards = shape_rewards(episodes, tokenizer.terminal_reward)
+    penalty = None if isinstance(critic, ReBRACCritic) else tokenizer.terminal_reward
+    rewards = shape_rewards(episodes, penalty)
     next_returns = return_to_go(rewards, episodes.ends, episodes.terminated, tokenizer.discount)
     returns = rewards + tokenizer.discount * next_returns
     is_varied = float(np.ptp(returns)) > 0

@@ -29,10 +29,10 @@ class Shape(NamedTuple):
 
 
 class Critic(nn.Module, ABC):
-    """Networks by which actions are valued, in the units of the tokeniser's rewards.
+    """Networks by which actions are valued.
 
-    Inside, observations, actions and values are standardised. The units are buffers, so a checkpoint's weights are all
-    that is needed. Choices are counted from 0 instead, and enter one-hot.
+    Inside, observations and actions are standardised. The units are buffers, so a checkpoint's weights are all that is
+    needed. Choices are counted from 0 instead, and enter one-hot.
 
     With `knots` in the settings the observation's numbers enter by hat functions too, between their least and greatest
     in the data. So values can differ on the two sides of a wall that is thin by the data's standard deviation.
@@ -42,22 +42,19 @@ class Critic(nn.Module, ABC):
     observation_std: Tensor
     action_mean: Tensor
     action_std: Tensor
-    value_mean: Tensor
-    value_std: Tensor
     observation_low: Tensor
     observation_high: Tensor
 
     def __init__(self, layout: TransitionLayout, settings: CriticSettings) -> None:
         super().__init__()
-        dims = {"observation": layout.observation_dim, "action": layout.action_dim}
-        for name, shape in (*dims.items(), ("value", ())):
-            self.register_buffer(f"{name}_mean", torch.zeros(shape))
-            self.register_buffer(f"{name}_std", torch.ones(shape))
+        for name, dim in (("observation", layout.observation_dim), ("action", layout.action_dim)):
+            self.register_buffer(f"{name}_mean", torch.zeros(dim))
+            self.register_buffer(f"{name}_std", torch.ones(dim))
         self.knots = getattr(settings, "knots", 0)
         if self.knots:
             self.register_buffer("observation_low", torch.zeros(layout.observation_dim))
             self.register_buffer("observation_high", torch.ones(layout.observation_dim))
-        self.choices = {"observation": layout.observation_choices, "action": layout.action_choices, "value": ()}
+        self.choices = {"observation": layout.observation_choices, "action": layout.action_choices}
         for name, network in self.networks(layout, settings).items():
             members, sizes, norm, choices = network
             self.add_module(name, EnsembleMLP(members, sizes, norm=norm, choices=choices))
@@ -82,7 +79,7 @@ class Critic(nn.Module, ABC):
 
     @torch.no_grad()
     def set_units(self, name: str, data: Tensor) -> None:
-        """Standardise `observation`, `action` or `value` by the mean and standard deviation of (T, ...) data."""
+        """Standardise `observation` or `action` by the mean and standard deviation of (T, dim) data."""
         mean, std = getattr(self, f"{name}_mean"), getattr(self, f"{name}_std")
         mean.copy_(data.mean(0))
         std.copy_(data.std(0, correction=0) + 1e-6)
@@ -95,11 +92,11 @@ class Critic(nn.Module, ABC):
         """Set all units to a dataset's.
 
         Args:
-            observations, actions: (T, ...).
+            observations, actions: (T, dim).
             returns: (T,), with that discount.
         """
-        for name, data in (("observation", observations), ("action", actions), ("value", returns)):
-            self.set_units(name, data)
+        self.set_units("observation", observations)
+        self.set_units("action", actions)
 
     def observation_columns(self, observations: Tensor) -> Tensor:
         """(B, observation_dim) -> (B, columns): standardised, and behind them the hat functions."""

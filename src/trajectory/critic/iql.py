@@ -27,13 +27,17 @@ class IQLCritic(Critic):
     the standard deviation of the values, which is about what one step can change.
     """
 
+    value_mean: Tensor
+    value_std: Tensor
     advantage_std: Tensor
     v: EnsembleMLP
     advantage: EnsembleMLP
 
     def __init__(self, layout: TransitionLayout, settings: IQLCriticSettings) -> None:
         super().__init__(layout, settings)
-        self.register_buffer("advantage_std", torch.ones(()))
+        self.register_buffer("value_mean", torch.zeros(()))
+        for name in ("value", "advantage"):
+            self.register_buffer(f"{name}_std", torch.ones(()))
 
     @staticmethod
     def networks(layout: TransitionLayout, settings: IQLCriticSettings) -> dict[str, Shape]:
@@ -48,6 +52,8 @@ class IQLCritic(Critic):
 
     def fit_units(self, observations: Tensor, actions: Tensor, returns: Tensor, discount: float) -> None:
         super().fit_units(observations, actions, returns, discount)
+        self.value_mean.copy_(returns.mean())
+        self.value_std.copy_(returns.std(correction=0) + 1e-6)
         self.advantage_std.copy_((1 - discount) * self.value_std)
 
     def q_values(self, observations: Tensor, actions: Tensor) -> Tensor:

@@ -39,10 +39,7 @@ class _PolicyProblem(ctypes.Structure):
     _fields_ = [
         ("batch", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("inputs", "next_observations", "next_actions", "rewards", "discounts")],
-        *[
-            (name, ctypes.c_double)
-            for name in ("value_mean", "value_std", "actor_penalty", "critic_penalty", "tau")
-        ],
+        *[(name, ctypes.c_double) for name in ("actor_penalty", "critic_penalty", "tau")],
         ("policy_freq", ctypes.c_int64),
     ]
 
@@ -105,8 +102,8 @@ class NativePolicyUpdates:
     """Makes the updates of `ReBRACLearning.update` and `improve_policy`, on one thread.
 
     Args:
-        data: (T, ...) inputs, next observations, next actions, rewards and discounts, standardised and one-hot.
-        numbers: the mean and standard deviation of values, and the two penalties and tau of `ReBRACCriticSettings`.
+        data: (T, ...) inputs, next observations and next actions, standardised and one-hot; rewards and discounts.
+        numbers: the two penalties and tau of `ReBRACCriticSettings`.
         policy_freq: of `ReBRACCriticSettings`.
 
     Raises:

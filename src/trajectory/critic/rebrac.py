@@ -22,7 +22,8 @@ from trajectory.transition import TransitionLayout
 class ReBRACCritic(Critic):
     """K networks of Q, and the policy whose Q they are.
 
-    Actions are scaled to [-1, 1], of which a tanh of the policy reaches all. They are numbers.
+    Actions are scaled to [-1, 1], of which a tanh of the policy reaches all. They are numbers. Values keep the units of
+    the dataset's rewards.
     """
 
     q: EnsembleMLP
@@ -52,7 +53,7 @@ class ReBRACCritic(Critic):
 
     def q_values(self, observations: Tensor, actions: Tensor) -> Tensor:
         """(B, observation_dim) and (B, action_dim) -> (K, B) discounted returns, this step's reward included."""
-        return self.value_mean + self.value_std * self.q(self.inputs(observations, actions))[..., 0]
+        return self.q(self.inputs(observations, actions))[..., 0]
 
     def actions(self, observations: Tensor) -> Tensor:
         """(B, observation_dim) -> (B, action_dim) of the policy, in the environment's units."""
@@ -81,12 +82,10 @@ class ReBRACLearning:
     ) -> None:
         self.critic, self.settings, self.seed = critic, settings, seed
         self.num_transitions = len(data)
-        # standardised values q' = (q - mean) / std need rewards r' = (r - mean + discount * not_done * mean) / std
-        mean, std = critic.value_mean, critic.value_std
         self.inputs = critic.inputs(data.observations, data.actions)
         self.next_observations = critic.observation_columns(data.next_observations)
         self.next_actions = critic.action_columns(data.next_actions)
-        self.rewards = (data.rewards - mean + discount * data.not_done * mean) / std
+        self.rewards = data.rewards
         self.discounts = discount * data.not_done
         self.q, self.policy = (deepcopy(network).requires_grad_() for network in (critic.q, critic.policy))
         self.optimizers = {
@@ -99,7 +98,7 @@ class ReBRACLearning:
         self.native = native_policy_updates(
             (*columns, self.next_actions, self.rewards, self.discounts),
             (self.q, self.policy),
-            (float(mean), float(std), settings.actor_penalty, settings.critic_penalty, settings.tau),
+            (settings.actor_penalty, settings.critic_penalty, settings.tau),
             settings.policy_freq,
         )
         self.updates = 0
@@ -139,7 +138,7 @@ class ReBRACLearning:
             next_actions = (critic.policy(next_observations)[0].tanh() + noise).clamp(-1, 1)
             distances = ((next_actions - self.next_actions[rows]) ** 2).sum(1, keepdim=True)
             next_q = critic.q(torch.cat([next_observations, next_actions], 1)).amin(0)  # (B, 1)
-            next_q = next_q - self.settings.critic_penalty / critic.value_std * distances
+            next_q = next_q - self.settings.critic_penalty * distances
             target = self.rewards[rows] + self.discounts[rows] * next_q
         q_values = self.q(self.inputs[rows])  # (K, B, 1)
         loss = F.mse_loss(q_values, target.expand_as(q_values))
@@ -152,7 +151,7 @@ class ReBRACLearning:
         critic, tau, actions_dim = self.critic, self.settings.tau, self.next_actions.shape[1]
         observations, actions = self.inputs[rows].split([self.next_observations.shape[1], actions_dim], 1)
         chosen = self.policy(observations)[0].tanh()
-        q_values = critic.value_mean + critic.value_std * self.q(torch.cat([observations, chosen], 1)).amin(0)
+        q_values = self.q(torch.cat([observations, chosen], 1)).amin(0)
         distance = ((chosen - actions) ** 2).sum(1).mean()
         self._step("policy", self.settings.actor_penalty * distance - q_values.mean() / q_values.detach().abs().mean())
         soft_update(critic.q, self.q, tau)
@@ -168,13 +167,13 @@ class ReBRACLearning:
         optimizer.step()
 
     def metrics(self) -> dict[str, float]:
-        """Of the last batch: `q_loss`, standardised; `policy_distance`, the mean squared distance of the policy's
+        """Of the last batch: `q_loss`, the mean squared TD error; `policy_distance`, the mean squared distance of the policy's
         actions from the data's, summed over dimensions in [-1, 1]; `q_value`, the mean Q, and `greatest_q`, the largest
         |Q|, in the units of rewards.
         """
         if not self.last_metrics:
             return {}
-        q_value = self.critic.value_mean + self.critic.value_std * self.last_metrics["q_value"]
+        q_value = self.last_metrics["q_value"]
         losses = {name: float(self.last_metrics[name]) for name in ("q_loss", "policy_distance")}
         return {**losses, "q_value": float(q_value.mean()), "greatest_q": float(q_value.abs().max())}
 

@@ -57,8 +57,8 @@ class ReBRACCriticSettings:
     steps: int = 50_000
     batch_size: int = 256
     learning_rate: float = 1e-3
-    actor_penalty: float = 0.01
-    critic_penalty: float = 0.001
+    actor_penalty: float = 0.05
+    critic_penalty: float = 0.1
     noise: float = 0.2
     noise_clip: float = 0.5
     policy_freq: int = 2

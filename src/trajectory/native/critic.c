@@ -325,7 +325,7 @@ typedef struct {
     int64_t batch;
     const real *inputs, *next_observations, *next_actions; /* of T transitions: (T, in) of Q and of the policy, (T, A) */
     const real *rewards, *discounts;        /* (T,) */
-    double value_mean, value_std, actor_penalty, critic_penalty, tau;
+    double actor_penalty, critic_penalty, tau;
     int64_t policy_freq;
 } PolicyProblem;
 
@@ -397,7 +397,7 @@ void policy_updates(const PolicyProblem *of, const Network *q, const Network *po
                 const real d = a - of->next_actions[rows[i] * A + j];
                 next[seen + j] = a, distance += d * d;
             }
-            use.target[i] = (real)(of->critic_penalty / of->value_std) * distance;
+            use.target[i] = (real)of->critic_penalty * distance;
         }
         smallest_q(q, q->targets, use.next_x, B, &use);
         for (int64_t i = 0; i < B; i++)
@@ -429,9 +429,9 @@ void policy_updates(const PolicyProblem *of, const Network *q, const Network *po
                 *data = *a;                 /* Q of the policy's actions */
             }
         smallest_q(q, q->values, use.x, B, &use);
-        for (int64_t i = 0; i < B; i++) size += fabs(of->value_mean + of->value_std * use.q_values[i]);
+        for (int64_t i = 0; i < B; i++) size += fabs(use.q_values[i]);
         for (int64_t k = 0; k < K; k++) {
-            for (int64_t i = 0; i < B; i++) use.dy[i] = use.smallest[i] == k ? (real)(-of->value_std / size) : 0;
+            for (int64_t i = 0; i < B; i++) use.dy[i] = use.smallest[i] == k ? (real)(-1 / size) : 0;
             backward(q, k, use.x, B, use.keep + k * kept_by_member(q, B), use.dy, 0, seen, use.next_x, use.work);
             for (int64_t i = 0; i < B * A; i++) use.slopes[i] += use.next_x[i];
         }
