@@ -40,7 +40,7 @@ def train_rebrac(
     critic.set_units("observation", data.observations)
     critic.set_bounds(bounds)
     normalizer.mean, normalizer.std = critic.observation_mean, critic.observation_std
-    learner = ReBRACLearning(critic, data, networks, discount, seed)
+    learner = ReBRACLearning(critic, data, torch.zeros_like(data.rewards), networks, discount, seed)
     for step in progress_bar(range(settings.steps), desc="rebrac", unit="step"):
         learner.train_until(step + 1)
     policy.layers.load_state_dict(learner.policy.state_dict())
