@@ -31,6 +31,7 @@ SMALL = {  # what makes a command short, by a word of it; all words that occur c
     "experiment=four_rooms": ("dataset.steps=1000",),
     "experiment=laptop": ("critic.steps=40", "critic.hidden=[8]"),
     "critic=iql": ("critic.steps=40", "critic.hidden=[8]"),
+    "critic=rebrac": ("critic.steps=40", "critic.hidden=[8]"),
     "baseline=iql": ("baseline.steps=10",),
     "evaluate": ("evaluation.max_steps=4",),
     "analysis=prediction": ("dataset.steps=600", *PREDICTION),

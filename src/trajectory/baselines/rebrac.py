@@ -30,7 +30,7 @@ def train_rebrac(
     """
     values = asdict(settings)
     discount = values.pop("discount")
-    networks = ReBRACCriticSettings(**values)
+    networks = ReBRACCriticSettings(**values, warm_start=0.0)
     data, bounds = Transitions.of(episodes), ActionBounds.from_data(action_bounds, torch.from_numpy(episodes.actions))
     normalizer = Normalizer(data.observations, episodes.layout.observation_choices)
     with torch.random.fork_rng(devices=[]):

@@ -63,7 +63,7 @@ class ReBRACCriticSettings:
     noise_clip: float = 0.5
     policy_freq: int = 2
     tau: float = 5e-3
-    warm_start: float = 0.0
+    warm_start: float = 0.5
 
     def __post_init__(self) -> None:
         penalties = ("actor_penalty", "critic_penalty", "noise", "noise_clip")
