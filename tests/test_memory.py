@@ -15,7 +15,7 @@ import torch
 
 from helpers.command_line import LAPTOP, Refusal
 from trajectory.benchmarks.usage import PROCESS, Usage
-from trajectory.critic.settings import IQLCriticSettings
+from trajectory.critic.settings import IQLCriticSettings, ReBRACCriticSettings
 from trajectory.data.discretizer import Discretizer
 from trajectory.errors import UserError
 from trajectory.hardware import free_memory, release_memory
@@ -154,7 +154,9 @@ TRAINED: dict[str, Callable[[GPTSettings, int, int], None]] = {
     "model.n_embd": lambda model, value, free: check_training(replace(model, n_embd=value), HOPPER, 64, free, ema=True),
     "tokenizer.bins": lambda model, value, free: check_training(replace(model, bins=value), HOPPER, 64, free, ema=True),
     "critic.members": lambda model, value, free: check_critic(IQLCriticSettings(members=value), HOPPER, 10**5, free),
-    "critic.hidden[1]": lambda model, value, free: check_critic(IQLCriticSettings(hidden=(8, value)), HOPPER, 10**5, free),
+    "critic.hidden[1]": lambda model, value, free: check_critic(
+        ReBRACCriticSettings(hidden=(8, value)), HOPPER, 10**5, free
+    ),
     "planner.beam_width": lambda model, value, free: check_plan(
         model, HOPPER, PlannerSettings(beam_width=value), 1, free
     ),

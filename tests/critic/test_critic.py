@@ -14,8 +14,8 @@ import torch
 
 from helpers.command_line import TINY, TINY_CRITIC, Refusal, run_main_here
 from helpers.toy_world import fit, toy_data, toy_module
-from trajectory.critic.callback import CriticTraining
 from trajectory.critic.build import prepare_data
+from trajectory.critic.callback import CriticTraining
 from trajectory.critic.iql import ImplicitQLearning, IQLCritic
 from trajectory.critic.settings import IQLCriticSettings
 from trajectory.data.episodes import Episodes
@@ -103,7 +103,7 @@ def learn(episodes: Episodes, settings: IQLCriticSettings, seed: int = 0) -> tup
     return critic, learner
 
 
-def table_of(critic: Critic) -> np.ndarray:
+def table_of(critic: IQLCritic) -> np.ndarray:
     """(K, S, A) of a critic."""
     observations = torch.eye(STATES).repeat_interleave(len(ACTIONS), 0)[: (STATES - 1) * len(ACTIONS)]
     actions = torch.from_numpy(np.tile(ACTIONS, STATES - 1))[:, None]
@@ -214,7 +214,7 @@ def test_updates_depend_on_seed_and_number_alone() -> None:
     assert not torch.equal(table(elsewhere), table(critic))
 
 
-def table(critic: Critic) -> torch.Tensor:
+def table(critic: IQLCritic) -> torch.Tensor:
     return torch.from_numpy(table_of(critic))
 
 

@@ -99,8 +99,8 @@ def policy_learner(
 ) -> ReBRACLearning:
     """Of random transitions, some of which terminate."""
     generator = torch.Generator().manual_seed(0)
-    defaults = {"hidden": (32, 48), "members": 3, "batch_size": 37, "steps": 300, "tau": 0.05, "warm_start": 0.5}
-    made = ReBRACCriticSettings(**{**defaults, **settings})
+    defaults = ReBRACCriticSettings(hidden=(32, 48), members=3, batch_size=37, steps=300, tau=0.05, warm_start=0.5)
+    made = replace(defaults, **settings)
 
     def numbers(columns: int) -> torch.Tensor:
         return torch.randn(T, columns, generator=generator)

@@ -1,4 +1,4 @@
-"""The critic of a policy: its updates against plain torch, its Q against dynamic programming, and its place in a run."""
+"""The critic of a policy: its updates against plain torch, its Q against what is known, and a run with it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def test_a_warm_start_begins_at_the_returns_of_the_data() -> None:
 
 def test_a_policy_that_may_not_leave_the_data_takes_their_mean() -> None:
     episodes = bandit()
-    noisy = replace(episodes, actions=np.random.default_rng(1).uniform(-1, 1, episodes.actions.shape).astype(np.float32))
+    actions = np.random.default_rng(1).uniform(-1, 1, episodes.actions.shape).astype(np.float32)
+    noisy = replace(episodes, actions=actions)
     critic, learner = learn(noisy, replace(SETTINGS, actor_penalty=1_000.0))
     learner.train_until(500)
     assert critic.actions(torch.ones(1, 1)).abs() < 0.1

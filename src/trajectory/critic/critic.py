@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class Critic(nn.Module, ABC):
 
     @staticmethod
     @abstractmethod
-    def networks(layout: TransitionLayout, settings: CriticSettings) -> dict[str, Shape]:
+    def networks(layout: TransitionLayout, settings: Any) -> dict[str, Shape]:
         """The networks by their names."""
 
     @abstractmethod

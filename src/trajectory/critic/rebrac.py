@@ -65,9 +65,11 @@ class ReBRACLearning:
     """Fits Q and its policy to a dataset's transitions.
 
     Q is fitted to r + discount * (Q(s', a') - critic_penalty * |a' - data's a'|^2), with the smallest Q of the target
-    networks and a' of the target policy with clipped noise. During the first `warm_start` of the updates the target moves
-    there from the data's own returns, as values need many updates to travel along an episode. Every `policy_freq` updates the policy climbs
-    Q / mean |Q| - actor_penalty * |a - data's a|^2, and the target networks follow.
+    networks and a' of the target policy with clipped noise. During the first `warm_start` of the updates the target
+    moves there from the data's own returns, as values need many updates to travel along an episode.
+
+    Every `policy_freq` updates the policy climbs Q / mean |Q| - actor_penalty * |a - data's a|^2, and the target
+    networks follow.
 
     Returns end at a termination. They continue behind a time limit, so the last transition before one is left out: its
     next observation is not in the data.
@@ -181,9 +183,8 @@ class ReBRACLearning:
         optimizer.step()
 
     def metrics(self) -> dict[str, float]:
-        """Of the last batch: `q_loss`, the mean squared TD error; `policy_distance`, the mean squared distance of the policy's
-        actions from the data's, summed over dimensions in [-1, 1]; `q_value`, the mean Q, and `greatest_q`, the largest
-        |Q|, in the units of rewards.
+        """Of the last batch: `q_loss`, the mean squared TD error; `policy_distance`, the mean squared distance of the
+        policy's actions from the data's, both scaled to [-1, 1]; `q_value`, the mean Q; `greatest_q`, the largest |Q|.
         """
         if not self.last_metrics:
             return {}
