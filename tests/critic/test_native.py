@@ -99,7 +99,7 @@ def policy_learner(
 ) -> ReBRACLearning:
     """Of random transitions, some of which terminate."""
     generator = torch.Generator().manual_seed(0)
-    defaults = ReBRACCriticSettings(hidden=(32, 48), members=3, batch_size=37, steps=300, tau=0.05, warm_start=0.5)
+    defaults = ReBRACCriticSettings(hidden=(32, 48), members=3, batch_size=37, steps=300, tau=0.05)
     made = replace(defaults, **settings)
 
     def numbers(columns: int) -> torch.Tensor:
@@ -116,7 +116,7 @@ def policy_learner(
     critic.set_units("observation", observations)
     critic.set_units("action", taken)
     data = Transitions(observations, taken, rewards, next_observations, following, not_done)
-    found = ReBRACLearning(critic, data, rewards.roll(1, 0), made, 0.9, seed=1)
+    found = ReBRACLearning(critic, data, made, 0.9, seed=1)
     assert found.native is not None
     if with_torch:
         found.native = None

@@ -22,7 +22,7 @@ from trajectory.model.checkpoint import load_checkpoint
 
 DISCOUNT = 0.9
 TOKENIZER = TokenizerSettings(discount=DISCOUNT, terminal_reward=None)
-SETTINGS = ReBRACCriticSettings(hidden=(32, 32), steps=2_000, batch_size=64, learning_rate=3e-3, warm_start=0.2)
+SETTINGS = ReBRACCriticSettings(hidden=(32, 32), steps=2_000, batch_size=64, learning_rate=3e-3)
 BEST = 0.5  # the action that a bandit rewards most
 
 
@@ -59,18 +59,6 @@ def test_q_is_that_of_a_policy_that_takes_the_best_actions() -> None:
             assert (q_values - expected).abs().max() < 0.1
 
 
-def test_a_warm_start_begins_at_the_returns_of_the_data() -> None:
-    """So long as nothing is trusted to dynamic programming yet, Q is what was earned from an action on."""
-    episodes = bandit()
-    critic, learner = learn(episodes, replace(SETTINGS, steps=1_000_000, warm_start=1.0))
-    learner.train_until(1_000)
-    grid = torch.linspace(-0.9, 0.9, 19)[:, None]
-    later = DISCOUNT * float(episodes.rewards[1::2].mean())  # whatever was done at the second step
-    expected = -((grid[:, 0] - BEST) ** 2) + later
-    for q_values in critic.q_values(torch.full_like(grid, 2.0), grid):
-        assert (q_values - expected).abs().max() < 0.15
-
-
 def test_a_policy_that_may_not_leave_the_data_takes_their_mean() -> None:
     episodes = bandit()
     actions = np.random.default_rng(1).uniform(-1, 1, episodes.actions.shape).astype(np.float32)
@@ -82,7 +70,7 @@ def test_a_policy_that_may_not_leave_the_data_takes_their_mean() -> None:
 
 def test_an_update_is_that_of_the_equations() -> None:
     """Of Q, the policy and both target networks, in plain torch with autograd, for the first update."""
-    settings = replace(SETTINGS, batch_size=16, tau=0.1, actor_penalty=0.3, critic_penalty=0.2, warm_start=0.0)
+    settings = replace(SETTINGS, batch_size=16, tau=0.1, actor_penalty=0.3, critic_penalty=0.2)
     episodes = bandit(steps=3)
     critic, learner = learn(episodes, settings)
     reference, other = learn(episodes, settings)
@@ -102,7 +90,6 @@ def test_an_update_is_that_of_the_equations() -> None:
     chosen = (policy_of(reference.policy, batch.next_observations) + noise).clamp(-1, 1)
     penalty = settings.critic_penalty * ((chosen - next_actions) ** 2).sum(1, keepdim=True)
     next_q = q_values(batch.next_observations, chosen, reference.q).amin(0) - penalty
-    assert settings.warm_start == 0
     target = batch.rewards + DISCOUNT * batch.not_done * next_q
     loss = ((q_values(batch.observations, actions, other.q) - target) ** 2).mean()
     optimizer = torch.optim.Adam(other.q.parameters(), lr=settings.learning_rate)
@@ -174,7 +161,6 @@ def test_a_run_trains_it_and_plans_with_it(place: Path) -> None:
         ({"noise": -1.0}, "critic.noise must be at least 0 and finite, got -1.0"),
         ({"actor_penalty": float("nan")}, "critic.actor_penalty must be at least 0 and finite, got nan"),
         ({"policy_freq": 0}, "critic.policy_freq must be at least 1, got 0"),
-        ({"warm_start": 2.0}, "critic.warm_start must be in [0, 1], got 2.0"),
         ({"tau": 0.0}, "critic.tau must be above 0 and at most 1, got 0.0"),
         ({"name": "iql"}, "critic.name must be rebrac, got 'iql'"),
     ],

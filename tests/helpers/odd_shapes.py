@@ -73,7 +73,7 @@ def learn_policy(layout: TransitionLayout, hidden: tuple[int, ...], members: int
     settings = ReBRACCriticSettings(hidden=hidden, members=members, batch_size=batch)
     observations, actions, numbers = (torch.randn(9, n) for n in (layout.observation_dim, layout.action_dim, 1))
     data = Transitions(observations, actions, numbers, observations, actions, numbers)
-    learner = ReBRACLearning(ReBRACCritic(layout, settings).requires_grad_(False), data, numbers, settings, 0.9, seed=0)
+    learner = ReBRACLearning(ReBRACCritic(layout, settings).requires_grad_(False), data, settings, 0.9, seed=0)
     assert learner.native is not None
     learner.train_until(3)
 

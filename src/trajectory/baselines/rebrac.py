@@ -30,7 +30,7 @@ def train_rebrac(
     """
     values = asdict(settings)
     discount = values.pop("discount")
-    networks = ReBRACCriticSettings(**values, warm_start=0.0)
+    networks = ReBRACCriticSettings(**values)
     data, bounds = Transitions.of(episodes), ActionBounds.from_data(action_bounds, torch.from_numpy(episodes.actions))
     normalizer = Normalizer(data.observations, episodes.layout.observation_choices)
     with torch.random.fork_rng(devices=[]):
@@ -40,7 +40,7 @@ def train_rebrac(
     critic.set_units("observation", data.observations)
     critic.set_bounds(bounds)
     normalizer.mean, normalizer.std = critic.observation_mean, critic.observation_std
-    learner = ReBRACLearning(critic, data, torch.zeros_like(data.rewards), networks, discount, seed)
+    learner = ReBRACLearning(critic, data, networks, discount, seed)
     for step in progress_bar(range(settings.steps), desc="rebrac", unit="step"):
         learner.train_until(step + 1)
     policy.layers.load_state_dict(learner.policy.state_dict())

@@ -70,7 +70,7 @@ def make_learner(
     """What trains a critic on the data that `prepare_data` gives."""
     if isinstance(settings, ReBRACCriticSettings):
         assert isinstance(critic, ReBRACCritic)
-        return ReBRACLearning(critic, data, returns, settings, discount, seed)
+        return ReBRACLearning(critic, data, settings, discount, seed)
     assert isinstance(critic, IQLCritic)
     return ImplicitQLearning(critic, data, returns, settings, discount, seed)
 

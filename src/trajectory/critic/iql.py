@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trajectory.critic.critic import Critic, Shape
-from trajectory.critic.draws import generator_of, td_weight
+from trajectory.critic.draws import generator_of
 from trajectory.critic.native import native_updates
 from trajectory.critic.settings import IQLCriticSettings
 from trajectory.data.transitions import Transitions
@@ -147,7 +147,7 @@ class ImplicitQLearning:
         """The learning rate and the weight of TD targets at a fraction of all updates."""
         settings = self.settings
         rate = settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
-        return rate, td_weight(progress, settings.warm_start)
+        return rate, min(1.0, progress / settings.warm_start) if settings.warm_start > 0 else 1.0
 
     @torch.enable_grad()
     def update(self, rows: Tensor, td_weight: float) -> None:

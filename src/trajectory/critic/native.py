@@ -38,8 +38,7 @@ class _Problem(ctypes.Structure):
 class _PolicyProblem(ctypes.Structure):
     _fields_ = [
         ("batch", ctypes.c_int64),
-        *[(name, ctypes.c_void_p) for name in ("inputs", "next_observations", "next_actions")],
-        *[(name, ctypes.c_void_p) for name in ("rewards", "discounts", "returns")],
+        *[(name, ctypes.c_void_p) for name in ("inputs", "next_observations", "next_actions", "rewards", "discounts")],
         *[(name, ctypes.c_double) for name in ("actor_penalty", "critic_penalty", "tau")],
         ("policy_freq", ctypes.c_int64),
     ]
@@ -103,8 +102,7 @@ class NativePolicyUpdates:
     """Makes the updates of `ReBRACLearning.update` and `improve_policy`, on one thread.
 
     Args:
-        data: (T, ...) inputs, next observations and next actions, standardised and one-hot; rewards, discounts and
-            returns.
+        data: (T, ...) inputs, next observations and next actions, standardised and one-hot; rewards and discounts.
         numbers: the two penalties and tau of `ReBRACCriticSettings`.
         policy_freq: of `ReBRACCriticSettings`.
 
@@ -125,7 +123,6 @@ class NativePolicyUpdates:
         number: int,
         rows: np.ndarray,
         noise: np.ndarray,
-        td_weights: Sequence[float],
     ) -> dict[str, Tensor]:
         """Make n updates in place, one for each batch of (n, B) rows.
 
@@ -135,7 +132,6 @@ class NativePolicyUpdates:
             rate: the learning rate.
             number: of the first update, counted from 0.
             noise: (n, B, action_dim).
-            td_weights: as in `ReBRACLearning.update`.
 
         Returns:
             `last_metrics` of `ReBRACLearning`; without `policy_distance` if the policy was not improved.
@@ -147,8 +143,7 @@ class NativePolicyUpdates:
         memory = torch.empty(self.library.policy_memory(problem, q, policy), dtype=dtype)
         q_values, losses = torch.empty(batch, 1, dtype=dtype), torch.full((2,), torch.nan, dtype=torch.float64)
         rows, given = np.ascontiguousarray(rows, dtype=np.int64), torch.from_numpy(noise).to(dtype).contiguous()
-        weights = torch.tensor(td_weights, dtype=torch.float64)
-        arrays = rows.ctypes.data, *[tensor.data_ptr() for tensor in (given, weights, memory, q_values, losses)]
+        arrays = rows.ctypes.data, *[tensor.data_ptr() for tensor in (given, memory, q_values, losses)]
         self.library.policy_updates(problem, q, policy, rate, number, count, *arrays)
         del keep_q, keep_policy
         improved = len([each for each in range(number, number + count) if each % self.policy_freq == 0])
@@ -200,7 +195,7 @@ def _library(dtype: torch.dtype) -> Any:
     library.critic_updates.restype = None
     shapes = [ctypes.POINTER(structure) for structure in (_PolicyProblem, _Network, _Network)]
     library.policy_memory.argtypes, library.policy_memory.restype = shapes, number
-    library.policy_updates.argtypes = [*shapes, ctypes.c_double, number, number, *[pointer] * 6]
+    library.policy_updates.argtypes = [*shapes, ctypes.c_double, number, number, *[pointer] * 5]
     library.policy_updates.restype = None
     return library
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trajectory.critic.critic import Critic, Shape
-from trajectory.critic.draws import generator_of, td_weight
+from trajectory.critic.draws import generator_of
 from trajectory.critic.native import native_policy_updates
 from trajectory.critic.settings import ReBRACCriticSettings
 from trajectory.data.transitions import Transitions
@@ -65,8 +65,7 @@ class ReBRACLearning:
     """Fits Q and its policy to a dataset's transitions.
 
     Q is fitted to r + discount * (Q(s', a') - critic_penalty * |a' - data's a'|^2), with the smallest Q of the target
-    networks and a' of the target policy with clipped noise. During the first `warm_start` of the updates the target
-    moves there from the data's own returns, as values need many updates to travel along an episode.
+    networks and a' of the target policy with clipped noise.
 
     Every `policy_freq` updates the policy climbs Q / mean |Q| - actor_penalty * |a - data's a|^2, and the target
     networks follow.
@@ -76,25 +75,19 @@ class ReBRACLearning:
 
     Args:
         critic: its units are set by `prepare_data`; its networks become the target networks of those trained here.
-        data, returns: of `prepare_data`.
+        data: of `prepare_data`.
         discount: of the tokeniser.
     """
 
     def __init__(
-        self,
-        critic: ReBRACCritic,
-        data: Transitions,
-        returns: Tensor,
-        settings: ReBRACCriticSettings,
-        discount: float,
-        seed: int,
+        self, critic: ReBRACCritic, data: Transitions, settings: ReBRACCriticSettings, discount: float, seed: int
     ) -> None:
         self.critic, self.settings, self.seed = critic, settings, seed
         self.num_transitions = len(data)
         self.inputs = critic.inputs(data.observations, data.actions)
         self.next_observations = critic.observation_columns(data.next_observations)
         self.next_actions = critic.action_columns(data.next_actions)
-        self.rewards, self.returns = data.rewards, returns
+        self.rewards = data.rewards
         self.discounts = discount * data.not_done
         self.q, self.policy = (deepcopy(network).requires_grad_() for network in (critic.q, critic.policy))
         self.optimizers = {
@@ -105,7 +98,7 @@ class ReBRACLearning:
             prepare_adam(optimizer)
         columns = one_hot(self.inputs, critic.q.choices), one_hot(self.next_observations, critic.policy.choices)
         self.native = native_policy_updates(
-            (*columns, self.next_actions, self.rewards, self.discounts, self.returns),
+            (*columns, self.next_actions, self.rewards, self.discounts),
             (self.q, self.policy),
             (settings.actor_penalty, settings.critic_penalty, settings.tau),
             settings.policy_freq,
@@ -118,17 +111,16 @@ class ReBRACLearning:
         numbers = range(self.updates, updates)
         if not numbers:
             return
-        weights = [td_weight(number / self.settings.steps, self.settings.warm_start) for number in numbers]
         rows, noise = (np.stack(part) for part in zip(*[self.draws(number) for number in numbers], strict=True))
         if self.native is not None:
             networks = (self.q, self.critic.q), (self.policy, self.critic.policy)
             moments = {**self.optimizers["q"].state, **self.optimizers["policy"].state}
             rate = self.settings.learning_rate
-            self.last_metrics |= self.native(networks, moments, rate, self.updates, rows, noise, weights)
+            self.last_metrics |= self.native(networks, moments, rate, self.updates, rows, noise)
         else:
-            for number, weight, *drawn in zip(numbers, weights, rows, noise, strict=True):
+            for number, *drawn in zip(numbers, rows, noise, strict=True):
                 batch, deviations = (torch.from_numpy(part).to(self.inputs.device) for part in drawn)
-                self.update(batch, deviations, weight)
+                self.update(batch, deviations)
                 if number % self.settings.policy_freq == 0:
                     self.improve_policy(batch)
         self.updates = updates
@@ -141,21 +133,15 @@ class ReBRACLearning:
         return rows, noise.clip(-settings.noise_clip, settings.noise_clip)
 
     @torch.enable_grad()
-    def update(self, rows: Tensor, noise: Tensor, weight: float) -> None:
-        """One optimiser step of Q on (B,) rows of the data.
-
-        Args:
-            noise: (B, action_dim) of the next actions.
-            weight: 0 fits Q to the data's returns, 1 to the TD targets, in between to their weighted mean.
-        """
+    def update(self, rows: Tensor, noise: Tensor) -> None:
+        """One optimiser step of Q on (B,) rows of the data."""
         critic, next_observations = self.critic, self.next_observations[rows]
         with torch.no_grad():
             next_actions = (critic.policy(next_observations)[0].tanh() + noise).clamp(-1, 1)
             distances = ((next_actions - self.next_actions[rows]) ** 2).sum(1, keepdim=True)
             next_q = critic.q(torch.cat([next_observations, next_actions], 1)).amin(0)  # (B, 1)
             next_q = next_q - self.settings.critic_penalty * distances
-            td_target = self.rewards[rows] + self.discounts[rows] * next_q
-            target = torch.lerp(self.returns[rows], td_target, weight)
+            target = self.rewards[rows] + self.discounts[rows] * next_q
         q_values = self.q(self.inputs[rows])  # (K, B, 1)
         loss = F.mse_loss(q_values, target.expand_as(q_values))
         self._step("q", loss)

@@ -62,13 +62,11 @@ class ReBRACCriticSettings:
     noise: float = 0.2
     noise_clip: float = 0.5
     policy_freq: int = 2
-    tau: float = 5e-3
-    warm_start: float = 0.5
+    tau: float = 1e-2
 
     def __post_init__(self) -> None:
         penalties = ("actor_penalty", "critic_penalty", "noise", "noise_clip")
         _check(self, "rebrac", at_least_1=("members", "steps", "batch_size", "policy_freq"), at_least_0=penalties)
-        require(0 <= self.warm_start <= 1, "critic.warm_start", "in [0, 1]", self.warm_start)
 
 
 CriticSettings = IQLCriticSettings | ReBRACCriticSettings

@@ -324,7 +324,7 @@ void critic_updates(const Problem *of, const Network *v, const Network *advantag
 typedef struct {
     int64_t batch;
     const real *inputs, *next_observations, *next_actions; /* of T transitions: (T, in) of Q and of the policy, (T, A) */
-    const real *rewards, *discounts, *returns; /* (T,) */
+    const real *rewards, *discounts;        /* (T,) */
     double actor_penalty, critic_penalty, tau;
     int64_t policy_freq;
 } PolicyProblem;
@@ -373,12 +373,10 @@ static void smallest_q(const Network *q, real *const *values, const real *x, int
 }
 
 /* `count` updates of Q, of which the first has this number, counted from 0, and every `policy_freq`-th also of the
-   policy and the targets. Of each: its rows (count, batch), its noise (count, batch, A) and the weight of TD targets
-   against returns. Of the last one: q_values
+   policy and the targets. Of each: its rows (count, batch) and noise (count, batch, A). Of the last one: q_values
    (batch,), and losses, the mean of Q's squared errors and of the policy's distances (if there is an update of it). */
 void policy_updates(const PolicyProblem *of, const Network *q, const Network *policy, double rate, int64_t number,
-                    int64_t count, const int64_t *rows, const real *noise, const double *td_weights, real *memory,
-                    real *q_values, double *losses)
+                    int64_t count, const int64_t *rows, const real *noise, real *memory, real *q_values, double *losses)
 {
     const int64_t B = of->batch, K = q->members, in = q->sizes[0], seen = policy->sizes[0], A = in - seen;
     PolicyBuffers use;
@@ -402,10 +400,8 @@ void policy_updates(const PolicyProblem *of, const Network *q, const Network *po
             use.target[i] = (real)of->critic_penalty * distance;
         }
         smallest_q(q, q->targets, use.next_x, B, &use);
-        for (int64_t i = 0; i < B; i++) {
-            const real value = of->rewards[rows[i]] + of->discounts[rows[i]] * (use.q_values[i] - use.target[i]);
-            use.target[i] = of->returns[rows[i]] + (real)td_weights[u - number] * (value - of->returns[rows[i]]);
-        }
+        for (int64_t i = 0; i < B; i++)
+            use.target[i] = of->rewards[rows[i]] + of->discounts[rows[i]] * (use.q_values[i] - use.target[i]);
         double loss = 0;
         for (int64_t k = 0; k < K; k++) {
             forward(q, q->values, k, use.x, B, use.keep, use.work, use.each);
