@@ -52,6 +52,7 @@ CONTEXTS = (
     ("train",),
     ("train", "critic=rebrac", "planner=critic"),
     ("train", "critic=iql", "planner=critic"),
+    ("train", "baseline=iql"),
     ("train", "dataset=own", "dataset.path=x", "dataset.id=x/y-v0"),
     ("train", "dataset=mixture"),
     ("analyze", "analysis=prediction", "checkpoint=last.ckpt"),

@@ -95,8 +95,8 @@ def make_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         critic = IQLCritic(layout, IQLCriticSettings(members=3, hidden=(8, 8))).double().eval()
-    for name in ("observation", "action", "value"):
-        critic.set_units(name, torch.randn(5, *getattr(critic, f"{name}_mean").shape, generator=generator).double())
+    shapes = ((5, layout.observation_dim), (5, layout.action_dim), (5,))
+    critic.fit_units(*[torch.randn(shape, generator=generator).double() for shape in shapes], discount=0.0)
     return Model(gpt, Discretizer.fit(columns, bins, "quantile", layout), critic)
 
 
