@@ -253,9 +253,8 @@ def test_the_sum_of_what_an_objective_is_given_is_the_return() -> None:
         (["dataset._target_=lab.Coarse", "~dataset.episodes", "+dataset.most=3"], "dataset: lab.Coarse cannot be made"),
         (
             ["critic=iql", "critic._target_=lab.Critic"],
-            "critic._target_ must be trajectory.critic.iql.IQLCritic or trajectory.critic.rebrac.ReBRACCritic: values of "
-            "your own are a planner's "
-            "(planner._target_), got 'lab.Critic'",
+            "critic._target_ must be trajectory.critic.iql.IQLCritic or trajectory.critic.rebrac.ReBRACCritic: values "
+            "of your own are a planner's (planner._target_), got 'lab.Critic'",
         ),
         (
             ["model._target_=lab.Model"],

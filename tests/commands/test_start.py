@@ -136,7 +136,7 @@ def test_help_shows_the_config_that_overrides_make_and_ends_quietly_where_nobody
         (
             "train",
             ["critic=null", "--help"],
-            "error: critic must be one of iql, iql_sparse, none, or left out, got 'null'",
+            "error: critic must be one of iql, iql_sparse, none, rebrac, or left out, got 'null'",
         ),
         ("train", ["--config-dir=nowhere"], "error: --config-dir must be a folder, got 'nowhere'"),
         (
