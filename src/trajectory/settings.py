@@ -37,6 +37,7 @@ from trajectory.training.settings import (
     RuntimeSettings,
     TrainerSettings,
 )
+from trajectory.transition import TransitionLayout
 
 ANALYSES: dict[str, type] = {"attention": AttentionSettings, "prediction": PredictionSettings}
 TRAIN_SECTIONS = (
@@ -101,6 +102,16 @@ class TrainingSettings:
             has_simulator=environment.has_simulator,
             has_model=self.baseline is None,
         )
+
+    def check_critic_choices(self, layout: TransitionLayout, source_name: str) -> None:
+        """Raise a `UserError` for a critic that needs numbers where the actions are choices; a baseline trains none.
+
+        Args:
+            source_name: of the environment or dataset, for messages.
+        """
+        needs_numbers = self.baseline is None and isinstance(self.critic, ReBRACCriticSettings)
+        rule = f"iql with the actions of {source_name}, of which some are choices"
+        require(not (needs_numbers and any(layout.action_choices)), "critic", rule, "rebrac")
 
     def __str__(self) -> str:
         """One line about the training to come."""

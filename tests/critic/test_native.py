@@ -26,6 +26,15 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
+def random_observations(generator: torch.Generator, choices: Choices) -> tuple[torch.Tensor, torch.Tensor]:
+    """(T, OBSERVATION_DIM) before and after a step; with choices the second column is one."""
+    before, after = (torch.randn(T, OBSERVATION_DIM, generator=generator) for _ in range(2))
+    if choices:
+        for each in (before, after):
+            each[:, 1] = torch.randint(3, (T,), generator=generator).double()
+    return before, after
+
+
 def learner(*, with_torch: bool = False, choices: Choices = (), **settings: Any) -> ImplicitQLearning:
     """Of random transitions, some of which terminate."""
     generator = torch.Generator().manual_seed(0)
@@ -34,10 +43,7 @@ def learner(*, with_torch: bool = False, choices: Choices = (), **settings: Any)
     def numbers(columns: int) -> torch.Tensor:
         return torch.randn(T, columns, generator=generator)
 
-    observations, next_observations = numbers(OBSERVATION_DIM), numbers(OBSERVATION_DIM)
-    if choices:
-        for each in (observations, next_observations):
-            each[:, 1] = torch.randint(3, (T,), generator=generator).double()
+    observations, next_observations = random_observations(generator, choices)
     actions, rewards, returns = numbers(ACTION_DIM), numbers(1), numbers(1)
     not_done = (torch.rand(T, 1, generator=generator) > 0.1).double()
     torch.manual_seed(0)
@@ -105,10 +111,7 @@ def policy_learner(
     def numbers(columns: int) -> torch.Tensor:
         return torch.randn(T, columns, generator=generator)
 
-    observations, next_observations = numbers(OBSERVATION_DIM), numbers(OBSERVATION_DIM)
-    if choices:
-        for each in (observations, next_observations):
-            each[:, 1] = torch.randint(3, (T,), generator=generator).double()
+    observations, next_observations = random_observations(generator, choices)
     taken, following, rewards = numbers(actions).tanh(), numbers(actions).tanh(), numbers(1)
     not_done = (torch.rand(T, 1, generator=generator) > 0.1).double()
     torch.manual_seed(0)

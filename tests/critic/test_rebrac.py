@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.command_line import SHORT, Refusal, run_main_here
+from helpers.command_line import SHORT, Refusal, compose_config, run_main_here
 from trajectory.critic.build import make_critic, make_learner, prepare_data
 from trajectory.critic.rebrac import ReBRACCritic, ReBRACLearning
 from trajectory.critic.settings import ReBRACCriticSettings
@@ -19,6 +19,8 @@ from trajectory.data.episodes import Episodes
 from trajectory.data.settings import TokenizerSettings
 from trajectory.errors import UserError
 from trajectory.model.checkpoint import load_checkpoint
+from trajectory.settings import training_settings
+from trajectory.transition import TransitionLayout
 
 DISCOUNT = 0.9
 TOKENIZER = TokenizerSettings(discount=DISCOUNT, terminal_reward=None)
@@ -176,3 +178,15 @@ def test_choices_of_actions_are_refused(refusal: Refusal) -> None:
     assert line == (
         "error: critic must be iql with the actions of env.id=CartPole-v1, of which some are choices, got 'rebrac'"
     )
+
+
+def test_a_baseline_beside_it_may_have_choices() -> None:
+    """Episodes without a simulator tell their layout late; the experiment's critic is then not trained."""
+    layout = TransitionLayout(1, 1, (None, (0, 3)))
+    for overrides, is_refused in (((), True), (("baseline=bc",), False)):
+        settings = training_settings(compose_config("train", *RUN, *overrides))
+        if is_refused:
+            with pytest.raises(UserError, match=r"^critic must be iql with the actions of the dataset"):
+                settings.check_critic_choices(layout, "the dataset")
+        else:
+            settings.check_critic_choices(layout, "the dataset")

@@ -19,8 +19,7 @@ from trajectory.data.transitions import Transitions
 from trajectory.errors import require
 from trajectory.transition import TransitionLayout
 
-SETTINGS: dict[str, type] = {"iql": IQLCriticSettings, "rebrac": ReBRACCriticSettings}
-CLASSES: dict[type, type[Critic]] = {IQLCriticSettings: IQLCritic, ReBRACCriticSettings: ReBRACCritic}
+CLASSES: dict[type[CriticSettings], type[Critic]] = {IQLCriticSettings: IQLCritic, ReBRACCriticSettings: ReBRACCritic}
 
 
 class Learner(Protocol):
@@ -52,7 +51,8 @@ def critic_settings(values: dict[str, Any]) -> CriticSettings:
     Raises:
         KeyError: an unknown name.
     """
-    return SETTINGS[values.get("name", "iql")](**values)
+    by_name = {settings.name: settings for settings in CLASSES}
+    return by_name[values.get("name", "iql")](**values)
 
 
 def critic_class(settings: CriticSettings) -> type[Critic]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from trajectory.errors import require
-from trajectory.transition import TransitionLayout
 
 MAX_KNOTS = 10_000
 
@@ -70,13 +69,3 @@ class ReBRACCriticSettings:
 
 
 CriticSettings = IQLCriticSettings | ReBRACCriticSettings
-
-
-def check_choices(settings: CriticSettings | None, layout: TransitionLayout, source_name: str) -> None:
-    """Raise a `UserError` for a critic that needs numbers where the actions are choices.
-
-    Args:
-        source_name: of the environment or dataset, for messages.
-    """
-    needs_numbers = isinstance(settings, ReBRACCriticSettings) and any(layout.action_choices)
-    require(not needs_numbers, "critic", f"iql with the actions of {source_name}, of which some are choices", "rebrac")

@@ -11,7 +11,6 @@ import torch
 from omegaconf import DictConfig
 
 from trajectory.config import without_missing
-from trajectory.critic.settings import check_choices
 from trajectory.data.datamodule import TrajectoryDataModule
 from trajectory.data.goals import goal_tokens
 from trajectory.errors import only_warn, require
@@ -69,7 +68,7 @@ def load_data(
     data.setup()
     if not settings.environment.has_simulator:  # else it was checked before the data were recorded
         check_fits(settings, data.layout, device)
-        check_choices(settings.critic, data.layout, "the dataset")
+        settings.check_critic_choices(data.layout, "the dataset")
     check_values(settings, data.summary)
     dimensions, goal = settings.environment.goal, settings.evaluation.goal
     if goal is not None and dimensions is not None:  # refused now rather than at the end

@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from trajectory.baselines.settings import check_choices
-from trajectory.critic import settings as critic_settings
 from trajectory.data.source import Source, locate
 from trajectory.environments.make import check_goal, make_environment
 from trajectory.files import write_file
@@ -68,8 +67,7 @@ def prepare(config: DictConfig, settings: TrainingSettings, folder: Path) -> Sta
         layout = env.layout
         settings.tokenizer.check_choices(env.layout, f"env.id={environment.id}")
         check_choices(settings.baseline, env.layout, f"env.id={environment.id}")
-        if settings.baseline is None:
-            critic_settings.check_choices(settings.critic, env.layout, f"env.id={environment.id}")
+        settings.check_critic_choices(env.layout, f"env.id={environment.id}")
     check_goal(settings.evaluation.goal, environment, f"env={environment.name}")
     check_processes(trainer.devices, trainer.num_nodes)
     # the first rank finds what to continue, and tells the others once they are connected
