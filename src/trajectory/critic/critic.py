@@ -16,7 +16,8 @@ from trajectory.transition import Choices, TransitionLayout
 class Shape(NamedTuple):
     """Of an ensemble of multilayer perceptrons.
 
-    Args:
+    Attributes:
+        members: how many perceptrons, each with weights of its own.
         sizes: of the inputs, the hidden layers and the outputs.
         norm: whether layer norms follow the hidden layers.
         choices: of the inputs.
