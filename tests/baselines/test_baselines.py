@@ -215,7 +215,7 @@ def test_the_best_episodes_are_whole_and_those_of_the_highest_return() -> None:
     [
         ({"name": "sac"}, "baseline.name must be one of bc, behaviour, cql, dt, iql, mbop, rebrac, got 'sac'"),
         ({"name": "iql", "expectile": 1.5}, "baseline.expectile must be above 0 and below 1, got 1.5"),
-        ({"name": "rebrac", "noise": -1.0}, "baseline.noise must be at least 0, got -1.0"),
+        ({"name": "rebrac", "noise": -1.0}, "baseline.noise must be at least 0 and finite, got -1.0"),
         ({"name": "dt", "n_head": 3}, "baseline.n_embd must be a multiple of n_head=3, got 64"),
         ({"name": "bc", "best_share": 0.0}, "baseline.best_share must be above 0 and at most 1, got 0.0"),
     ],

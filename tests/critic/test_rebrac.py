@@ -92,7 +92,7 @@ def test_an_update_is_that_of_the_equations() -> None:
     chosen = (policy_of(reference.policy, batch.next_observations) + noise).clamp(-1, 1)
     penalty = settings.critic_penalty * ((chosen - next_actions) ** 2).sum(1, keepdim=True)
     next_q = q_values(batch.next_observations, chosen, reference.q).amin(0) - penalty
-    target = batch.rewards + DISCOUNT * batch.not_done * next_q
+    target = batch.rewards / data.rewards.square().mean().sqrt() + DISCOUNT * batch.not_done * next_q
     loss = ((q_values(batch.observations, actions, other.q) - target) ** 2).mean()
     optimizer = torch.optim.Adam(other.q.parameters(), lr=settings.learning_rate)
     loss.backward()
@@ -113,6 +113,19 @@ def test_an_update_is_that_of_the_equations() -> None:
             followed = torch.lerp(old[f"{name}.{key}"], weight, settings.tau)
             torch.testing.assert_close(critic.state_dict()[f"{name}.{key}"], followed, rtol=1e-4, atol=1e-5)
     assert learner.metrics()["policy_distance"] == pytest.approx(distance.item(), rel=1e-4)
+
+
+def test_values_grow_with_the_rewards_and_the_policy_does_not_change() -> None:
+    """With a power of two, as then not a bit is rounded otherwise."""
+    episodes = bandit()
+    critic, learner = learn(episodes)
+    larger, other = learn(replace(episodes, rewards=1024 * episodes.rewards))
+    for each in (learner, other):
+        each.train_until(50)
+    observations, actions = torch.ones(9, 1), torch.linspace(-1, 1, 9)[:, None]
+    assert torch.equal(larger.q_values(observations, actions), 1024 * critic.q_values(observations, actions))
+    assert torch.equal(larger.actions(observations), critic.actions(observations))
+    assert other.metrics()["q_value"] == 1024 * learner.metrics()["q_value"]
 
 
 def test_updates_depend_on_seed_and_number_alone() -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import numpy as np
 import torch
 
 from trajectory.baselines.policy import BoundedPolicy, PolicyAgent
 from trajectory.baselines.settings import ReBRACSettings
 from trajectory.critic.rebrac import ReBRACCritic, ReBRACLearning
-from trajectory.critic.settings import ReBRACCriticSettings
 from trajectory.data.episodes import Episodes
 from trajectory.data.transitions import Transitions
 from trajectory.networks import ActionBounds, Normalizer
@@ -28,19 +25,16 @@ def train_rebrac(
         action_bounds: (2, action_dim), as for `ActionBounds.from_data`. Noise and penalties apply to actions scaled to
             [-1, 1].
     """
-    values = asdict(settings)
-    discount = values.pop("discount")
-    networks = ReBRACCriticSettings(**values)
     data, bounds = Transitions.of(episodes), ActionBounds.from_data(action_bounds, torch.from_numpy(episodes.actions))
     normalizer = Normalizer(data.observations, episodes.layout.observation_choices)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        critic = ReBRACCritic(episodes.layout, networks).requires_grad_(False)
+        critic = ReBRACCritic(episodes.layout, settings).requires_grad_(False)
         policy = BoundedPolicy(normalizer, bounds, (normalizer.size, *settings.hidden, data.actions.shape[1]))
     critic.set_units("observation", data.observations)
     critic.set_bounds(bounds)
     normalizer.mean, normalizer.std = critic.observation_mean, critic.observation_std
-    learner = ReBRACLearning(critic, data, networks, discount, seed)
+    learner = ReBRACLearning(critic, data, settings, settings.discount, seed)
     for step in progress_bar(range(settings.steps), desc="rebrac", unit="step"):
         learner.train_until(step + 1)
     policy.layers.load_state_dict(learner.policy.state_dict())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from trajectory.config import settings
+from trajectory.critic.settings import ReBRACCriticSettings
 from trajectory.errors import require
 from trajectory.targets import TARGET, resolve_target
 from trajectory.transition import TransitionLayout
@@ -158,31 +159,17 @@ class CQLSettings:
 
 
 @dataclass(frozen=True)
-class ReBRACSettings:
-    """As published for Hopper medium, with other steps and batch; `conf/baseline/rebrac.yaml` explains the keys."""
+class ReBRACSettings(ReBRACCriticSettings):
+    """Those of `critic=rebrac`, and the discount, which critics have from the tokeniser."""
 
-    name: str = "rebrac"
-    hidden: tuple[int, ...] = (128, 128, 128)
+    config_key: ClassVar[str] = "baseline"
+
     steps: int = 100_000
-    batch_size: int = 256
-    learning_rate: float = 1e-3
     discount: float = 0.99
-    actor_penalty: float = 0.01
-    critic_penalty: float = 0.001
-    noise: float = 0.2
-    noise_clip: float = 0.5
-    policy_freq: int = 2
-    tau: float = 5e-3
 
     def __post_init__(self) -> None:
-        require(self.name == "rebrac", "baseline.name", "rebrac", self.name)
-        _check(
-            self,
-            "baseline",
-            at_least_1=("steps", "batch_size", "policy_freq"),
-            at_least_0=("actor_penalty", "critic_penalty", "noise", "noise_clip"),
-            shares=("discount", "tau"),
-        )
+        super().__post_init__()
+        require(0 < self.discount <= 1, "baseline.discount", "above 0 and at most 1", self.discount)
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,17 @@ from trajectory.transition import TransitionLayout
 class ReBRACCritic(Critic):
     """K networks of Q, and the policy whose Q they are.
 
-    Actions are scaled to [-1, 1], of which a tanh of the policy reaches all. They are numbers. Values keep the units of
-    the dataset's rewards.
+    Actions are scaled to [-1, 1], of which a tanh of the policy reaches all. They are numbers. Inside, values are
+    divided by the root mean square of the dataset's rewards, so that one setting serves rewards of any size.
     """
 
+    reward_unit: Tensor
     q: EnsembleMLP
     policy: EnsembleMLP
+
+    def __init__(self, layout: TransitionLayout, settings: ReBRACCriticSettings) -> None:
+        super().__init__(layout, settings)
+        self.register_buffer("reward_unit", torch.ones(()))
 
     @staticmethod
     def networks(layout: TransitionLayout, settings: ReBRACCriticSettings) -> dict[str, Shape]:
@@ -53,7 +58,7 @@ class ReBRACCritic(Critic):
 
     def q_values(self, observations: Tensor, actions: Tensor) -> Tensor:
         """(B, observation_dim) and (B, action_dim) -> (K, B) discounted returns, this step's reward included."""
-        return self.q(self.inputs(observations, actions))[..., 0]
+        return self.reward_unit * self.q(self.inputs(observations, actions))[..., 0]
 
     def actions(self, observations: Tensor) -> Tensor:
         """(B, observation_dim) -> (B, action_dim) of the policy, in the environment's units."""
@@ -65,7 +70,7 @@ class ReBRACLearning:
     """Fits Q and its policy to a dataset's transitions.
 
     Q is fitted to r + discount * (Q(s', a') - critic_penalty * |a' - data's a'|^2), with the smallest Q of the target
-    networks and a' of the target policy with clipped noise.
+    networks and a' of the target policy with clipped noise. Rewards, values and the penalty are in the critic's unit.
 
     Every `policy_freq` updates the policy climbs Q / mean |Q| - actor_penalty * |a - data's a|^2, and the target
     networks follow.
@@ -74,7 +79,8 @@ class ReBRACLearning:
     next observation is not in the data.
 
     Args:
-        critic: its units are set by `prepare_data`; its networks become the target networks of those trained here.
+        critic: the units of its inputs are set by `prepare_data`, that of its values here; its networks become the
+            target networks of those trained here.
         data: of `prepare_data`.
         discount: of the tokeniser.
     """
@@ -87,7 +93,9 @@ class ReBRACLearning:
         self.inputs = critic.inputs(data.observations, data.actions)
         self.next_observations = critic.observation_columns(data.next_observations)
         self.next_actions = critic.action_columns(data.next_actions)
-        self.rewards = data.rewards
+        unit = data.rewards.double().square().mean().sqrt()
+        critic.reward_unit.copy_(unit if unit > 0 else torch.ones_like(unit))
+        self.rewards = data.rewards / critic.reward_unit
         self.discounts = discount * data.not_done
         self.q, self.policy = (deepcopy(network).requires_grad_() for network in (critic.q, critic.policy))
         self.optimizers = {
@@ -169,12 +177,13 @@ class ReBRACLearning:
         optimizer.step()
 
     def metrics(self) -> dict[str, float]:
-        """Of the last batch: `q_loss`, the mean squared TD error; `policy_distance`, the mean squared distance of the
-        policy's actions from the data's, both scaled to [-1, 1]; `q_value`, the mean Q; `greatest_q`, the largest |Q|.
+        """Of the last batch: `q_loss`, the mean squared TD error in the critic's unit; `policy_distance`, the mean
+        squared distance of the policy's actions from the data's, both scaled to [-1, 1]; `q_value`, the mean Q;
+        `greatest_q`, the largest |Q|.
         """
         if not self.last_metrics:
             return {}
-        q_value = self.last_metrics["q_value"]
+        q_value = self.critic.reward_unit * self.last_metrics["q_value"]
         losses = {name: float(self.last_metrics[name]) for name in ("q_loss", "policy_distance")}
         return {**losses, "q_value": float(q_value.mean()), "greatest_q": float(q_value.abs().max())}
 

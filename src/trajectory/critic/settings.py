@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from trajectory.errors import require
 
 MAX_KNOTS = 10_000
 
 
-def _check(settings: Any, name: str, *, at_least_1: Sequence[str], at_least_0: Sequence[str] = ()) -> None:
-    require(settings.name == name, "critic.name", name, settings.name)
-    for key in at_least_1:
-        require(getattr(settings, key) >= 1, f"critic.{key}", "at least 1", getattr(settings, key))
-    for key in at_least_0:
-        value = getattr(settings, key)
-        require(0 <= value < float("inf"), f"critic.{key}", "at least 0 and finite", value)
-    require(min(settings.hidden, default=1) >= 1, "critic.hidden", "sizes of at least 1", list(settings.hidden))
-    require(settings.learning_rate > 0, "critic.learning_rate", "above 0", settings.learning_rate)
-    require(0 < settings.tau <= 1, "critic.tau", "above 0 and at most 1", settings.tau)
+def _check(
+    settings: Any, name: str, *, at_least_1: Sequence[str], at_least_0: Sequence[str] = (), key: str = "critic"
+) -> None:
+    """Raise a `UserError` naming the key below `key` whose value is out of range."""
+    require(settings.name == name, f"{key}.name", name, settings.name)
+    for field in at_least_1:
+        require(getattr(settings, field) >= 1, f"{key}.{field}", "at least 1", getattr(settings, field))
+    for field in at_least_0:
+        value = getattr(settings, field)
+        require(0 <= value < float("inf"), f"{key}.{field}", "at least 0 and finite", value)
+    require(min(settings.hidden, default=1) >= 1, f"{key}.hidden", "sizes of at least 1", list(settings.hidden))
+    require(settings.learning_rate > 0, f"{key}.learning_rate", "above 0", settings.learning_rate)
+    require(0 < settings.tau <= 1, f"{key}.tau", "above 0 and at most 1", settings.tau)
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class IQLCriticSettings:
 class ReBRACCriticSettings:
     """Q of a policy that improves on the data's; `conf/critic/rebrac.yaml` explains the keys."""
 
+    config_key: ClassVar[str] = "critic"
+
     name: str = "rebrac"
     members: int = 2
     hidden: tuple[int, ...] = (128, 128, 128)
@@ -65,7 +70,8 @@ class ReBRACCriticSettings:
 
     def __post_init__(self) -> None:
         penalties = ("actor_penalty", "critic_penalty", "noise", "noise_clip")
-        _check(self, "rebrac", at_least_1=("members", "steps", "batch_size", "policy_freq"), at_least_0=penalties)
+        sizes = ("members", "steps", "batch_size", "policy_freq")
+        _check(self, "rebrac", at_least_1=sizes, at_least_0=penalties, key=self.config_key)
 
 
 CriticSettings = IQLCriticSettings | ReBRACCriticSettings
