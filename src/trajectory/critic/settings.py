@@ -62,11 +62,11 @@ class ReBRACCriticSettings:
     batch_size: int = 256
     learning_rate: float = 1e-3
     actor_penalty: float = 0.05
-    critic_penalty: float = 0.1
+    critic_penalty: float = 0.03
     noise: float = 0.2
     noise_clip: float = 0.5
     policy_freq: int = 2
-    tau: float = 1e-2
+    tau: float = 2e-2
 
     def __post_init__(self) -> None:
         penalties = ("actor_penalty", "critic_penalty", "noise", "noise_clip")
