@@ -98,7 +98,10 @@ def variants(checkpoint: Path) -> list[Variant]:
         Variant("collect", ("dataset.steps=100",)),
         Variant("report", (f"runs={runs}", "report.resamples=100")),
         Variant("dashboard", ()),
-        Variant("train", (*RUN, "critic=iql", *(f"critic.{part}" for part in small)), "critic."),
+        *(
+            Variant("train", (*RUN, f"critic={name}", *(f"critic.{part}" for part in small)), "critic.")
+            for name in ("iql", "rebrac")
+        ),
     ]
     for name in ("bc", "iql", "rebrac", "cql"):
         found.append(Variant("train", (*RUN, f"baseline={name}", *(f"baseline.{part}" for part in small)), "baseline."))
