@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,34 @@ def require(condition: bool, key: str, rule: str, value: object) -> None:
     """Raise a `UserError` that names `key`, `rule` and `value` unless `condition` holds."""
     if not condition:
         raise UserError(f"{key} must be {rule}, got {value!r}")
+
+
+def require_ranges(
+    settings: Any,
+    key: str,
+    *,
+    at_least_1: Sequence[str] = (),
+    at_least_0: Sequence[str] = (),
+    above_0: Sequence[str] = (),
+    shares: Sequence[str] = (),
+) -> None:
+    """Raise a `UserError` naming the key below `key` whose value is out of range, for settings of something trained.
+
+    Args:
+        at_least_1, at_least_0, above_0, shares: names of fields; shares are above 0 and at most 1. `hidden` and
+            `learning_rate` are checked wherever they are.
+    """
+    hidden = list(getattr(settings, "hidden", ()))
+    require(min(hidden, default=1) >= 1, f"{key}.hidden", "sizes of at least 1", hidden)
+    for name in at_least_1:
+        require(getattr(settings, name) >= 1, f"{key}.{name}", "at least 1", getattr(settings, name))
+    for name in at_least_0:
+        value = getattr(settings, name)
+        require(0 <= value < float("inf"), f"{key}.{name}", "at least 0 and finite", value)
+    for name in ("learning_rate", *above_0):
+        require(getattr(settings, name) > 0, f"{key}.{name}", "above 0", getattr(settings, name))
+    for name in shares:
+        require(0 < getattr(settings, name) <= 1, f"{key}.{name}", "above 0 and at most 1", getattr(settings, name))
 
 
 def first_line(error: Exception) -> str:

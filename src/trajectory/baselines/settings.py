@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from trajectory.config import settings
 from trajectory.critic.settings import ReBRACCriticSettings
-from trajectory.errors import require
+from trajectory.errors import require, require_ranges
 from trajectory.targets import TARGET, resolve_target
 from trajectory.transition import TransitionLayout
-
-
-def _check(
-    settings: Any,
-    key: str,
-    *,
-    at_least_1: Sequence[str],
-    at_least_0: Sequence[str] = (),
-    above_0: Sequence[str] = (),
-    shares: Sequence[str] = (),
-) -> None:
-    """Raise a `UserError` naming the key below `key` whose value is out of range.
-
-    Args:
-        at_least_1, at_least_0, above_0, shares: names of fields; shares are above 0 and at most 1. `hidden` and
-            `learning_rate` are checked wherever they are.
-    """
-    hidden = list(getattr(settings, "hidden", ()))
-    require(min(hidden, default=1) >= 1, f"{key}.hidden", "sizes of at least 1", hidden)
-    for name in at_least_1:
-        require(getattr(settings, name) >= 1, f"{key}.{name}", "at least 1", getattr(settings, name))
-    for name in at_least_0:
-        require(getattr(settings, name) >= 0, f"{key}.{name}", "at least 0", getattr(settings, name))
-    for name in ("learning_rate", *above_0):
-        require(getattr(settings, name) > 0, f"{key}.{name}", "above 0", getattr(settings, name))
-    for name in shares:
-        require(0 < getattr(settings, name) <= 1, f"{key}.{name}", "above 0 and at most 1", getattr(settings, name))
 
 
 @dataclass  # not frozen: OmegaConf could not merge a config into it where it is nested
@@ -55,7 +28,9 @@ class EnsembleSettings:
 
     def check(self, key: str) -> None:
         """Raise a `UserError` naming the key below `key` whose value is out of range."""
-        _check(self, key, at_least_1=("members", "epochs", "patience", "batch_size"), at_least_0=("weight_decay",))
+        require_ranges(
+            self, key, at_least_1=("members", "epochs", "patience", "batch_size"), at_least_0=("weight_decay",)
+        )
         require(0 < self.held_out < 1, f"{key}.held_out", "above 0 and below 1", self.held_out)
 
 
@@ -79,7 +54,7 @@ class BCSettings:
 
     def __post_init__(self) -> None:
         require(self.name == "bc", "baseline.name", "bc", self.name)
-        _check(self, "baseline", at_least_1=("steps", "batch_size"), shares=("best_share",))
+        require_ranges(self, "baseline", at_least_1=("steps", "batch_size"), shares=("best_share",))
 
 
 @dataclass(frozen=True)
@@ -103,7 +78,7 @@ class DecisionTransformerSettings:
     def __post_init__(self) -> None:
         require(self.name == "dt", "baseline.name", "dt", self.name)
         sizes = ("n_layer", "n_head", "n_embd", "window", "steps", "batch_size")
-        _check(self, "baseline", at_least_1=sizes, at_least_0=("weight_decay",), above_0=("gradient_clip",))
+        require_ranges(self, "baseline", at_least_1=sizes, at_least_0=("weight_decay",), above_0=("gradient_clip",))
         share = self.warmup_fraction
         require(0 <= share <= 1, "baseline.warmup_fraction", "at least 0 and at most 1", share)
         require(self.n_embd % self.n_head == 0, "baseline.n_embd", f"a multiple of n_head={self.n_head}", self.n_embd)
@@ -127,7 +102,7 @@ class IQLSettings:
     def __post_init__(self) -> None:
         require(self.name == "iql", "baseline.name", "iql", self.name)
         sizes = ("steps", "batch_size")
-        _check(self, "baseline", at_least_1=sizes, at_least_0=("temperature",), shares=("discount", "tau"))
+        require_ranges(self, "baseline", at_least_1=sizes, at_least_0=("temperature",), shares=("discount", "tau"))
         require(0 < self.expectile < 1, "baseline.expectile", "above 0 and below 1", self.expectile)
 
 
@@ -148,7 +123,7 @@ class CQLSettings:
 
     def __post_init__(self) -> None:
         require(self.name == "cql", "baseline.name", "cql", self.name)
-        _check(
+        require_ranges(
             self,
             "baseline",
             at_least_1=("steps", "batch_size", "sampled_actions"),
@@ -190,7 +165,7 @@ class MBOPSettings:
 
     def __post_init__(self) -> None:
         require(self.name == "mbop", "baseline.name", "mbop", self.name)
-        _check(self, "baseline", at_least_1=("steps", "batch_size", "horizon"), at_least_0=("noise",))
+        require_ranges(self, "baseline", at_least_1=("steps", "batch_size", "horizon"), at_least_0=("noise",))
         self.ensemble.check("baseline.ensemble")
         members, trajectories = self.ensemble.members, self.trajectories
         is_multiple = trajectories >= members and trajectories % members == 0

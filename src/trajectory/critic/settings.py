@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from trajectory.errors import require
+from trajectory.errors import require, require_ranges
 
 MAX_KNOTS = 10_000
-
-
-def _check(
-    settings: Any, name: str, *, at_least_1: Sequence[str], at_least_0: Sequence[str] = (), key: str = "critic"
-) -> None:
-    """Raise a `UserError` naming the key below `key` whose value is out of range."""
-    require(settings.name == name, f"{key}.name", name, settings.name)
-    for field in at_least_1:
-        require(getattr(settings, field) >= 1, f"{key}.{field}", "at least 1", getattr(settings, field))
-    for field in at_least_0:
-        value = getattr(settings, field)
-        require(0 <= value < float("inf"), f"{key}.{field}", "at least 0 and finite", value)
-    require(min(settings.hidden, default=1) >= 1, f"{key}.hidden", "sizes of at least 1", list(settings.hidden))
-    require(settings.learning_rate > 0, f"{key}.learning_rate", "above 0", settings.learning_rate)
-    require(0 < settings.tau <= 1, f"{key}.tau", "above 0 and at most 1", settings.tau)
 
 
 @dataclass(frozen=True)
@@ -43,7 +27,8 @@ class IQLCriticSettings:
     warm_start: float = 0.5
 
     def __post_init__(self) -> None:
-        _check(self, "iql", at_least_1=("members", "steps", "batch_size"))
+        require(self.name == "iql", "critic.name", "iql", self.name)
+        require_ranges(self, "critic", at_least_1=("members", "steps", "batch_size"), shares=("tau",))
         require(self.knots == 0 or 2 <= self.knots <= MAX_KNOTS, "critic.knots", f"0 or 2 to {MAX_KNOTS}", self.knots)
         require(0 < self.expectile < 1, "critic.expectile", "in (0, 1)", self.expectile)
         require(0 <= self.warm_start <= 1, "critic.warm_start", "in [0, 1]", self.warm_start)
@@ -69,9 +54,14 @@ class ReBRACCriticSettings:
     tau: float = 2e-2
 
     def __post_init__(self) -> None:
-        penalties = ("actor_penalty", "critic_penalty", "noise", "noise_clip")
-        sizes = ("members", "steps", "batch_size", "policy_freq")
-        _check(self, "rebrac", at_least_1=sizes, at_least_0=penalties, key=self.config_key)
+        require(self.name == "rebrac", f"{self.config_key}.name", "rebrac", self.name)
+        require_ranges(
+            self,
+            self.config_key,
+            at_least_1=("members", "steps", "batch_size", "policy_freq"),
+            at_least_0=("actor_penalty", "critic_penalty", "noise", "noise_clip"),
+            shares=("tau",),
+        )
 
 
 CriticSettings = IQLCriticSettings | ReBRACCriticSettings
