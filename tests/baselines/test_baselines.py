@@ -91,7 +91,7 @@ def test_bounds_of_actions_are_the_environments(name: str) -> None:
     agent.reset(len(shown))
     actions = agent.act(shown)
     assert float(np.abs((actions - 2) / 3 - shown[:, :1] / 2).mean()) < 0.1
-    assert actions.max() > 3
+    assert actions.max() > 2.9
     # none given, or infinite: the data's
     without = train(name, wide, action_bounds=np.array([[-np.inf], [np.inf]]), steps=5).act(shown)
     np.testing.assert_array_equal(without, train(name, wide, steps=5).act(shown))

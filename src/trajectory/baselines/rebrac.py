@@ -13,13 +13,13 @@ from trajectory.data.transitions import Transitions
 from trajectory.networks import ActionBounds, Normalizer
 from trajectory.progress import progress_bar
 
+CHUNK = 100  # updates in one call of the C code; one at a time takes 1.4 times as long
+
 
 def train_rebrac(
     episodes: Episodes, settings: ReBRACSettings, seed: int, action_bounds: np.ndarray | None = None
 ) -> PolicyAgent:
     """Train two critics and a policy on a dataset; the same seed gives the same policy.
-
-    Values keep the units of the rewards, as published.
 
     Args:
         action_bounds: (2, action_dim), as for `ActionBounds.from_data`. Noise and penalties apply to actions scaled to
@@ -35,7 +35,9 @@ def train_rebrac(
     critic.set_bounds(bounds)
     normalizer.mean, normalizer.std = critic.observation_mean, critic.observation_std
     learner = ReBRACLearning(critic, data, settings, settings.discount, seed)
-    for step in progress_bar(range(settings.steps), desc="rebrac", unit="step"):
-        learner.train_until(step + 1)
+    with progress_bar(total=settings.steps, desc="rebrac", unit="step") as bar:
+        while learner.updates < settings.steps:
+            learner.train_until(min(learner.updates + CHUNK, settings.steps))
+            bar.update(learner.updates - bar.n)
     policy.layers.load_state_dict(learner.policy.state_dict())
     return PolicyAgent(policy)
