@@ -138,7 +138,7 @@ def test_every_override_composes(overrides: str) -> None:
 
 def test_every_key_is_there() -> None:
     config = compose_config("train", "baseline=dt", "critic=iql", "dataset=own", "dataset.path=x", "dataset.id=x/y-v0")
-    others = [compose_config("train"), compose_config("train", "dataset=mixture")]
+    others = [compose_config("train", words) for words in ("critic=none", "critic=rebrac", "dataset=mixture")]
     missing = [key for key in _keys() if not any(_has(one, key) for one in (config, *others))]
     assert not missing
 
