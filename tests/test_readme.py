@@ -53,6 +53,7 @@ CONTEXTS = (
     ("train", "critic=rebrac", "planner=critic"),
     ("train", "critic=iql", "planner=critic"),
     ("train", "baseline=iql"),
+    ("train", "baseline=rebrac"),
     ("train", "dataset=own", "dataset.path=x", "dataset.id=x/y-v0"),
     ("train", "dataset=mixture"),
     ("analyze", "analysis=prediction", "checkpoint=last.ckpt"),
