@@ -46,7 +46,7 @@ QUICK: dict[str, dict[str, Any]] = {
         "mixture": 0.0,
         "temperature": 0.1,
     },
-    "rebrac": {"hidden": [32, 32], "steps": 1_000, "batch_size": 128, "learning_rate": 3e-3},
+    "rebrac": {"hidden": [32, 32], "steps": 1_000, "batch_size": 128, "learning_rate": 3e-3, "actor_penalty": 0.01},
     "dt": {"n_layer": 1, "n_embd": 16, "window": 4, "steps": 300, "learning_rate": 3e-3, "dropout": 0.0},
 }
 
@@ -91,7 +91,7 @@ def test_bounds_of_actions_are_the_environments(name: str) -> None:
     agent.reset(len(shown))
     actions = agent.act(shown)
     assert float(np.abs((actions - 2) / 3 - shown[:, :1] / 2).mean()) < 0.1
-    assert actions.max() > 2.9
+    assert actions.max() > 3
     # none given, or infinite: the data's
     without = train(name, wide, action_bounds=np.array([[-np.inf], [np.inf]]), steps=5).act(shown)
     np.testing.assert_array_equal(without, train(name, wide, steps=5).act(shown))

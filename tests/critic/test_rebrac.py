@@ -28,13 +28,13 @@ SETTINGS = ReBRACCriticSettings(hidden=(32, 32), steps=2_000, batch_size=64, lea
 BEST = 0.5  # the action that a bandit rewards most
 
 
-def bandit(*, steps: int = 2, episodes: int = 1_500) -> Episodes:
+def bandit(*, steps: int = 2, episodes: int = 1_500, scale: float = 1.0) -> Episodes:
     """Rewards -(a - BEST)^2 for actions in [-1, 1]; the observation is the number of steps to go."""
     rng = np.random.default_rng(0)
     count = steps * episodes
     observations = np.tile(np.arange(steps, 0, -1, dtype=np.float32), episodes)[:, None]
     actions = rng.uniform(-1, 1, (count, 1)).astype(np.float32)
-    rewards = -((actions[:, 0] - BEST) ** 2)
+    rewards = scale * -((actions[:, 0] - BEST) ** 2)
     ends = np.arange(steps, count + 1, steps)
     return Episodes(observations, actions, rewards, ends, np.ones(episodes, dtype=bool))
 
@@ -48,17 +48,18 @@ def learn(episodes: Episodes, settings: ReBRACCriticSettings = SETTINGS) -> tupl
     return critic, learner
 
 
-def test_q_is_that_of_a_policy_that_takes_the_best_actions() -> None:
-    """Two steps before the end, what the first earns is all, as the second earns 0."""
-    critic, learner = learn(bandit(), replace(SETTINGS, noise=0.0, critic_penalty=0.0))
+@pytest.mark.parametrize("scale", [1.0, 1_000.0])
+def test_q_is_that_of_a_policy_that_takes_the_best_actions(scale: float) -> None:
+    """Whatever the rewards' unit: two steps before the end, what the first earns is all, as the second earns 0."""
+    critic, learner = learn(bandit(scale=scale), replace(SETTINGS, noise=0.0, critic_penalty=0.0))
     learner.train_until(SETTINGS.steps)
     grid = torch.linspace(-0.9, 0.9, 19)[:, None]
-    expected = -((grid[:, 0] - BEST) ** 2)
+    expected = -scale * (grid[:, 0] - BEST) ** 2
     for steps_to_go in (1.0, 2.0):
         observations = torch.full_like(grid, steps_to_go)
         assert (critic.actions(observations) - BEST).abs().max() < 0.1
         for q_values in critic.q_values(observations, grid):
-            assert (q_values - expected).abs().max() < 0.1
+            assert (q_values - expected).abs().max() < 0.1 * scale
 
 
 def test_a_policy_that_may_not_leave_the_data_takes_their_mean() -> None:
@@ -117,9 +118,8 @@ def test_an_update_is_that_of_the_equations() -> None:
 
 def test_values_grow_with_the_rewards_and_the_policy_does_not_change() -> None:
     """With a power of two, as then not a bit is rounded otherwise."""
-    episodes = bandit()
-    critic, learner = learn(episodes)
-    larger, other = learn(replace(episodes, rewards=1024 * episodes.rewards))
+    critic, learner = learn(bandit())
+    larger, other = learn(bandit(scale=1024.0))
     for each in (learner, other):
         each.train_until(50)
     observations, actions = torch.ones(9, 1), torch.linspace(-1, 1, 9)[:, None]

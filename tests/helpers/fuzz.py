@@ -98,13 +98,11 @@ def variants(checkpoint: Path) -> list[Variant]:
         Variant("collect", ("dataset.steps=100",)),
         Variant("report", (f"runs={runs}", "report.resamples=100")),
         Variant("dashboard", ()),
-        *(
-            Variant("train", (*RUN, f"critic={name}", *(f"critic.{part}" for part in small)), "critic.")
-            for name in ("iql", "rebrac")
-        ),
     ]
-    for name in ("bc", "iql", "rebrac", "cql"):
-        found.append(Variant("train", (*RUN, f"baseline={name}", *(f"baseline.{part}" for part in small)), "baseline."))
+    for section, names in (("critic", ("iql", "rebrac")), ("baseline", ("bc", "iql", "rebrac", "cql"))):
+        for name in names:
+            settings = (f"{section}={name}", *(f"{section}.{part}" for part in small))
+            found.append(Variant("train", (*RUN, *settings), f"{section}."))
     transformer = ("baseline.steps=2", "baseline.batch_size=4", "baseline.n_layer=1", "baseline.n_embd=4")
     return [*found, Variant("train", (*RUN, "baseline=dt", *transformer, "baseline.window=3"), "baseline.")]
 

@@ -144,7 +144,7 @@ class ReBRACSettings(ReBRACCriticSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.discount <= 1, "baseline.discount", "above 0 and at most 1", self.discount)
+        require_ranges(self, self.config_key, shares=("discount",))
 
 
 @dataclass(frozen=True)

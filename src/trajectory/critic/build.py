@@ -79,9 +79,8 @@ def prepare_data(critic: Critic, episodes: Episodes, tokenizer: TokenizerSetting
     """Set the critic's units to a dataset's, and prepare the dataset for `make_learner`.
 
     Returns:
-        The transitions that have a successor or terminate, with the tokeniser's rewards, or for ReBRAC the dataset's,
-        by which its policy is trained without one for terminations; and for each the discounted
-        return from its reward on, (T, 1).
+        The transitions that have a successor or terminate, and for each the discounted return from its reward on,
+        (T, 1). Rewards are the tokeniser's; for ReBRAC without `terminal_reward`, as published.
 
     Raises:
         UserError: all returns are the same, so that no action is better than another.
