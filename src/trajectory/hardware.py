@@ -16,7 +16,6 @@ import torch
 from trajectory.errors import require
 
 CPU_MATMUL_SIZE, GPU_MATMUL_SIZE = 512, 8_192  # N of the N x N products that measure the peak rate
-CLEARLY_FASTER = 0.9  # of the present seconds, at which a running training changes its number of threads
 MMAP_MAX, TRIM_THRESHOLD = -4, -1  # glibc's malloc.h
 
 
@@ -131,20 +130,15 @@ def set_threads(threads: str, processes: int = 1) -> int:
     if threads != "auto":
         torch.set_num_threads(int(threads))
         return int(threads)
-    seconds = _thread_seconds(_usable_cores(processes))
-    best = min(seconds, key=lambda count: seconds[count])
+    best = min(thread_counts(processes), key=_product_seconds)
     torch.set_num_threads(best)
     return best
 
 
-def choose_threads_again() -> int:
-    """Measure as `auto` does, and change torch's number of CPU threads if another is clearly faster; return it."""
-    present = torch.get_num_threads()
-    seconds = _thread_seconds(_usable_cores(), present)
-    best = min(seconds, key=lambda count: seconds[count])
-    chosen = best if seconds[best] < CLEARLY_FASTER * seconds[present] else present
-    torch.set_num_threads(chosen)
-    return chosen
+def thread_counts(processes: int = 1) -> list[int]:
+    """Worth trying: one thread, half of the usable cores, all of them; ascending."""
+    cores = _usable_cores(processes)
+    return sorted({1, max(1, cores // 2), cores})
 
 
 def _usable_cores(processes: int = 1) -> int:
@@ -152,11 +146,6 @@ def _usable_cores(processes: int = 1) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     return max(1, min(cores // processes, int(limit) if limit.isdecimal() else cores))
-
-
-def _thread_seconds(cores: int, *more: int) -> dict[int, float]:
-    """Seconds of a small product by number of threads: one, half of the cores, all of them, and more numbers."""
-    return {count: _product_seconds(count) for count in sorted({1, max(1, cores // 2), cores, *more})}
 
 
 @contextmanager

@@ -157,7 +157,7 @@ class LastCheckpointSettings:
 
 @dataclass(frozen=True)
 class ThreadChoiceSettings:
-    """Of `callbacks.threads`: training steps between two measurements, with runtime.threads=auto on a CPU."""
+    """Of `callbacks.threads`: steps between the beginnings of two trials, with runtime.threads=auto on a CPU."""
 
     every_n_steps: int = 500
 
