@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import process_time
 from typing import Any, Protocol
@@ -17,8 +18,8 @@ from torch import Tensor
 from trajectory.benchmarks.planning import Uncached
 from trajectory.benchmarks.settings import LAYOUTS, RatiosBenchmarkSettings
 from trajectory.benchmarks.table import Columns, measure_all
-from trajectory.critic.iql import ImplicitQLearning, IQLCritic
-from trajectory.critic.settings import IQLCriticSettings
+from trajectory.critic.build import make_critic, make_learner
+from trajectory.critic.settings import CriticSettings, IQLCriticSettings, ReBRACCriticSettings
 from trajectory.data.discretizer import Discretizer
 from trajectory.data.transitions import Transitions
 from trajectory.errors import UserError
@@ -140,7 +141,7 @@ def _operations() -> Calls:
     return lambda: step(TorchOperations()), lambda: step(None)
 
 
-def _critic() -> Calls:
+def _critic(settings: CriticSettings) -> Calls:
     generator = torch.Generator().manual_seed(0)
 
     def numbers(columns: int) -> Tensor:
@@ -150,8 +151,7 @@ def _critic() -> Calls:
     data = Transitions(observations, actions, others, observations.roll(-1, 0), actions, torch.ones_like(others))
 
     def updates(*, with_torch: bool) -> Callable[[], None]:
-        settings = IQLCriticSettings()
-        learner = ImplicitQLearning(IQLCritic(LAYOUT, settings), data, others, settings, 0.99, seed=0)
+        learner = make_learner(make_critic(LAYOUT, settings), data, others, settings, discount=0.99, seed=0)
         if with_torch:
             learner.native = None
         return lambda: learner.train_until(learner.updates + UPDATES)
@@ -164,7 +164,8 @@ RATIOS: dict[str, Callable[[], Calls]] = {
     "plan in C over torch": _compiled,
     "plans of 8 environments together over one by one": _together,
     "training in C over torch": _operations,
-    "critic in C over torch": _critic,
+    "critic=iql in C over torch": partial(_critic, IQLCriticSettings()),
+    "critic=rebrac in C over torch": partial(_critic, ReBRACCriticSettings()),
 }
 COLUMNS: Columns = {
     "ratio of": lambda row: row["name"].rjust(48),

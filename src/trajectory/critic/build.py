@@ -29,6 +29,7 @@ class Learner(Protocol):
     """
 
     native: Any  # None where torch makes the updates, which then hold Python's lock
+    updates: int  # made so far
 
     def train_until(self, updates: int) -> None:
         """Train until `updates` updates have been made in all."""
