@@ -33,8 +33,8 @@ from trajectory.model.checkpoint import write_checkpoint
 from trajectory.model.exported import read_card
 from trajectory.model.settings import GPTSettings
 from trajectory.planning.settings import PlannerSettings
-from trajectory.reporting.league import make_league
-from trajectory.reporting.rows import group_runs
+from trajectory.reporting.league import League, make_league
+from trajectory.reporting.rows import Row, group_runs
 from trajectory.reporting.runs import collect
 from trajectory.reporting.settings import ReportSettings
 from trajectory.reporting.tables import estimate
@@ -487,36 +487,54 @@ NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?<!,)")
 METHODS = {"Trajectory Transformer + Q": "TT+Q", "Trajectory Transformer": "TT", "rebrac": "ReBRAC"}  # in tables
 
 
+ENVIRONMENTS = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
+QUALITIES = ("medium", "medium-replay", "medium-expert")
+
+
 @cache
 def league_tables() -> dict[Path, str]:
     """By page, the table of results/league that it has: scores in the README, returns and costs in the results."""
     groups, _ = group_runs(collect([str(LEAGUE)])[0], ReportSettings(), force=False)
-    order = {name: place for place, name in enumerate(("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5"))}
-    league = make_league(sorted(groups, key=lambda group: order[group.environment]), ReportSettings())
-    assert league is not None
-    titles = {label: METHODS.get(label, label.upper()) for label in league.methods}
-    methods = sorted(league.means, key=lambda label: -league.means[label].value)  # those measured on all data
+    groups.sort(key=lambda group: ENVIRONMENTS.index(group.environment))
+    leagues: list[tuple[str, League]] = []
+    for quality in QUALITIES:
+        of_quality = [group for group in groups if group.dataset["id"].endswith(f"/{quality}-v0")]
+        if league := make_league(of_quality, ReportSettings()):
+            leagues.append((quality, league))
+    means = leagues[0][1].means  # those measured on all medium data give the order
+    methods = sorted(means, key=lambda label: -means[label].value)
+    titles = {label: METHODS.get(label, label.upper()) for _, league in leagues for label in league.methods}
     head = f"| data | the data | {' | '.join(titles[label] for label in methods)} |"
     scores, costs = [head, "| --- " * (len(methods) + 2) + "|"], []
-    datasets = [name.replace("/", " ") for name in league.datasets]
-    for name, rows, first in zip(datasets, league.rows, league.first, strict=True):
-        data = next(group.of_data for group in groups if group.rows[0] in rows.values())
-        cells = [estimate(rows[label].summary.mean, rows[label].summary.mean_interval) for label in methods]
-        cells = [f"**{cell}**" if label in first else cell for label, cell in zip(methods, cells, strict=True)]
-        scores.append(f"| {name} | {data:.1f} | {' | '.join(cells)} |")
-        for label in sorted(rows, key=lambda label: -rows[label].summary.mean):
-            row = rows[label]
-            values = np.concatenate([list(run.returns.values()) for run in row.runs])
-            trainings = f"{row.returns:.0f} ± {values.std():.0f} | {row.episodes}"
-            minutes = "–" if row.training_cpu_s is None else f"{row.training_cpu_s / 60:.1f}"
-            costs.append(f"| {name} | {titles[label]} | {trainings} | {row.summary.mean:.1f} | {minutes} |")
-    means = [estimate(league.means[label].value, league.means[label].interval) for label in methods]
-    scores.append(f"| mean | | {' | '.join(means)} |")
+    for quality, league in leagues:
+        for name, rows, first in zip(league.datasets, league.rows, league.first, strict=True):
+            data = next(group.of_data for group in groups if group.rows[0] in rows.values())
+            cells = [score_cell(rows.get(label), label in first) for label in methods]
+            scores.append(f"| {name.replace('/', ' ')} | {data:.1f} | {' | '.join(cells)} |")
+            for label in sorted(rows, key=lambda label: -rows[label].summary.mean):
+                row = rows[label]
+                values = np.concatenate([list(run.returns.values()) for run in row.runs])
+                trainings = f"{row.returns:.0f} ± {values.std():.0f} | {row.episodes}"
+                minutes = "–" if row.training_cpu_s is None else f"{row.training_cpu_s / 60:.1f}"
+                method = f"{name.replace('/', ' ')} | {titles[label]}"
+                costs.append(f"| {method} | {trainings} | {row.summary.mean:.1f} | {minutes} |")
+        if len(league.datasets) == len(ENVIRONMENTS):
+            of_all = [league.means.get(label) for label in methods]
+            cells = [estimate(mean.value, mean.interval) if mean else "" for mean in of_all]
+            scores.append(f"| mean of {quality} | | {' | '.join(cells)} |")
     head = "| data | method | return (mean ± std) | seeds × episodes | normalised score | core-minutes |\n"
     return {
         README: "\n".join(scores) + "\n",
         DOCS / "results.md": head + "| --- | --- | --- | --- | --- | --- |\n" + "\n".join(costs) + "\n",
     }
+
+
+def score_cell(row: Row | None, is_first: bool) -> str:
+    """Empty where nothing was measured."""
+    if row is None:
+        return ""
+    score = estimate(row.summary.mean, row.summary.mean_interval)
+    return f"**{score}**" if is_first else score
 
 
 @pytest.mark.parametrize("page", [README, DOCS / "results.md"], ids=lambda page: page.name)

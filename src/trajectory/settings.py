@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trajectory.analysis.settings import AttentionSettings, PredictionSettings
+from trajectory.analysis.settings import AttentionSettings, LookaheadSettings, PredictionSettings
 from trajectory.baselines.settings import BehaviourSettings, baseline_settings
 from trajectory.config import check_complete, check_keys, check_seed, settings, without_missing
 from trajectory.critic.settings import CriticSettings, IQLCriticSettings, ReBRACCriticSettings
@@ -39,7 +39,11 @@ from trajectory.training.settings import (
 )
 from trajectory.transition import TransitionLayout
 
-ANALYSES: dict[str, type] = {"attention": AttentionSettings, "prediction": PredictionSettings}
+ANALYSES: dict[str, type] = {
+    "attention": AttentionSettings,
+    "lookahead": LookaheadSettings,
+    "prediction": PredictionSettings,
+}
 TRAIN_SECTIONS = (
     *("dataset", "tokenizer", "hindsight", "model", "planner", "critic", "evaluation", "data", "runtime", "trainer"),
     *("callbacks", "logger", "env", "baseline", "seed", "resume", "checkpoint"),

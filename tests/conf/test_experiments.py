@@ -30,6 +30,7 @@ SMALL = (
 SMALL_CRITIC = ("critic.hidden=[8]", "critic.steps=8", "critic.batch_size=8")
 SMALL_ANALYSIS = {
     "attention": ("analysis.windows=8",),
+    "lookahead": ("analysis.episodes=1", "analysis.moments=2", "analysis.max_steps=4", "analysis.draws=2"),
     "prediction": (
         *("analysis.horizon=4", "analysis.starts=2", "analysis.samples=2", "analysis.particles=4"),
         *("analysis.ensemble.members=2", "analysis.ensemble.hidden=[8]", "analysis.ensemble.epochs=1"),

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trajectory.analysis.attention import analyze_attention
 from trajectory.analysis.held_out import load_analysed_data
+from trajectory.analysis.lookahead import look_ahead
 from trajectory.analysis.prediction import predict
 from trajectory.config import without_missing
 from trajectory.environments.settings import trained_environment
@@ -28,7 +29,11 @@ log = logging.getLogger("analyze")
 
 # by `analysis.kind`: (checkpoint, data, settings, folder) -> what goes into results.json; pictures and videos are left
 # under `folder`
-ANALYSES: dict[str, Callable[..., dict[str, Any]]] = {"attention": analyze_attention, "prediction": predict}
+ANALYSES: dict[str, Callable[..., dict[str, Any]]] = {
+    "attention": analyze_attention,
+    "lookahead": look_ahead,
+    "prediction": predict,
+}
 
 
 def analyze(config: DictConfig, settings: AnalysisSettings, folder: Path) -> None:

@@ -52,3 +52,32 @@ class PredictionSettings:
         share = self.masked_share
         require(0 < share < 1, "analysis.masked_share", "above 0 and below 1", share)
         self.ensemble.check("analysis.ensemble")
+
+
+@dataclass(frozen=True)
+class LookaheadSettings:
+    """`conf/analysis/lookahead.yaml` explains the keys."""
+
+    episodes: int = 4
+    moments: int = 24
+    max_steps: int = 400
+    draws: int = 32
+    steps: tuple[int, ...] = (1, 2, 3, 5, 10, 20, 50)
+    model_steps: tuple[int, ...] = (1, 2, 3, 5, 10)
+    rollout: int = 150
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.episodes >= 1, "analysis.episodes", "at least 1", self.episodes)
+        rule = f"at least 2 and at least analysis.episodes={self.episodes}"
+        require(self.moments >= max(2, self.episodes), "analysis.moments", rule, self.moments)
+        each = -(-self.moments // self.episodes)
+        require(self.max_steps >= each, "analysis.max_steps", f"at least {each}, the moments of one", self.max_steps)
+        require(self.draws >= 2, "analysis.draws", "at least 2, which are ranked", self.draws)
+        for key in ("steps", "model_steps"):
+            ahead = getattr(self, key)
+            right = all(steps >= 1 for steps in ahead) and list(ahead) == sorted(set(ahead))
+            require(right, f"analysis.{key}", "ascending numbers of at least 1", list(ahead))
+        farthest = max(self.steps, default=0)
+        require(self.rollout > farthest, "analysis.rollout", f"more than {farthest}, of analysis.steps", self.rollout)
+        check_seed(self.seed, "analysis.seed")

@@ -2,6 +2,7 @@
 
   python src/analyze.py analysis=attention checkpoint=outputs/train/hopper/.../last.ckpt
   python src/analyze.py analysis=prediction checkpoint=...
+  python src/analyze.py analysis=lookahead checkpoint=...
 
 Results and pictures are left in the run's folder, `outputs/analyze/KIND/DATE_TIME`.
 """

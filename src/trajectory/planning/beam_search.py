@@ -96,7 +96,7 @@ def beam_search(
     with_log_prob = with_log_prob or settings.likelihood_weight > 0 or settings.objective != "return"
     candidates = E * settings.beam_width * settings.expansion
     with torch_threads(1) if gpt.own_threads and candidates < SMALL_BATCH_THRESHOLD else nullcontext():
-        search = _Search(gpt, discretizer, context, settings, uniforms, with_log_prob=with_log_prob)
+        search = Search(gpt, discretizer, context, settings, uniforms, with_log_prob=with_log_prob)
         cumulative_reward = search.logits.new_zeros(E, 1)  # (E, n) discounted, expected
         for step in range(settings.horizon):
             is_last = step == settings.horizon - 1
@@ -149,7 +149,7 @@ def beam_search(
         return Plan(tokens, objective, search.log_prob() if with_log_prob else None)
 
 
-class _Search:
+class Search:
     """The rows of the search.
 
     Attributes:
@@ -257,12 +257,12 @@ class _Search:
             log_prob = logits.log_softmax(-1).gather(-1, token[:, None])[:, 0]  # (R,)
             self.log_prob_sums = self.log_prob_sums + self.alive * torch.stack([log_prob, torch.ones_like(log_prob)])
         self.alive = self.alive & (token != self.gpt.stop_token)
-        self._append(torch.where(self.alive, token, self.gpt.stop_token), decode=decode)
+        self.append(torch.where(self.alive, token, self.gpt.stop_token), decode=decode)
 
     def leave_out_reward_and_value(self) -> None:
         """Append 0 in their place."""
         for _ in range(2):
-            self._append(torch.where(self.alive, 0, self.gpt.stop_token), decode=False)
+            self.append(torch.where(self.alive, 0, self.gpt.stop_token), decode=False)
 
     def expectation(self, dimension: int) -> Tensor:
         """(E, n) expected value of the next token, of the given dimension; 0 where the episode has ended."""
@@ -293,7 +293,7 @@ class _Search:
     def append_value(self, *, decode: bool = True) -> None:
         """Append the most likely value token, which no token attends to, but which holds its position."""
         probabilities = self._probabilities(self.gpt.layout.value_index)
-        self._append(torch.where(self.alive, probabilities.argmax(-1), self.gpt.stop_token), decode=decode)
+        self.append(torch.where(self.alive, probabilities.argmax(-1), self.gpt.stop_token), decode=decode)
 
     def next_transition(self) -> None:
         """Append the value token, crop the window if it is full, and make room for the next observation."""
@@ -307,7 +307,8 @@ class _Search:
         self.cache.drop_before(self.length // D - self.gpt.settings.attention_span + 1)
         self.cache.open_segment(self.gpt.layout.observation_dim, self.length // D)
 
-    def _append(self, token: Tensor, *, decode: bool) -> None:
+    def append(self, token: Tensor, *, decode: bool) -> None:
+        """Append a token, (R,), to every row, and decode it if another one follows."""
         self.tokens = torch.cat([self.tokens, token[:, None]], dim=1)
         if decode:
             self.logits = self.gpt.decode_step(token[:, None], self.length, self.cache)
