@@ -458,6 +458,23 @@ def test_the_table_of_true_dynamics_is_that_of_the_measurement() -> None:
     assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
 
 
+AHEAD = ("Q", "simulator 1", "simulator 5", "simulator 10", "simulator 50", "Transformer 1", "Transformer 5")
+
+
+def lookahead_table() -> str:
+    """How well estimates of values rank draws."""
+    lines = [f"| data | {' | '.join(AHEAD)} |", "| --- " * (len(AHEAD) + 1) + "|"]
+    for row in json.loads((ROOT / "results" / "lookahead.json").read_text())["rows"]:
+        found = [row["estimates"][name] for name in AHEAD]
+        cells = [f"{values['correlation']:.2f} ± {values['standard_error']:.2f}" for values in found]
+        lines.append(f"| {row['data']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_table_of_looking_ahead_is_that_of_the_measurement() -> None:
+    assert lookahead_table() in TEXTS[DOCS / "values.md"]
+
+
 def pretrained_table() -> str:
     """Of the models that come with the package, by their cards."""
     head = "| model | MiB | return | the data | BC | success rate | ms a decision, 96 at once |"
