@@ -346,8 +346,9 @@ def critics_table(measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def test_the_table_of_horizons_is_that_of_the_measurement() -> None:
-    measured = json.loads((ROOT / "results" / "horizon_pilots.json").read_text())
+@pytest.mark.parametrize("name", ["horizons", "horizon_pilots"])
+def test_the_table_of_horizons_is_that_of_the_measurement(name: str) -> None:
+    measured = json.loads((ROOT / "results" / f"{name}.json").read_text())
     lines = ["| planner | return | CPU seconds |", "| --- | --- | --- |"]
     for row in measured["horizons"]:
         lines.append(f"| {row['planner']} | {row['return_mean']:.0f} ± {row['return_std']:.0f} | {row['cpu_s']} |")
@@ -458,7 +459,10 @@ def test_the_table_of_true_dynamics_is_that_of_the_measurement() -> None:
     assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
 
 
-AHEAD = ("Q", "simulator 1", "simulator 5", "simulator 10", "simulator 50", "Transformer 1", "Transformer 5")
+AHEAD = (
+    *("Q", "simulator 1", "simulator 5", "simulator 10", "simulator 20", "simulator 50"),
+    *("Transformer 1", "Transformer 5", "Transformer 10"),
+)
 
 
 def lookahead_table() -> str:
