@@ -139,8 +139,19 @@ def test_actions_are_replanned_every_interval() -> None:
 
 
 @pytest.mark.parametrize("stop_bias", [-20.0, 1.0])
-@pytest.mark.parametrize(("objective", "temperature"), [("return", 0.3), ("return", 5.0), ("likelihood", 1.0)])
-def test_the_mean_of_all_beams_is_executed(objective: str, temperature: float, stop_bias: float) -> None:
+@pytest.mark.parametrize(
+    ("objective", "temperature", "limit"),
+    [
+        ("return", 0.3, None),
+        ("return", 5.0, None),
+        ("likelihood", 1.0, None),
+        ("return", 5.0, 0.2),
+        ("return", 0.3, 9.0),
+    ],
+)
+def test_the_mean_of_all_beams_is_executed(
+    objective: str, temperature: float, limit: float | None, stop_bias: float
+) -> None:
     """Against a loop over beams and steps; a beam counts until it foresees its end, and the best one's end is all's."""
     model = make_model(0, window=WINDOW, stop_bias=stop_bias)
     planner = replace(
@@ -152,8 +163,9 @@ def test_the_mean_of_all_beams_is_executed(objective: str, temperature: float, s
         action=SamplingSettings(),
         execute="mean",
         execute_temperature=temperature,
+        execute_temperature_limit=limit,
     )
-    agent, lengths = make_agent(model, planner), set()
+    agent, lengths, limited = make_agent(model, planner), set(), 0
     for seed in range(10):
         (observation,) = random_observations(1, 1, seed)[0]
         agent.reset(seeds=[seed])
@@ -163,7 +175,9 @@ def test_the_mean_of_all_beams_is_executed(objective: str, temperature: float, s
         uniforms = torch.rand(1, *shape, generator=torch.Generator().manual_seed(seed))
         plan = beam_search(model.gpt, model.discretizer, present, uniforms, planner, DISCOUNT)
         objectives = plan.objective[0].double().numpy()
-        expected = []
+        expected, divisor = [], temperature * (objectives.std() or 1.0)
+        if limit is not None and limit * np.abs(objectives).mean() < divisor:
+            divisor, limited = limit * np.abs(objectives).mean(), limited + 1
         for step in range(3):
             tokens = plan.tokens[0, :, step, LAYOUT.action]
             if (tokens[0] == model.stop).any():
@@ -171,13 +185,14 @@ def test_the_mean_of_all_beams_is_executed(objective: str, temperature: float, s
             total, weights = np.zeros(LAYOUT.action_dim), 0.0
             for beam in range(6):
                 if (tokens[beam] != model.stop).all():
-                    weight = np.exp((objectives[beam] - objectives[0]) / (temperature * (objectives.std() or 1.0)))
+                    weight = np.exp((objectives[beam] - objectives[0]) / divisor)
                     total += weight * model.discretizer.decode(tokens[beam], LAYOUT.action).numpy()
                     weights += weight
             expected.append(total / weights)
         np.testing.assert_allclose(executed, expected, rtol=1e-5, atol=1e-6)
         lengths.add(len(executed))
     assert (min(lengths) < 3) == (stop_bias > 0), "some end early"
+    assert (limited > 0) == (limit == 0.2)
 
 
 def test_a_cold_mean_is_the_best_and_beams_that_are_alike_count_alike() -> None:

@@ -24,9 +24,12 @@ def actions_to_execute(
     if settings.execute == "best":
         return discretizer.decode(tokens[0], layout.action)[alive[0]]
     actions = discretizer.decode(tokens, layout.action)
-    objective = plan.objective[0] - plan.objective[0].max()
-    std = objective.std(correction=0).clamp(min=torch.finfo(objective.dtype).tiny)
-    weights = (objective / (settings.execute_temperature * std)).exp()[:, None] * alive  # (beam_width, K)
+    objective = plan.objective[0]
+    temperature = settings.execute_temperature * objective.std(correction=0)
+    if settings.execute_temperature_limit is not None:
+        temperature = temperature.clamp(max=settings.execute_temperature_limit * objective.abs().mean())
+    temperature = temperature.clamp(min=torch.finfo(objective.dtype).tiny)
+    weights = ((objective - objective.max()) / temperature).exp()[:, None] * alive  # (beam_width, K)
     mean = (weights[..., None] * actions).sum(0) / weights.sum(0)[:, None]  # (K, action_dim)
     for column, choice in enumerate(layout.action_choices):
         if choice is not None:

@@ -66,6 +66,8 @@ class PlannerSettings:
             weighted by exp(objective / temperature), as in MPPI (Williams et al. 2017) and MBOP (Argenson,
             Dulac-Arnold 2021); of choices, the one with the largest total weight.
         execute_temperature: of that mean, in standard deviations of the beams' objectives.
+        execute_temperature_limit: above which it is not, as a share of the objectives' mean size; None does not limit.
+            So of beams that differ much, as of data of good and bad policies, the best decide.
         likelihood_weight: what the objective loses for every nat by which a candidate's mean log-probability is below
             `likelihood_threshold`; 0 is as published.
         likelihood_threshold: nats per token, at most 0.
@@ -88,6 +90,7 @@ class PlannerSettings:
     replan_interval: int = 1
     execute: str = "best"
     execute_temperature: float = 2.0
+    execute_temperature_limit: float | None = None
     likelihood_weight: float = 0.0
     likelihood_threshold: float = 0.0
     deadline_ms: float | None = None
@@ -121,6 +124,8 @@ class PlannerSettings:
         )
         require(self.execute in ("best", "mean"), "planner.execute", "best or mean", self.execute)
         check_temperature(self.execute_temperature, "planner.execute_temperature")
+        if self.execute_temperature_limit is not None:
+            check_temperature(self.execute_temperature_limit, "planner.execute_temperature_limit")
         weight, threshold, deadline = self.likelihood_weight, self.likelihood_threshold, self.deadline_ms
         is_valid = _is_number(weight) and 0 <= weight < float("inf")
         require(is_valid, "planner.likelihood_weight", "at least 0 and finite", weight)
