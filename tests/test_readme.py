@@ -346,9 +346,12 @@ def critics_table(measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("name", ["horizons", "horizon_pilots"])
-def test_the_table_of_horizons_is_that_of_the_measurement(name: str) -> None:
-    measured = json.loads((ROOT / "results" / f"{name}.json").read_text())
+def test_the_tables_of_horizons_are_those_of_the_measurements() -> None:
+    lines = ["| `planner.horizon` | return |", "| --- | --- |"]
+    for row in json.loads((ROOT / "results" / "horizons.json").read_text())["rows"]:
+        lines.append(f"| {row['horizon']} | {row['return_mean']:.0f} ± {row['return_std']:.0f} |")
+    assert "\n".join(lines) + "\n" in TEXTS[DOCS / "values.md"]
+    measured = json.loads((ROOT / "results" / "horizon_pilots.json").read_text())
     lines = ["| planner | return | CPU seconds |", "| --- | --- | --- |"]
     for row in measured["horizons"]:
         lines.append(f"| {row['planner']} | {row['return_mean']:.0f} ± {row['return_std']:.0f} | {row['cpu_s']} |")
@@ -477,6 +480,18 @@ def lookahead_table() -> str:
 
 def test_the_table_of_looking_ahead_is_that_of_the_measurement() -> None:
     assert lookahead_table() in TEXTS[DOCS / "values.md"]
+
+
+def test_the_tables_of_the_executed_mean_are_those_of_the_measurement() -> None:
+    measured = json.loads((ROOT / "results" / "execute_pilots.json").read_text())
+    lines = ["| data | planner | return |", "| --- | --- | --- |"]
+    for row in measured["planners"]:
+        lines.append(f"| {row['data']} | {row['planner']} | {row['return_mean']} ± {row['return_std']} |")
+    assert "\n".join(lines) + "\n" in TEXTS[DOCS / "values.md"]
+    lines = ["| data | median | 90 % |", "| --- | --- | --- |"]
+    for row in measured["q_std"]:
+        lines.append(f"| {row['data']} | {row['median']:.2%} | {row['90 %']:.2%} |".replace("%", " %"))
+    assert "\n".join(lines) + "\n" in TEXTS[DOCS / "values.md"]
 
 
 def pretrained_table() -> str:
