@@ -20,6 +20,7 @@ from trajectory.analysis.lookahead import (
     Simulator,
     choose_moments,
     gain,
+    make_mujoco_environment,
     policy_actions,
     rank_correlation,
     simulator_estimates,
@@ -32,6 +33,7 @@ from trajectory.commands.errors import exit_on_user_error
 from trajectory.critic.rebrac import ReBRACCritic
 from trajectory.environments.make import make_environment
 from trajectory.environments.settings import EnvironmentSettings
+from trajectory.errors import UserError
 from trajectory.locks import run_dir_lock
 from trajectory.model.checkpoint import load_checkpoint
 from trajectory.planning.agent import TrajectoryAgent
@@ -162,6 +164,11 @@ def test_rankings_are_judged_by_their_order_alone() -> None:
     assert gain(true**3, true) == pytest.approx((6.5 - 4) / true.std())
     assert gain(-true, true) == pytest.approx((1.5 - 4) / true.std())
     assert gain(true, np.ones(4)) == 0
+
+
+def test_without_a_simulator_there_is_nothing_to_look_ahead_with() -> None:
+    with pytest.raises(UserError, match=r"whose states can be set, got 'one of env=none'"):
+        make_mujoco_environment(EnvironmentSettings("logged", None))
 
 
 def test_defaults_of_conf_and_dataclass_are_the_same() -> None:

@@ -109,8 +109,7 @@ class Simulator:
     """An environment of MuJoCo's that goes on from any state."""
 
     def __init__(self, environment: EnvironmentSettings) -> None:
-        self.env = make_environment(environment)
-        check_mujoco(self.env, environment)
+        self.env = make_mujoco_environment(environment)
 
     def returns(
         self, state: Any, action: np.ndarray, critic: ReBRACCritic, steps: int
@@ -131,11 +130,17 @@ class Simulator:
         return np.array(rewards), np.array(observations), bool(terminated)
 
 
-def check_mujoco(env: Any, environment: EnvironmentSettings) -> None:
-    """Raise a `UserError` unless an environment's state is in MuJoCo's data."""
-    data = getattr(env.unwrapped, "data", None)
+def make_mujoco_environment(environment: EnvironmentSettings) -> Any:
+    """The environment, whose state is in MuJoCo's data.
+
+    Raises:
+        UserError: an environment of another simulator, or none.
+    """
     rule = "of a model of one of MuJoCo's environments, whose states can be set"
-    require(isinstance(data, mujoco.MjData), "checkpoint", rule, environment.id)
+    require(environment.has_simulator, "checkpoint", rule, "one of env=none")
+    env = make_environment(environment)
+    require(isinstance(getattr(env.unwrapped, "data", None), mujoco.MjData), "checkpoint", rule, environment.id)
+    return env
 
 
 def choose_moments(
@@ -146,8 +151,7 @@ def choose_moments(
     Raises:
         UserError: not even two in all.
     """
-    env = make_environment(environment)
-    check_mujoco(env, environment)
+    env = make_mujoco_environment(environment)
     unwrapped: Any = env.unwrapped
     layout, rng, moments = agent.gpt.layout, np.random.default_rng(settings.seed), []
     shares = np.array_split(np.arange(settings.moments), settings.episodes)
