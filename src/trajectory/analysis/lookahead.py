@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from trajectory.analysis.held_out import AnalysedData
@@ -44,7 +43,6 @@ from trajectory.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
-mujoco: Any = import_module("mujoco")  # a C++ module, whose names type checkers do not know
 Q, SIMULATOR, TRANSFORMER = "Q", "simulator", "Transformer"
 
 
@@ -110,6 +108,7 @@ class Simulator:
 
     def __init__(self, environment: EnvironmentSettings) -> None:
         self.env = make_mujoco_environment(environment)
+        self.mujoco: Any = import_module("mujoco")  # a C++ module, whose names type checkers do not know
 
     def returns(
         self, state: Any, action: np.ndarray, critic: ReBRACCritic, steps: int
@@ -120,7 +119,7 @@ class Simulator:
         """
         unwrapped: Any = self.env.unwrapped
         self.env.reset(seed=0)
-        mujoco.mj_copyData(unwrapped.data, unwrapped.model, state)
+        self.mujoco.mj_copyData(unwrapped.data, unwrapped.model, state)
         rewards, observations, terminated = [], [], False
         while len(rewards) < steps and not terminated:
             observation, reward, terminated, _, _ = self.env.step(action)
@@ -139,6 +138,7 @@ def make_mujoco_environment(environment: EnvironmentSettings) -> Any:
     rule = "of a model of one of MuJoCo's environments, whose states can be set"
     require(environment.has_simulator, "checkpoint", rule, "one of env=none")
     env = make_environment(environment)
+    mujoco: Any = import_module("mujoco")
     require(isinstance(getattr(env.unwrapped, "data", None), mujoco.MjData), "checkpoint", rule, environment.id)
     return env
 
@@ -266,6 +266,8 @@ def rank_correlation(estimates: np.ndarray, true: np.ndarray) -> float:
     """Spearman's; 0 where one of the two tells no draws apart."""
     if np.ptp(estimates) == 0 or np.ptp(true) == 0:
         return 0.0
+    from scipy.stats import spearmanr  # takes long to import, and other analyses do without
+
     return float(spearmanr(estimates, true).statistic)
 
 
