@@ -33,7 +33,7 @@ from trajectory.model.checkpoint import write_checkpoint
 from trajectory.model.exported import read_card
 from trajectory.model.settings import GPTSettings
 from trajectory.planning.settings import PlannerSettings
-from trajectory.reporting.league import League, make_league
+from trajectory.reporting.league import make_league
 from trajectory.reporting.rows import Row, group_runs
 from trajectory.reporting.runs import collect
 from trajectory.reporting.settings import ReportSettings
@@ -488,6 +488,11 @@ def test_the_tables_of_the_executed_mean_are_those_of_the_measurement() -> None:
     for row in measured["planners"]:
         lines.append(f"| {row['data']} | {row['planner']} | {row['return_mean']} ± {row['return_std']} |")
     assert "\n".join(lines) + "\n" in TEXTS[DOCS / "values.md"]
+    lines = ["| data | without the limit | with it |", "| --- | --- | --- |"]
+    for row in measured["limit"]["rows"]:
+        both = (f"{row[f'{name}_mean']} ± {row[f'{name}_std']}" for name in ("without", "with"))
+        lines.append(f"| {row['data']} | {' | '.join(both)} |")
+    assert "\n".join(lines) + "\n" in TEXTS[DOCS / "values.md"]
     lines = ["| data | median | 90 % |", "| --- | --- | --- |"]
     for row in measured["q_std"]:
         lines.append(f"| {row['data']} | {row['median']:.2%} | {row['90 %']:.2%} |".replace("%", " %"))
@@ -529,32 +534,41 @@ QUALITIES = ("medium", "medium-replay", "medium-expert")
 
 @cache
 def league_tables() -> dict[Path, str]:
-    """By page, the table of results/league that it has: scores in the README, returns and costs in the results."""
+    """By page, the table of results/league that it has: scores in the README, returns and costs in the results.
+
+    Datasets on which one method alone was measured are left out.
+    """
     groups, _ = group_runs(collect([str(LEAGUE)])[0], ReportSettings(), force=False)
-    groups.sort(key=lambda group: ENVIRONMENTS.index(group.environment))
-    leagues: list[tuple[str, League]] = []
-    for quality in QUALITIES:
-        of_quality = [group for group in groups if group.dataset["id"].endswith(f"/{quality}-v0")]
-        if league := make_league(of_quality, ReportSettings()):
-            leagues.append((quality, league))
-    means = leagues[0][1].means  # those measured on all medium data give the order
-    methods = sorted(means, key=lambda label: -means[label].value)
-    titles = {label: METHODS.get(label, label.upper()) for _, league in leagues for label in league.methods}
+    by_quality = {
+        quality: sorted(
+            [group for group in groups if group.dataset["id"].endswith(f"/{quality}-v0") and len(group.rows) > 1],
+            key=lambda group: ENVIRONMENTS.index(group.environment),
+        )
+        for quality in QUALITIES
+    }
+    leagues = {quality: make_league(found, ReportSettings()) for quality, found in by_quality.items()}
+    everything = make_league([group for found in by_quality.values() for group in found], ReportSettings())
+    of_medium = leagues["medium"]
+    assert everything is not None
+    assert of_medium is not None
+    methods = sorted(of_medium.means, key=lambda label: -of_medium.means[label].value)
+    titles = {label: METHODS.get(label, label.upper()) for label in everything.methods}
     head = f"| data | the data | {' | '.join(titles[label] for label in methods)} |"
     scores, costs = [head, "| --- " * (len(methods) + 2) + "|"], []
-    for quality, league in leagues:
-        for name, rows, first in zip(league.datasets, league.rows, league.first, strict=True):
-            data = next(group.of_data for group in groups if group.rows[0] in rows.values())
-            cells = [score_cell(rows.get(label), label in first) for label in methods]
-            scores.append(f"| {name.replace('/', ' ')} | {data:.1f} | {' | '.join(cells)} |")
-            for label in sorted(rows, key=lambda label: -rows[label].summary.mean):
-                row = rows[label]
-                values = np.concatenate([list(run.returns.values()) for run in row.runs])
-                trainings = f"{row.returns:.0f} ± {values.std():.0f} | {row.episodes}"
-                minutes = "–" if row.training_cpu_s is None else f"{row.training_cpu_s / 60:.1f}"
-                method = f"{name.replace('/', ' ')} | {titles[label]}"
-                costs.append(f"| {method} | {trainings} | {row.summary.mean:.1f} | {minutes} |")
-        if len(league.datasets) == len(ENVIRONMENTS):
+    for name, rows, first in zip(everything.datasets, everything.rows, everything.first, strict=True):
+        environment, quality = name.split("/")
+        data = next(group.of_data for group in groups if group.rows[0] in rows.values())
+        cells = [score_cell(rows.get(label), label in first) for label in methods]
+        scores.append(f"| {environment} {quality} | {data:.1f} | {' | '.join(cells)} |")
+        for label in sorted(rows, key=lambda label: -rows[label].summary.mean):
+            row = rows[label]
+            values = np.concatenate([list(run.returns.values()) for run in row.runs])
+            trainings = f"{row.returns:.0f} ± {values.std():.0f} | {row.episodes}"
+            minutes = "–" if row.training_cpu_s is None else f"{row.training_cpu_s / 60:.1f}"
+            method = f"{environment} {quality} | {titles[label]}"
+            costs.append(f"| {method} | {trainings} | {row.summary.mean:.1f} | {minutes} |")
+        league = leagues[quality]
+        if league is not None and len(league.datasets) == len(ENVIRONMENTS) and name == league.datasets[-1]:
             of_all = [league.means.get(label) for label in methods]
             cells = [estimate(mean.value, mean.interval) if mean else "" for mean in of_all]
             scores.append(f"| mean of {quality} | | {' | '.join(cells)} |")
