@@ -79,10 +79,9 @@ def test_a_logger_and_a_picture_that_fail_are_a_warning_each(tmp_path: Path, mon
     assert "Traceback" not in process.stdout + process.stderr
     assert_whole(tmp_path / "run")
     said = [line for line in process.stdout.splitlines() if "WARNING" in line]
-    assert [next(key for key in ("data_card.png is missing", "pictures are missing", "logger=mine failed", "torch's")
-                 if key in line) for line in said if "torch's" not in line] == [
-        "data_card.png is missing", "pictures are missing", "logger=mine failed"
-    ]  # fmt: skip
+    expected = ("data_card.png is missing", "pictures are missing", "logger=mine failed")
+    said = [line for line in said if "torch's" not in line]  # there may be no compiler
+    assert [next((key for key in expected if key in line), line) for line in said] == list(expected)
     assert "ConnectionError: the tracker is gone" in said[-1]
 
 
