@@ -37,6 +37,12 @@ def test_auto_takes_one_of_the_measured_counts_and_no_more_than_the_usable_cores
     assert torch.get_num_threads() == chosen
 
 
+def test_a_measurement_leaves_the_random_numbers_alone() -> None:
+    before = torch.get_rng_state()
+    set_threads("auto")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be taken away on this system")
 def test_auto_counts_the_cores_that_the_process_may_use() -> None:
     allowed = os.sched_getaffinity(0)

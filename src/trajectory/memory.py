@@ -256,18 +256,6 @@ def check_prediction(
     check_memory("rollouts from one start", estimate, sizes, free)
 
 
-def check_lookahead(
-    model: GPTSettings, layout: TransitionLayout, planner: PlannerSettings, free: int, *, packed: bool
-) -> None:
-    """Raise a `UserError` unless the beams of this planner, `analysis.draws` of them, fit into `free` bytes."""
-
-    def estimate(values: Values) -> int:
-        changed = replace(planner, beam_width=values.get("analysis.draws", planner.beam_width))
-        return plan_bytes(model, layout, changed, 1, packed=packed)
-
-    check_memory("as many plans", estimate, [Size("analysis.draws", planner.beam_width, 32, 2)], free)
-
-
 def parameter_count(model: GPTSettings, layout: TransitionLayout) -> int:
     """The weights of a model."""
     D, N, C = layout.transition_dim, model.bins, model.n_embd

@@ -34,7 +34,7 @@ from trajectory.environments.settings import EnvironmentSettings
 from trajectory.errors import require
 from trajectory.files import write_file
 from trajectory.hardware import free_memory
-from trajectory.memory import check_lookahead
+from trajectory.memory import check_plan
 from trajectory.model.checkpoint import Checkpoint
 from trajectory.planning.agent import TrajectoryAgent
 from trajectory.planning.beam_search import Search, uniforms_shape
@@ -75,8 +75,9 @@ def look_ahead(checkpoint: Checkpoint, data: AnalysedData, settings: LookaheadSe
     planner = trained_planner(checkpoint.hyperparameters["planner"], {}, "the checkpoint")
     assert isinstance(planner, PlannerSettings)
     agent, device = TrajectoryAgent.for_checkpoint(checkpoint, planner), checkpoint.gpt.head.device
-    sizes = checkpoint.gpt.settings, checkpoint.gpt.layout, draws_planner(planner, settings)
-    check_lookahead(*sizes, free_memory(device), packed=device.type == "cpu")
+    one_draw = replace(draws_planner(planner, settings), beam_width=1)
+    sizes = checkpoint.gpt.settings, checkpoint.gpt.layout, one_draw, settings.draws
+    check_plan(*sizes, free_memory(device), key="analysis.draws", packed=device.type == "cpu")
     simulator = Simulator(data.environment)
     moments = choose_moments(agent, data.environment, settings)
     rankings: list[dict[str, tuple[float, float]]] = []
@@ -166,7 +167,7 @@ def choose_moments(
             if step in steps:
                 pending, past = agent.pending[0], agent.history[0]
                 assert pending is not None
-                past = past[len(past) - min(len(past), agent.settings.context) :]
+                past = past[max(0, len(past) - agent.settings.context) :]
                 context = torch.cat([*past, pending[layout.observation]])[None]
                 moments.append(Moment(now, context, copy.copy(unwrapped.data)))
             observation, reward, terminated, truncated, _ = env.step(action)

@@ -80,10 +80,15 @@ class ThreadChoice(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.trial:  # planning comes next
-            torch.set_num_threads(self.segments[-1][1])
+            torch.set_num_threads(self._present)
+
+    @property
+    def _present(self) -> int:
+        """The number that was chosen last."""
+        return self.segments[-1][1]
 
     def _begin_trial(self) -> None:
-        present = torch.get_num_threads()
+        present = self._present
         limit = HOPELESS * self.seconds.get(present, float("inf"))
         others = [count for count in thread_counts() if count != present and self.seconds.get(count, 0.0) < limit]
         self.trial = [present, *others] if others else []
@@ -95,7 +100,7 @@ class ThreadChoice(pl.Callback):
         if self.trial:
             torch.set_num_threads(self.trial[0])
             return
-        present = self.segments[-1][1]
+        present = self._present
         best = min(thread_counts(), key=lambda count: self.seconds.get(count, float("inf")))
         chosen = best if self.seconds[best] < CLEARLY_FASTER * self.seconds[present] else present
         if chosen != present:
