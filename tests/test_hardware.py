@@ -72,10 +72,13 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
         select_device("gpu")
 
 
-def test_precision_is_single_on_a_cpu_and_as_asked_where_it_is_given() -> None:
+@pytest.mark.parametrize("units", [False, True])
+def test_precision_on_a_cpu_is_what_it_has_units_for_or_as_asked(units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trajectory.hardware.has_bfloat16_units", lambda: units)
     cpu = torch.device("cpu")
-    assert select_precision("auto", cpu) == "32-true"
-    assert select_precision("bf16-mixed", cpu) == "bf16-mixed"
+    assert select_precision("auto", cpu) == ("bf16-mixed" if units else "32-true")
+    for asked in ("32-true", "bf16-mixed"):
+        assert select_precision(asked, cpu) == asked
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def instruction_sets(root: Path = Path("/")) -> str:
 
 
 def select_precision(precision: str, device: torch.device) -> Any:
-    """Lightning's precision. `auto` is bfloat16 on GPUs that support it; CPUs emulate it up to 100 times slower.
+    """Lightning's precision. `auto` is bfloat16 where the device multiplies in it; others emulate it, much slower.
 
     Raises:
         UserError: float16 on a CPU, which cannot compute in it.
@@ -70,7 +70,8 @@ def select_precision(precision: str, device: torch.device) -> Any:
     require(device.type != "cpu" or precision != "16-mixed", "trainer.precision", rule, precision)
     if precision != "auto":
         return precision
-    return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+    half = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_bfloat16_units()
+    return "bf16-mixed" if half else "32-true"
 
 
 def free_memory(device: torch.device, root: Path = Path("/")) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from trajectory.hardware import torch_threads
 from trajectory.model.gpt import GPT
@@ -50,7 +52,9 @@ def test_attention_is_torchs(
     expected = TORCH.attention(expected_input, heads, rotations, dimensions, reach, 0.0)
     found_input = qkv.to(dtype).requires_grad_()
     turned = None if rotations is None else rotations.to(dtype)
-    found = NativeOperations(head, dtype).attention(found_input, heads, turned, dimensions, reach, 0.0)
+    native = NativeOperations(head, dtype)
+    native.scratch = {part: torch.full((1 << 18,), math.nan, dtype=dtype) for part in range(3)}  # what it does not set
+    found = native.attention(found_input, heads, turned, dimensions, reach, 0.0)
     bound = 1e-12 if dtype == torch.float64 else 2e-5
     torch.testing.assert_close(found.double(), expected, rtol=bound, atol=bound)
     (found_slope,), (expected_slope,) = gradients(found, found_input), gradients(expected, expected_input)
@@ -129,6 +133,93 @@ def test_gelu_is_torchs(count: int) -> None:
             assert torch.allclose(*gradients(found, narrow), *gradients(expected, x), rtol=1e-13, atol=1e-14)
 
 
+@pytest.mark.usefixtures("cpu_threads")
+@pytest.mark.parametrize("channels", [16, 48, 128])
+@pytest.mark.parametrize("rows", [1, 7, 3_000])
+def test_layer_norm_is_torchs(rows: int, channels: int) -> None:
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(channels, dtype=torch.float64)
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    x = (torch.randn(2, rows, channels, dtype=torch.float64) * 3 + 1).requires_grad_()
+    found, expected = NativeOperations(16, torch.float64).layer_norm(x, norm), TORCH.layer_norm(x, norm)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    slopes = [gradients(y, x, norm.weight, norm.bias) for y in (found, expected)]
+    torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-10)
+    narrow = NativeOperations(16, torch.float32).layer_norm(x.float(), copy.deepcopy(norm).float())
+    torch.testing.assert_close(narrow.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_is_stored_as_torch_rounds() -> None:
+    """All halves of a float that matter: ties, infinities, NaN, numbers too small to be normal, the largest."""
+    upper = torch.arange(1 << 16, dtype=torch.int64) << 16
+    lower = torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
+    bits = (upper[:, None] + lower).flatten()
+    numbers = torch.where(bits >= 1 << 31, bits - (1 << 32), bits).int().view(torch.float32)
+    x = torch.zeros(len(numbers), dtype=torch.bfloat16, requires_grad=True)
+    residual = torch.zeros(len(numbers))
+    y = NativeOperations(16, torch.bfloat16).dropout(x, 0.0, residual)
+    (found,) = torch.autograd.grad(y, x, numbers)
+    is_nan = numbers.isnan()
+    assert torch.equal(found[~is_nan], numbers[~is_nan].bfloat16())
+    assert found[is_nan].isnan().all()
+
+
+@pytest.mark.usefixtures("cpu_threads")
+@pytest.mark.parametrize("name", ["layer_norm", "gelu", "dropout", "attention"])
+@pytest.mark.parametrize("count", [1, 5, 300])
+def test_bfloat16_differs_from_float32_by_the_rounding_of_what_is_stored(name: str, count: int) -> None:
+    torch.manual_seed(0)
+    heads, head, p = 2, 16, 0.2
+    C = heads * head
+    norm = nn.LayerNorm(C)
+    found: dict[torch.dtype, tuple[Tensor, ...]] = {}
+    x = torch.randn(2, count, 3 * C if name == "attention" else C).bfloat16().float()
+    residual, upstream = torch.randn(2, count, C), torch.randn(2, count, C).bfloat16().float()
+    for dtype in (torch.float32, torch.bfloat16):
+        native = NativeOperations(head, dtype)
+        leaf = x.clone() if name == "layer_norm" else x.to(dtype)  # a norm reads the residual stream
+        leaf.requires_grad_()
+        torch.manual_seed(1)
+        if name == "layer_norm":
+            y = native.layer_norm(leaf, norm)
+        elif name == "gelu":
+            y = native.gelu(leaf)
+        elif name == "dropout":
+            y = native.dropout(leaf, p, residual)
+        else:
+            y = native.attention(leaf, heads, None, 5, 3, p)
+        is_stream = name == "dropout"
+        assert y.dtype == (torch.float32 if is_stream else dtype)
+        (slope,) = torch.autograd.grad(y, leaf, upstream.to(y.dtype))
+        found[dtype] = (y.detach().float(), slope.float())
+    # half a unit in the last of eight bits; attention's gradient is made of rounded outputs
+    bound = 2**-8 if name != "attention" else 2**-5
+    for half, single in zip(found[torch.bfloat16], found[torch.float32], strict=True):
+        torch.testing.assert_close(half, single, rtol=bound, atol=bound * float(single.abs().max()) / 8)
+
+
+def test_a_gpt_learns_nearly_the_same_in_bfloat16() -> None:
+    """Losses within a thousandth; gradients point in the same direction, weight by weight."""
+    layout, found = TransitionLayout(11, 3), []
+    settings = GPTSettings(n_layer=2, n_embd=64, window=5, bins=20)
+    tokens = torch.randint(20, (16, 5, 16), generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    gpt = GPT(settings, layout).train()
+    for enabled in (False, True):
+        torch.manual_seed(1)  # the same dropout
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            losses, _ = token_losses(gpt, tokens, torch.ones(16, 5, dtype=torch.bool))
+        assert losses.dtype == torch.float32
+        slopes = torch.autograd.grad(losses.mean(), list(gpt.parameters()))
+        assert all(slope.dtype == torch.float32 for slope in slopes)
+        found.append((losses.mean().detach(), slopes))
+    (single, expected), (half, slopes) = found
+    assert abs(half / single - 1) < 1e-3
+    for (name, _), one, other in zip(gpt.named_parameters(), expected, slopes, strict=True):
+        assert F.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.995, name
+
+
 @pytest.mark.parametrize("positions", ["rotary", "absolute"])
 def test_a_gpt_learns_the_same_from_both(positions: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All gradients of a training step, in float64, without dropout."""
@@ -164,4 +255,10 @@ def test_what_it_does_not_take_torch_trains() -> None:
     assert isinstance(wide.train()._operations(), NativeOperations)
     assert isinstance(wide.eval()._operations(), TorchOperations), "the reference of every test"
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert isinstance(wide.train()._operations(), TorchOperations)
+        for module in (wide.train(), wide.eval()):
+            operations = module._operations()
+            assert isinstance(operations, NativeOperations)
+            assert operations.dtype == torch.bfloat16
+        assert isinstance(wide.double()._operations(), TorchOperations)
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert isinstance(wide.float().train()._operations(), TorchOperations)

@@ -77,8 +77,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, attend: Attend, operations: Operations) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         dropout = self.residual_dropout if self.training else 0.0
-        x = operations.dropout(self.attention(self.attention_norm(x), attend), dropout, x)
-        hidden = operations.gelu(self.mlp[0](self.mlp_norm(x)))
+        x = operations.dropout(self.attention(operations.layer_norm(x, self.attention_norm), attend), dropout, x)
+        hidden = operations.gelu(self.mlp[0](operations.layer_norm(x, self.mlp_norm)))
         return operations.dropout(self.mlp[2](hidden), dropout, x)
 
 
@@ -183,7 +183,7 @@ class GPT(nn.Module):
         for block in self.blocks:
             arguments = (x, attend, operations)
             x = checkpoint(block, *arguments, use_reentrant=False) if use_checkpointing else block(*arguments)
-        x = self.final_norm(x)
+        x = operations.layer_norm(x, self.final_norm)
         # every dimension has its own head: pad to W whole transitions, and multiply dimension by dimension
         x = F.pad(x, (0, 0, 0, -T % D)).view(-1, D, C).transpose(0, 1)  # (D, B * W, C)
         logits = torch.bmm(x, self.head.transpose(1, 2)).transpose(0, 1)  # (B * W, D, N + 1)
@@ -265,11 +265,15 @@ class GPT(nn.Module):
         return torch.stack([angles.cos(), angles.sin()]).to(self.head.dtype)
 
     def _operations(self) -> Operations:
-        """C when training on a CPU; torch otherwise, also without a C compiler and inside torch.compile."""
-        if torch.compiler.is_compiling():
+        """C when training on a CPU, and always in bfloat16; torch otherwise, without a C compiler, and inside
+        torch.compile.
+        """
+        mixed = torch.is_autocast_enabled("cpu")
+        if torch.compiler.is_compiling() or not (self.training or mixed) or self.head.device.type != "cpu":
             return TORCH
-        dtype, head_dim = self.head.dtype, self.settings.n_embd // self.settings.n_head
-        is_full_precision = dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
-        if not self.training or self.head.device.type != "cpu" or not is_full_precision:
+        dtype = self.head.dtype
+        if mixed:
+            dtype = torch.get_autocast_dtype("cpu") if dtype == torch.float32 else None
+        if dtype not in (torch.float32, torch.float64, torch.bfloat16):
             return TORCH
-        return native_operations(head_dim, dtype) or TORCH
+        return native_operations(self.settings.head_dim, dtype) or TORCH

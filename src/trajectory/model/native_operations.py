@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trajectory.native.library import compiled, parallel_for
 
@@ -34,6 +34,8 @@ class NativeOperations:
 
     Args:
         head_dim: channels of a head, a multiple of 8.
+        dtype: of the tensors. With bfloat16 the embeddings and the residual stream are float32, and so is all
+            arithmetic: numbers are rounded where they are stored.
 
     Raises:
         OSError: there is no compiler, or it cannot compile for the architecture.
@@ -43,22 +45,37 @@ class NativeOperations:
         self.library = compiled("training.c", dtype, HEAD=head_dim)
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self.library.activate.argtypes = [pointer, pointer, pointer, number, number]
-        self.library.dropout.argtypes = [pointer, pointer, pointer, number, number, ctypes.c_uint32, pointer]
+        drop = [number, number, ctypes.c_uint32, pointer]
+        self.library.dropout.argtypes = [pointer, pointer, *drop]
+        self.library.add_dropout.argtypes = [pointer, pointer, pointer, *drop]
+        self.library.add_dropout_backward.argtypes = [pointer, pointer, *drop]
+        self.library.layer_norm.argtypes = [*[pointer] * 4, *[number] * 3]
+        self.library.layer_norm_backward.argtypes = [*[pointer] * 6, *[number] * 3]
         shape = ctypes.POINTER(_Attention)
         self.library.attention_scratch.argtypes, self.library.attention_scratch.restype = [shape], number
         self.library.attention.argtypes = [shape, pointer, pointer, pointer, number, number, pointer]
         self.library.attention_backward.argtypes = [shape, *[pointer] * 5, number, number, pointer]
-        for function in ("activate", "dropout", "attention", "attention_backward"):
+        for function in (
+            *("activate", "dropout", "add_dropout", "add_dropout_backward"),
+            *("layer_norm", "layer_norm_backward", "attention", "attention_backward"),
+        ):
             getattr(self.library, function).restype = None
+        self.dtype = dtype
+        self.arithmetic = torch.float32 if dtype == torch.bfloat16 else dtype
         self.scratch: dict[int, Tensor] = {}
+
+    def layer_norm(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        return _LayerNorm.apply(x.contiguous(), norm.weight, norm.bias, self)
 
     def gelu(self, x: Tensor) -> Tensor:
         return _Gelu.apply(x.contiguous(), self)
 
     def dropout(self, x: Tensor, p: float, residual: Tensor | None = None) -> Tensor:
-        if p == 0:
-            return x if residual is None else residual + x
-        return _Dropout.apply(x.contiguous(), None if residual is None else residual.contiguous(), p, self)
+        if residual is None:
+            return x if p == 0 else _Dropout.apply(x.contiguous(), p, self)
+        if p == 0 and x.dtype == residual.dtype:
+            return residual + x
+        return _AddDropout.apply(x.contiguous(), residual.contiguous(), p, self)
 
     def attention(
         self, qkv: Tensor, heads: int, rotations: Tensor | None, dimensions: int, attention_span: int, dropout: float
@@ -74,17 +91,16 @@ class NativeOperations:
 
         parallel_for(work, _num_parts(x))
 
-    def drop(self, x: Tensor, residual: Tensor | None, y: Tensor, p: float, seed: list[int]) -> None:
-        """Set y to x with dropout, plus the residual."""
-        words = (ctypes.c_uint32 * 2)(*seed)
+    def drop(self, name: str, p: float, seed: list[int], *tensors: Tensor) -> None:
+        """Call one of the C functions of dropout on tensors of one size, with the elements divided among threads."""
+        words, count = (ctypes.c_uint32 * 2)(*seed), tensors[0].numel()
 
         def work(part: int, parts: int) -> None:
-            first, end = part * x.numel() // parts, (part + 1) * x.numel() // parts
-            self.library.dropout(
-                x.data_ptr(), _pointer(residual), y.data_ptr(), first, end, _threshold(p), ctypes.addressof(words)
-            )
+            first, end = part * count // parts, (part + 1) * count // parts
+            pointers = [tensor.data_ptr() for tensor in tensors]
+            getattr(self.library, name)(*pointers, first, end, _threshold(p), ctypes.addressof(words))
 
-        parallel_for(work, _num_parts(x))
+        parallel_for(work, _num_parts(tensors[0]))
 
     def attend(self, name: str, arguments: _Attention, *tensors: Tensor) -> None:
         """Call one of the C functions of attention on these tensors, with the windows divided among threads."""
@@ -92,7 +108,7 @@ class NativeOperations:
 
         def work(part: int, parts: int) -> None:
             if part not in self.scratch or len(self.scratch[part]) < scratch_size:
-                self.scratch[part] = tensors[0].new_empty(scratch_size)
+                self.scratch[part] = torch.empty(scratch_size, dtype=self.arithmetic)
             first, end = part * arguments.batch // parts, (part + 1) * arguments.batch // parts
             pointers = [tensor.data_ptr() for tensor in tensors]
             getattr(self.library, name)(arguments, *pointers, first, end, self.scratch[part].data_ptr())
@@ -108,6 +124,37 @@ def native_operations(head_dim: int, dtype: torch.dtype) -> NativeOperations | N
     except OSError as error:
         log.warning("training with torch's operations alone, which is slower: %s", error)
         return None
+
+
+class _LayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, operations: NativeOperations) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.operations = operations
+        y = torch.empty_like(x, dtype=operations.dtype)
+        C, rows = x.shape[-1], x.numel() // x.shape[-1]
+
+        def work(part: int, parts: int) -> None:
+            first, end = part * rows // parts, (part + 1) * rows // parts
+            pointers = [tensor.data_ptr() for tensor in (x, weight, bias, y)]
+            operations.library.layer_norm(*pointers, C, first, end)
+
+        parallel_for(work, _num_parts(x))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        (x, weight), dy = ctx.saved_tensors, gradients[0].contiguous()
+        dx, C, rows, parts = torch.empty_like(x), x.shape[-1], x.numel() // x.shape[-1], _num_parts(x)
+        sums = torch.zeros(parts, 2, C, dtype=x.dtype)  # each thread's gradients of weight and bias
+
+        def work(part: int, parts: int) -> None:
+            first, end = part * rows // parts, (part + 1) * rows // parts
+            pointers = [tensor.data_ptr() for tensor in (x, weight, dy, dx, *sums[part])]
+            ctx.operations.library.layer_norm_backward(*pointers, C, first, end)
+
+        parallel_for(work, parts)
+        return dx, *sums.sum(0), None
 
 
 class _Gelu(torch.autograd.Function):
@@ -129,18 +176,34 @@ class _Gelu(torch.autograd.Function):
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, residual: Tensor | None, p: float, operations: NativeOperations) -> Tensor:
-        ctx.p, ctx.seed, ctx.has_residual, ctx.operations = p, _seed(), residual is not None, operations
+    def forward(ctx: Any, x: Tensor, p: float, operations: NativeOperations) -> Tensor:
+        ctx.p, ctx.seed, ctx.operations = p, _seed(), operations
         y = torch.empty_like(x)
-        operations.drop(x, residual, y, p, ctx.seed)
+        operations.drop("dropout", p, ctx.seed, x, y)
         return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         dy = gradients[0].contiguous()
         dx = torch.empty_like(dy)
-        ctx.operations.drop(dy, None, dx, ctx.p, ctx.seed)
-        return dx, dy if ctx.has_residual else None, None, None
+        ctx.operations.drop("dropout", ctx.p, ctx.seed, dy, dx)
+        return dx, None, None
+
+
+class _AddDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, residual: Tensor, p: float, operations: NativeOperations) -> Tensor:
+        ctx.p, ctx.seed, ctx.dtype, ctx.operations = p, _seed() if p > 0 else [0, 0], x.dtype, operations
+        y = torch.empty_like(residual)
+        operations.drop("add_dropout", p, ctx.seed, x, residual, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        dy = gradients[0].contiguous()
+        dx = torch.empty_like(dy, dtype=ctx.dtype)
+        ctx.operations.drop("add_dropout_backward", ctx.p, ctx.seed, dy, dx)
+        return dx, dy, None, None
 
 
 class _AttentionFunction(torch.autograd.Function):
@@ -162,7 +225,7 @@ class _AttentionFunction(torch.autograd.Function):
         arguments = _Attention(
             B, T, heads, dimensions, attention_span, _pointer(ctx.rotations), _threshold(dropout), words
         )
-        out, sums = qkv.new_empty(B, T, C // 3), qkv.new_empty(B, heads, T)
+        out, sums = qkv.new_empty(B, T, C // 3), qkv.new_empty(B, heads, T, dtype=operations.arithmetic)
         operations.attend("attention", arguments, qkv, out, sums)
         ctx.save_for_backward(qkv, out, sums)
         ctx.arguments, ctx.operations = arguments, operations

@@ -6,14 +6,16 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Operations(Protocol):
-    """GELU, dropout and attention.
+    """Layer norm, GELU, dropout and attention.
 
     Names: B windows, T tokens, D tokens per transition, C channels, H heads.
     """
+
+    def layer_norm(self, x: Tensor, norm: nn.LayerNorm) -> Tensor: ...
 
     def gelu(self, x: Tensor) -> Tensor: ...
 
@@ -40,6 +42,9 @@ class Operations(Protocol):
 
 class TorchOperations:
     """By torch, on any device."""
+
+    def layer_norm(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        return norm(x)
 
     def gelu(self, x: Tensor) -> Tensor:
         return F.gelu(x)

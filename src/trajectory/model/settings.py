@@ -61,7 +61,7 @@ class GPTSettings:
             rule = f"a whole number from 1 to window={self.window}, with positions=rotary and without goals"
             is_valid = isinstance(span, int) and 1 <= span <= self.window and self.rotary and self.goal is None
             require(is_valid, "model.attention_window", rule, span)
-        is_valid = not self.rotary or self.n_embd // self.n_head % 2 == 0
+        is_valid = not self.rotary or self.head_dim % 2 == 0
         require(
             is_valid, "model.n_embd", f"an even multiple of n_head={self.n_head} with rotary positions", self.n_embd
         )
@@ -71,6 +71,11 @@ class GPTSettings:
         for key in ("embedding_dropout", "residual_dropout", "attention_dropout"):
             value = getattr(self, key)
             require(isinstance(value, int | float) and 0 <= value < 1, f"model.{key}", "at least 0 and below 1", value)
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        return self.n_embd // self.n_head
 
     @property
     def rotary(self) -> bool:

@@ -35,7 +35,7 @@ def compiled(source: str, dtype: torch.dtype, **definitions: int) -> ctypes.CDLL
     """Compile a source file of this folder into a library, or load it from the cache folder.
 
     Args:
-        dtype: float32, or float64 for tests.
+        dtype: float32; bfloat16 for floats that are bfloat16 in memory; float64 for tests.
         definitions: macros that describe the architecture.
 
     Raises:
@@ -43,8 +43,7 @@ def compiled(source: str, dtype: torch.dtype, **definitions: int) -> ctypes.CDLL
     """
     compiler = _compiler()
     flags = [*FLAGS, PROCESSOR, *(f"-D{name}={value}" for name, value in definitions.items())]
-    if dtype == torch.float64:
-        flags.append("-DDOUBLE")
+    flags += {torch.float64: ["-DDOUBLE"], torch.bfloat16: ["-DBFLOAT16"]}.get(dtype, [])
     text = (FOLDER / source).read_text() + (FOLDER / "vectors.h").read_text()
     key = hashlib.sha256(repr((text, compiler, flags, _processor())).encode()).hexdigest()[:16]
     path = _folder() / f"{key}.so"

@@ -1,8 +1,10 @@
-/* The operations of training between its matrix products: attention, GELU and dropout, forward and backward.
+/* The operations of training between its matrix products: attention, layer norm, GELU and dropout, forward and backward.
 
    Compiled on first use by library.py:
      HEAD          channels of a head
      DOUBLE        doubles instead of floats, for tests
+     BFLOAT16      activations between matrix products are bfloat16 in memory; the residual stream and all arithmetic
+                   are floats
 
    Attention is computed head by head: the scores of one window and head fit into a core's cache. The backward pass
    computes them again, so they are never written to memory. Value tokens are no keys, and a block of queries is
@@ -26,58 +28,134 @@ typedef struct {
     uint32_t threshold, seed[2];            /* elements whose hash is below the threshold are dropped */
 } Attention;
 
-/* ---- dropout ---- */
+/* ---- elements ---- */
 
-INLINE uint32_t hashed(uint32_t x) /* "lowbias32" of the hash prospector by C. Wellons, 2018 */
+/* the first `count` lanes at an address; a load fills the others with zeros */
+#define SOME_LANES(name, type, load, store)                                                                            \
+    INLINE vec load_some_##name(const type *p, int64_t count)                                                          \
+    {                                                                                                                  \
+        if (count >= LANES) return load(p);                                                                            \
+        type lanes[LANES] = {0};                                                                                       \
+        memcpy(lanes, p, sizeof(type) * count);                                                                        \
+        return load(lanes);                                                                                            \
+    }                                                                                                                  \
+    INLINE void store_some_##name(type *p, vec v, int64_t count)                                                       \
+    {                                                                                                                  \
+        type lanes[LANES];                                                                                             \
+        store(count >= LANES ? p : lanes, v);                                                                          \
+        if (count < LANES) memcpy(p, lanes, sizeof(type) * count);                                                     \
+    }
+SOME_LANES(real, real, LOAD, STORE)
+SOME_LANES(stored, stored, load_stored, store_stored)
+
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+
+INLINE words hashed(words x) /* "lowbias32" of the hash prospector by C. Wellons, 2018 */
 {
     x ^= x >> 16, x *= 0x7feb352dU;
     x ^= x >> 15, x *= 0x846ca68bU;
     return x ^ x >> 16;
 }
 
-/* dropout factors of elements first to first + count: 0, or the scale that keeps the mean */
-INLINE void dropout_factors(real *factors, int64_t count, uint32_t first, uint32_t threshold, const uint32_t *seed)
+/* the factors of dropout for the elements from `first` on: 0, or what keeps the mean */
+INLINE vec dropout_factors(uint32_t first, uint32_t threshold, const uint32_t *seed)
 {
+    words element;
+    for (int l = 0; l < LANES; l++) element[l] = l;
+    words x = hashed(hashed(element + (first + seed[0])) ^ seed[1]);
     const real scale = (real)(4294967296.0 / (4294967296.0 - threshold));
-    for (int64_t i = 0; i < count; i++) {
-        uint32_t x = hashed(hashed((uint32_t)i + first + seed[0]) ^ seed[1]);
-        factors[i] = x < threshold ? 0 : scale;
+    return __builtin_convertvector(x >= threshold, vec) * -scale; /* a comparison that holds is -1 */
+}
+
+/* elements first to end: y = x with dropout */
+void dropout(const real *x, real *y, int64_t first, int64_t end, uint32_t threshold, const uint32_t *seed)
+{
+    for (int64_t count; (count = end - first) > 0; first += LANES) {
+        vec v = load_some_real(x + first, count) * dropout_factors((uint32_t)first, threshold, seed);
+        store_some_real(y + first, v, count);
     }
 }
 
-#define STRIP 256
-
-/* elements first to end: y = x with dropout, plus the residual unless that is null */
-void dropout(const real *x, const real *residual, real *y, int64_t first, int64_t end, uint32_t threshold,
-             const uint32_t *seed)
+/* elements first to end: y = residual + x with dropout */
+void add_dropout(const stored *x, const real *residual, real *y, int64_t first, int64_t end, uint32_t threshold,
+                 const uint32_t *seed)
 {
-    real factors[STRIP];
-    for (; first < end; first += STRIP) {
-        int64_t count = end - first < STRIP ? end - first : STRIP;
-        dropout_factors(factors, count, (uint32_t)first, threshold, seed);
-        if (residual) for (int64_t i = 0; i < count; i++) y[first + i] = residual[first + i] + x[first + i] * factors[i];
-        else for (int64_t i = 0; i < count; i++) y[first + i] = x[first + i] * factors[i];
+    for (int64_t count; (count = end - first) > 0; first += LANES) {
+        vec v = load_some_stored(x + first, count);
+        if (threshold) v *= dropout_factors((uint32_t)first, threshold, seed);
+        store_some_real(y + first, load_some_real(residual + first, count) + v, count);
     }
 }
 
-/* ---- GELU ---- */
-
-static void vector_gelu(const real *x, const real *dy, real *y)
+/* elements first to end: dx of `add_dropout` from dy */
+void add_dropout_backward(const real *dy, stored *dx, int64_t first, int64_t end, uint32_t threshold,
+                          const uint32_t *seed)
 {
-    if (dy) STORE(y, LOAD(dy) * gelu_slope(LOAD(x)));
-    else STORE(y, gelu(LOAD(x)));
+    for (int64_t count; (count = end - first) > 0; first += LANES) {
+        vec v = load_some_real(dy + first, count);
+        if (threshold) v *= dropout_factors((uint32_t)first, threshold, seed);
+        store_some_stored(dx + first, v, count);
+    }
 }
 
 /* elements first to end: y = GELU(x), or dy times its derivative unless dy is null; y may be dy */
-void activate(const real *x, const real *dy, real *y, int64_t first, int64_t end)
+void activate(const stored *x, const stored *dy, stored *y, int64_t first, int64_t end)
 {
-    for (; first + LANES <= end; first += LANES) vector_gelu(x + first, dy ? dy + first : 0, y + first);
-    if (first < end) {
-        real a[LANES] = {0}, b[LANES] = {0}, c[LANES];
-        memcpy(a, x + first, sizeof(real) * (end - first));
-        if (dy) memcpy(b, dy + first, sizeof(real) * (end - first));
-        vector_gelu(a, dy ? b : 0, c);
-        memcpy(y + first, c, sizeof(real) * (end - first));
+    for (int64_t count; (count = end - first) > 0; first += LANES) {
+        vec v = load_some_stored(x + first, count);
+        if (dy) v = load_some_stored(dy + first, count) * gelu_slope(v);
+        else v = gelu(v);
+        store_some_stored(y + first, v, count);
+    }
+}
+
+/* ---- layer norm ---- */
+
+/* mean and 1 / standard deviation of a row, whose size is a multiple of LANES */
+INLINE real moments(const real *x, int64_t size, real *mean)
+{
+    vec sum = splat(0), squares = splat(0);
+    for (int64_t c = 0; c < size; c += LANES) sum += LOAD(x + c);
+    *mean = sum_of(sum) / size;
+    for (int64_t c = 0; c < size; c += LANES) {
+        vec d = LOAD(x + c) - *mean;
+        squares += d * d;
+    }
+    return 1 / sqrt(sum_of(squares) / size + (real)1e-5);
+}
+
+/* rows first to end of (rows, size): y = layer norm of x */
+void layer_norm(const real *x, const real *weight, const real *bias, stored *y, int64_t size, int64_t first, int64_t end)
+{
+    for (int64_t r = first; r < end; r++) {
+        const real *row = x + r * size;
+        real mean, scale = moments(row, size, &mean);
+        for (int64_t c = 0; c < size; c += LANES)
+            store_stored(y + r * size + c, (LOAD(row + c) - mean) * scale * LOAD(weight + c) + LOAD(bias + c));
+    }
+}
+
+/* for the same rows dx from dy; adds to dweight and dbias (size) */
+void layer_norm_backward(const real *x, const real *weight, const stored *dy, real *dx, real *dweight, real *dbias,
+                         int64_t size, int64_t first, int64_t end)
+{
+    for (int64_t r = first; r < end; r++) {
+        const real *row = x + r * size;
+        const stored *slope = dy + r * size;
+        real mean, scale = moments(row, size, &mean);
+        vec sums = splat(0), products = splat(0);
+        for (int64_t c = 0; c < size; c += LANES) {
+            vec normal = (LOAD(row + c) - mean) * scale, d = load_stored(slope + c), g = d * LOAD(weight + c);
+            STORE(dweight + c, LOAD(dweight + c) + d * normal);
+            STORE(dbias + c, LOAD(dbias + c) + d);
+            sums += g;
+            products += g * normal;
+        }
+        const real g_mean = sum_of(sums) / size, product_mean = sum_of(products) / size;
+        for (int64_t c = 0; c < size; c += LANES) {
+            vec normal = (LOAD(row + c) - mean) * scale, g = load_stored(slope + c) * LOAD(weight + c);
+            STORE(dx + r * size + c, scale * (g - g_mean - normal * product_mean));
+        }
     }
 }
 
@@ -111,33 +189,13 @@ INLINE vec within(vec x, int64_t column, int64_t first, int64_t end, vec other)
     return choose((columns >= (integer)first) & (columns < (integer)end), x, other);
 }
 
-INLINE real largest(const real *row, int64_t first, int64_t end)
-{
-    vec most = splat(-INFINITY);
-    for (int64_t c = first / LANES * LANES; c < end; c += LANES)
-        most = larger(most, within(LOAD(row + c), c, first, end, most));
-    return largest_of(most);
-}
-
-/* row = exp(row - most) from `first` to `end`, and 0 in the rest of their vectors; returns the sum */
-INLINE real exponentials(real *row, int64_t first, int64_t end, real most)
-{
-    vec sums = splat(0);
-    for (int64_t c = first / LANES * LANES; c < end; c += LANES) {
-        vec x = within(LOAD(row + c), c, first, end, splat(most));
-        vec e = within(exponential(x - most), c, first, end, splat(0));
-        STORE(row + c, e);
-        sums += e;
-    }
-    return sum_of(sums);
-}
-
 #define ROUND_UP(n, unit) (((n) + (unit) - 1) / (unit) * (unit))
 
 typedef struct {
     int64_t rows, keys, columns;            /* queries, padded; keys; keys, padded */
     real *q, *k, *v, *k_transposed, *v_transposed, *scores; /* (rows, HEAD), (columns, HEAD), transposed */
-    real *dy, *slopes, *out, *factors;      /* (rows, HEAD); (rows, columns) as scores; (rows or columns, HEAD) */
+    real *dy, *slopes, *out;                /* (rows, HEAD); (rows, columns) as scores; (rows or columns, HEAD) */
+    real *scales;                           /* (rows): 1 / sum of the exponentials */
 } Work;
 
 INLINE int64_t larger_of(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -159,7 +217,7 @@ static Work partition(const Attention *on, real *scratch)
     int64_t most = larger_of(w.rows, ROUND_UP(w.columns, BLOCK)), columns = most * HEAD;
     w.q = scratch, w.k = w.q + columns, w.v = w.k + columns, w.k_transposed = w.v + columns;
     w.v_transposed = w.k_transposed + columns, w.dy = w.v_transposed + columns, w.out = w.dy + columns;
-    w.scores = w.out + columns, w.slopes = w.scores + most * w.columns, w.factors = w.slopes + most * w.columns;
+    w.scores = w.out + columns, w.slopes = w.scores + most * w.columns, w.scales = w.slopes + most * w.columns;
     return w;
 }
 
@@ -167,7 +225,7 @@ static Work partition(const Attention *on, real *scratch)
 int64_t attention_scratch(const Attention *on)
 {
     Work w = partition(on, 0);
-    return (w.factors - w.q) + w.columns;
+    return (w.scales - w.q) + w.rows;
 }
 
 /* rotates x by a token's angles (direction 1), or back (direction -1) */
@@ -181,8 +239,17 @@ INLINE void rotate(const Attention *on, int64_t token, real *x, real direction)
     }
 }
 
+INLINE void read_head(const stored *x, real *y)
+{
+    for (int c = 0; c < HEAD; c += LANES) STORE(y + c, load_stored(x + c));
+}
+INLINE void write_head(const real *x, real scale, stored *y)
+{
+    for (int c = 0; c < HEAD; c += LANES) store_stored(y + c, scale * LOAD(x + c));
+}
+
 /* loads the scaled queries, the keys and the values of one window and head */
-static void load(const Attention *on, const Work *w, const real *qkv)
+static void load(const Attention *on, const Work *w, const stored *qkv)
 {
     const int64_t stride = 3 * on->heads * HEAD;
     const real scale = 1 / sqrt((real)HEAD);
@@ -190,14 +257,14 @@ static void load(const Attention *on, const Work *w, const real *qkv)
     memset(w->k, 0, sizeof(real) * w->columns * HEAD);
     memset(w->v, 0, sizeof(real) * w->columns * HEAD);
     for (int64_t t = 0; t < on->tokens; t++) {
-        const real *x = qkv + t * stride;
+        const stored *x = qkv + t * stride;
         real *q = w->q + t * HEAD;
-        for (int c = 0; c < HEAD; c++) q[c] = scale * x[c];
+        for (int c = 0; c < HEAD; c += LANES) STORE(q + c, scale * load_stored(x + c));
         rotate(on, t, q, 1);
         if (t % on->dimensions == on->dimensions - 1) continue;
         real *k = w->k + key_of(on, t) * HEAD, *v = w->v + key_of(on, t) * HEAD;
-        memcpy(k, x + on->heads * HEAD, sizeof(real) * HEAD);
-        memcpy(v, x + 2 * on->heads * HEAD, sizeof(real) * HEAD);
+        read_head(x + on->heads * HEAD, k);
+        read_head(x + 2 * on->heads * HEAD, v);
         rotate(on, t, k, 1);
     }
 }
@@ -242,15 +309,21 @@ INLINE uint32_t element_number(const Attention *on, const Work *w, int64_t unit,
     return (uint32_t)((unit * on->tokens + token) * w->columns);
 }
 
-INLINE void clear_outside(real *row, int64_t first, int64_t end, int64_t columns)
+/* zeros beside a row's columns from `first` to `end`, as far as blocks of products read that hold one of its columns:
+   a block begins with the keys of its first query, up to BLOCK + D before those of its last */
+INLINE void clear_beside(const Attention *on, real *row, int64_t first, int64_t end, int64_t columns)
 {
-    memset(row, 0, sizeof(real) * first);
-    memset(row + end, 0, sizeof(real) * (columns - end));
+    const int64_t before = ROUND_UP(BLOCK + on->dimensions, LANES), behind = ROUND_UP(BLOCK, LANES);
+    for (int64_t c = larger_of(0, first - before); c < first; c += LANES) STORE(row + c, splat(0));
+    for (int64_t c = end; c < smaller_of(columns, end + behind); c += LANES) STORE(row + c, splat(0));
 }
+
+/* `begin` and `past`: a row's columns from `from` to `to`, rounded to whole vectors */
+#define WHOLE_VECTORS(from, to) const int64_t begin = (from) / LANES * LANES, past = ROUND_UP(to, LANES)
 
 /* For the windows from `first` to `end`: qkv (batch, tokens, 3, heads, HEAD) -> out (batch, tokens, heads, HEAD), and
    the logarithm of every softmax's sum (batch, heads, tokens). */
-void attention(const Attention *on, const real *qkv, real *out, real *sums, int64_t first, int64_t end, real *scratch)
+void attention(const Attention *on, const stored *qkv, stored *out, real *sums, int64_t first, int64_t end, real *scratch)
 {
     const Work w = partition(on, scratch);
     const int64_t T = on->tokens, H = on->heads;
@@ -262,25 +335,32 @@ void attention(const Attention *on, const real *qkv, real *out, real *sums, int6
         for (int64_t i = 0; i < T; i++) {
             real *row = w.scores + i * w.columns;
             const int64_t from = first_key(on, i), to = key_of(on, i + 1);
-            const real most = largest(row, from, to), sum = exponentials(row, from, to, most);
-            sums[unit * T + i] = most + log(sum);
-            if (on->threshold) {
-                const uint32_t element = element_number(on, &w, unit, i) + (uint32_t)from;
-                dropout_factors(w.factors, to - from, element, on->threshold, on->seed);
-                for (int64_t j = from; j < to; j++) row[j] *= w.factors[j - from];
+            WHOLE_VECTORS(from, to);
+            vec mosts = splat(-INFINITY), totals = splat(0);
+            for (int64_t c = begin; c < past; c += LANES)
+                mosts = larger(mosts, within(LOAD(row + c), c, from, to, mosts));
+            const real most = largest_of(mosts);
+            for (int64_t c = begin; c < past; c += LANES) {
+                vec e = exponential(within(LOAD(row + c), c, from, to, splat(most)) - most);
+                e = within(e, c, from, to, splat(0));
+                totals += e;
+                if (on->threshold)
+                    e *= dropout_factors(element_number(on, &w, unit, i) + (uint32_t)c, on->threshold, on->seed);
+                STORE(row + c, e);
             }
-            const real scale = 1 / sum;
-            for (int64_t j = from; j < to; j++) row[j] *= scale;
-            clear_outside(row, from, to, w.columns);
+            const real total = sum_of(totals);
+            sums[unit * T + i] = most + log(total);
+            w.scales[i] = 1 / total;
+            clear_beside(on, row, begin, past, w.columns);
         }
         gather(on, &w, w.scores, w.v, w.out);
-        for (int64_t i = 0; i < T; i++) memcpy(out + ((b * T + i) * H + h) * HEAD, w.out + i * HEAD, sizeof(real) * HEAD);
+        for (int64_t i = 0; i < T; i++) write_head(w.out + i * HEAD, w.scales[i], out + ((b * T + i) * H + h) * HEAD);
     }
 }
 
 /* The backward pass for the same windows: dqkv from dout. */
-void attention_backward(const Attention *on, const real *qkv, const real *out, const real *sums, const real *dout,
-                        real *dqkv, int64_t first, int64_t end, real *scratch)
+void attention_backward(const Attention *on, const stored *qkv, const stored *out, const real *sums, const stored *dout,
+                        stored *dqkv, int64_t first, int64_t end, real *scratch)
 {
     const Work w = partition(on, scratch);
     const int64_t T = on->tokens, H = on->heads, stride = 3 * H * HEAD;
@@ -291,49 +371,51 @@ void attention_backward(const Attention *on, const real *qkv, const real *out, c
         transpose(w.k, w.columns, w.k_transposed);
         transpose(w.v, w.columns, w.v_transposed);
         memset(w.dy, 0, sizeof(real) * w.rows * HEAD);
-        for (int64_t i = 0; i < T; i++)
-            memcpy(w.dy + i * HEAD, dout + ((b * T + i) * H + h) * HEAD, sizeof(real) * HEAD);
+        for (int64_t i = 0; i < T; i++) read_head(dout + ((b * T + i) * H + h) * HEAD, w.dy + i * HEAD);
         scores_of(on, &w, w.q, w.k_transposed, w.scores);
         scores_of(on, &w, w.dy, w.v_transposed, w.slopes);
         for (int64_t i = 0; i < T; i++) {
             real *row = w.scores + i * w.columns, *slope = w.slopes + i * w.columns;
             const int64_t from = first_key(on, i), to = key_of(on, i + 1);
-            const real *y = out + ((b * T + i) * H + h) * HEAD, *dy = w.dy + i * HEAD;
+            const stored *y = out + ((b * T + i) * H + h) * HEAD;
+            const real *dy = w.dy + i * HEAD;
             vec products = splat(0);
-            for (int c = 0; c < HEAD; c += LANES) products += LOAD(y + c) * LOAD(dy + c);
+            for (int c = 0; c < HEAD; c += LANES) products += load_stored(y + c) * LOAD(dy + c);
             const real mean = sum_of(products);
-            exponentials(row, from, to, sums[unit * T + i]);
-            if (on->threshold) {
-                const uint32_t element = element_number(on, &w, unit, i) + (uint32_t)from;
-                dropout_factors(w.factors, to - from, element, on->threshold, on->seed);
-                for (int64_t j = from; j < to; j++) {
-                    real p = row[j], factor = w.factors[j - from];
-                    row[j] = p * factor, slope[j] = p * (slope[j] * factor - mean);
+            const real sum = sums[unit * T + i];
+            WHOLE_VECTORS(from, to);
+            for (int64_t c = begin; c < past; c += LANES) {
+                vec p = exponential(within(LOAD(row + c), c, from, to, splat(sum)) - sum);
+                p = within(p, c, from, to, splat(0));
+                vec kept = p, ds = within(LOAD(slope + c), c, from, to, splat(0));
+                if (on->threshold) {
+                    vec factors = dropout_factors(element_number(on, &w, unit, i) + (uint32_t)c, on->threshold, on->seed);
+                    kept *= factors, ds *= factors;
                 }
-            } else
-                for (int64_t j = from; j < to; j++) slope[j] = row[j] * (slope[j] - mean);
-            clear_outside(row, from, to, w.columns);
-            clear_outside(slope, from, to, w.columns);
+                STORE(row + c, kept);
+                STORE(slope + c, p * (ds - mean));
+            }
+            clear_beside(on, row, begin, past, w.columns);
+            clear_beside(on, slope, begin, past, w.columns);
         }
-        real *dx = dqkv + (b * T * 3 * H + h) * HEAD;
+        stored *dx = dqkv + (b * T * 3 * H + h) * HEAD;
         gather(on, &w, w.slopes, w.k, w.out);
         for (int64_t t = 0; t < T; t++) {
-            real *dq = dx + t * stride, *x = w.out + t * HEAD;
-            for (int c = 0; c < HEAD; c++) dq[c] = scale * x[c];
-            rotate(on, t, dq, -1);
+            rotate(on, t, w.out + t * HEAD, -1);
+            write_head(w.out + t * HEAD, scale, dx + t * stride);
         }
         scatter(on, &w, w.slopes, w.q, w.out);
         for (int64_t t = 0; t < T; t++) {
-            real *dk = dx + t * stride + H * HEAD;
-            if (t % on->dimensions == on->dimensions - 1) { memset(dk, 0, sizeof(real) * HEAD); continue; }
-            memcpy(dk, w.out + key_of(on, t) * HEAD, sizeof(real) * HEAD);
-            rotate(on, t, dk, -1);
+            stored *dk = dx + t * stride + H * HEAD;
+            if (t % on->dimensions == on->dimensions - 1) { memset(dk, 0, sizeof(stored) * HEAD); continue; }
+            rotate(on, t, w.out + key_of(on, t) * HEAD, -1);
+            write_head(w.out + key_of(on, t) * HEAD, 1, dk);
         }
         scatter(on, &w, w.scores, w.dy, w.out);
         for (int64_t t = 0; t < T; t++) {
-            real *dv = dx + t * stride + 2 * H * HEAD;
-            if (t % on->dimensions == on->dimensions - 1) { memset(dv, 0, sizeof(real) * HEAD); continue; }
-            memcpy(dv, w.out + key_of(on, t) * HEAD, sizeof(real) * HEAD);
+            stored *dv = dx + t * stride + 2 * H * HEAD;
+            if (t % on->dimensions == on->dimensions - 1) { memset(dv, 0, sizeof(stored) * HEAD); continue; }
+            write_head(w.out + key_of(on, t) * HEAD, 1, dv);
         }
     }
 }

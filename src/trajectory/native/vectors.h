@@ -1,6 +1,7 @@
 /* Vectors of floats or doubles, as wide as the machine and the architecture allow, by the extension of GCC and Clang.
 
-   Define before including: DOUBLE for doubles; FITS_64, whether vectors of 64 bytes suit the architecture. */
+   Define before including: DOUBLE for doubles; BFLOAT16 for floats that are bfloat16 in memory (`stored`); FITS_64,
+   whether vectors of 64 bytes suit the architecture. */
 
 #include <math.h>
 #include <stdint.h>
@@ -40,6 +41,23 @@ typedef integer ivec __attribute__((vector_size(BYTES), aligned(SIZE), may_alias
 INLINE vec splat(real x) { return x - (vec){0}; } /* adding would turn -0 into 0 */
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 INLINE vec larger(vec a, vec b) { return choose((ivec)(a > b), a, b); }
+
+#ifdef BFLOAT16
+typedef uint16_t stored; /* the upper half of a float */
+typedef uint32_t uvec __attribute__((vector_size(BYTES), aligned(SIZE), may_alias));
+typedef uint16_t halves __attribute__((vector_size(BYTES / 2), aligned(2), may_alias));
+INLINE vec load_stored(const stored *p) { return (vec)(__builtin_convertvector(*(const halves *)p, uvec) << 16); }
+INLINE void store_stored(stored *p, vec v) /* to the nearest, ties to even; NaN stays NaN */
+{
+    uvec bits = (uvec)v;
+    vec nearest = (vec)(bits + 0x7fff + (bits >> 16 & 1)), nan = (vec)(bits | 0x400000);
+    *(halves *)p = __builtin_convertvector((uvec)choose((ivec)(v == v), nearest, nan) >> 16, halves);
+}
+#else
+typedef real stored;
+#define load_stored(p) LOAD(p)
+#define store_stored(p, v) STORE(p, v)
+#endif
 
 INLINE vec permute(vec x, vec y, ivec from) /* lane l is lane from[l] of x and y, side by side */
 {

@@ -137,6 +137,7 @@ def fit(
     )
     agent = make_agent(settings.planner, *vars(model).values())
     metadata: dict[str, Any] = {"planner": planner_as_dict(settings.planner), "steps": trainer.global_step}
+    metadata["precision"] = trainer.precision
     metadata |= {"evaluations": planning.history} | ({"pruned": True} if planning.pruned else {})
     metadata |= {"skipped_steps": guard.skipped, "interrupted": interruption.training_stopped or planning.pruned}
     if isinstance(callbacks.get("threads"), ThreadChoice):

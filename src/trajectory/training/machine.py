@@ -15,6 +15,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEn
 
 from trajectory.distributed import all_gather_object
 from trajectory.hardware import has_bfloat16_units, select_device, select_precision, set_threads
+from trajectory.model.native_operations import native_operations
 from trajectory.ranks import launched_by_srun, rank
 from trajectory.settings import TrainingSettings
 from trajectory.training.start import Start
@@ -47,15 +48,33 @@ class Machine:
         """Choose threads and precision, and seed all generators.
 
         Args:
-            earlier: the checkpoint that is gone on from, whose number of threads is kept: rounding depends on it.
+            earlier: the checkpoint that is gone on from, whose number of threads and precision on a CPU are kept:
+                rounding depends on them.
         """
         threads = settings.runtime.threads
         threads = str(earlier["process"]["threads"]) if threads == "auto" and earlier else threads
         self.threads = set_threads(threads, settings.trainer.devices)
-        self.precision = select_precision(settings.trainer.precision, self.device)
-        if self.device.type == "cpu" and self.precision == "bf16-mixed" and not has_bfloat16_units():
-            log.warning("trainer.precision=bf16-mixed: this CPU emulates bfloat16, and takes many times longer")
+        self.precision = self._precision(settings, earlier)
         pl.seed_everything(settings.seed, verbose=False)
+
+
+    def _precision(self, settings: TrainingSettings, earlier: dict[str, Any]) -> Any:
+        asked = settings.trainer.precision
+        chosen = select_precision(asked, self.device)
+        if self.device.type != "cpu":
+            return chosen
+        if asked == "auto" and settings.baseline is None:
+            before = earlier.get("process", {}).get("precision", chosen)
+            if before != chosen and chosen == "32-true":
+                log.warning("trainer.precision: this CPU has no units for bfloat16, and goes on in float32")
+            elif before != chosen:
+                chosen = before
+            # without them torch would convert between the two types all the time
+            if chosen == "bf16-mixed" and native_operations(settings.model.head_dim, torch.bfloat16) is None:
+                chosen = "32-true"
+        if chosen == "bf16-mixed" and not has_bfloat16_units():
+            log.warning("trainer.precision=bf16-mixed: this CPU emulates bfloat16, and takes many times longer")
+        return chosen
 
 
 def silence_lightning() -> None:

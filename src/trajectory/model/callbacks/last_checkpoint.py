@@ -60,6 +60,7 @@ class LastCheckpoint(pl.Callback):
             "seconds": self.resumed_process.get("seconds", 0.0) + time.perf_counter() - self.start_time,
             "cpu_seconds": self.resumed_process.get("cpu_seconds", 0.0) + time.process_time() - self.start_cpu_time,
             "threads": torch.get_num_threads(),
+            "precision": trainer.precision,
             "generators": all_gather_object(generators),
         }
 
