@@ -52,6 +52,11 @@ def has_bfloat16_units(root: Path = Path("/")) -> bool:
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(instruction_sets(root).split()))
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16, and does not emulate it."""
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else has_bfloat16_units()
+
+
 def instruction_sets(root: Path = Path("/")) -> str:
     """The line of the system's that lists the processor's instruction sets; empty where it does not tell."""
     with suppress(OSError):
@@ -70,8 +75,7 @@ def select_precision(precision: str, device: torch.device) -> Any:
     require(device.type != "cpu" or precision != "16-mixed", "trainer.precision", rule, precision)
     if precision != "auto":
         return precision
-    half = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_bfloat16_units()
-    return "bf16-mixed" if half else "32-true"
+    return "bf16-mixed" if has_bfloat16(device) else "32-true"
 
 
 def free_memory(device: torch.device, root: Path = Path("/")) -> int:

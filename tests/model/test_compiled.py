@@ -14,6 +14,7 @@ from helpers.command_line import TINY, Refusal, run_main
 from helpers.tiny_planner import DISCOUNT, DRAWN, SMALL, make_context, make_model, make_uniforms
 from trajectory import TrajectoryAgent
 from trajectory.errors import UserError
+from trajectory.hardware import has_bfloat16_units
 from trajectory.model.compiled import CompiledGPT
 from trajectory.model.decoder import decoder_for
 from trajectory.planning.beam_search import beam_search
@@ -66,12 +67,20 @@ def test_half_precision_computes_in_it_and_gives_logits_in_the_models_own() -> N
     assert 0 < (logits - expected).abs().max() < 0.2 * expected.abs().max()
 
 
-def test_half_precision_is_refused_on_a_cpu_before_anything_is_trained(refusal: Refusal) -> None:
-    line = refusal("train", "experiment=laptop", "planner.precision=bfloat16", "trainer.accelerator=cpu")
-    assert line == "error: planner.precision must be float32 on a CPU, got 'bfloat16'"
+def test_half_precision_is_refused_on_a_cpu_without_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trajectory.hardware.has_bfloat16_units", lambda: False)
     model = make_model()
-    with pytest.raises(UserError, match=r"^planner\.precision must be float32 on a CPU, got 'bfloat16'$"):
+    rule = r"^planner\.precision must be auto or float32 on a CPU without units for bfloat16, got 'bfloat16'$"
+    with pytest.raises(UserError, match=rule):
         TrajectoryAgent(model.gpt, model.discretizer, replace(SMALL, precision="bfloat16"), DISCOUNT)
+    TrajectoryAgent(model.gpt, model.discretizer, replace(SMALL, precision="auto"), DISCOUNT)
+
+
+@pytest.mark.skipif(has_bfloat16_units(), reason="this processor has units for bfloat16")
+def test_half_precision_is_refused_before_anything_is_trained(refusal: Refusal) -> None:
+    line = refusal("train", "experiment=laptop", "planner.precision=bfloat16", "trainer.accelerator=cpu")
+    rule = "auto or float32 on a CPU without units for bfloat16"
+    assert line == f"error: planner.precision must be {rule}, got 'bfloat16'"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")

@@ -70,6 +70,52 @@ def test_float32_differs_from_torch_by_rounding_alone(n_embd: int, n_head: int, 
     assert error < max(5 * torch_error, 2e-6)
 
 
+def rounded(gpt: GPT) -> GPT:
+    """In float64, with the weights that the decoder in bfloat16 holds, norms folded in."""
+    exact = make(gpt.settings.n_embd, gpt.settings.n_head, gpt.settings.positions).double()
+    for block in exact.blocks:
+        for norm, linear in ((block.attention_norm, block.attention.qkv), (block.mlp_norm, block.mlp[0])):
+            linear.bias.data += linear.weight @ norm.bias
+            linear.weight.data *= norm.weight
+            norm.weight.data.fill_(1.0), norm.bias.data.fill_(0.0)
+        for linear in (block.attention.qkv, block.attention.projection, block.mlp[0], block.mlp[2]):
+            linear.weight.data = linear.weight.float().bfloat16().double()
+    exact.head.data = (exact.head * exact.final_norm.weight).float().bfloat16().double()
+    exact.final_norm.weight.data.fill_(1.0)
+    return exact
+
+
+@pytest.mark.parametrize("positions", ["absolute", "rotary"])
+@pytest.mark.parametrize(("n_embd", "n_head"), [(16, 1), (32, 2), (64, 4), (128, 4), (128, 8), (256, 8), (192, 4)])
+def test_bfloat16_differs_by_the_rounding_of_activations(n_embd: int, n_head: int, positions: str) -> None:
+    """Against the same rounded weights in float64: an error in the order of channels or pairs would be of size 1."""
+    decoder = NativeGPT(make(n_embd, n_head, positions=positions), torch.bfloat16)
+    assert decoder.new_cache(16).keys.dtype == torch.bfloat16
+    exact = logits(rounded(make(n_embd, n_head, positions=positions)), 7)
+    found = logits(decoder, 7)
+    assert found.dtype == torch.float32
+    error = found.double() - exact
+    assert error.square().mean().sqrt() / exact.std() < 0.01
+    assert error.abs().max() / exact.abs().max() < 0.03
+
+
+@pytest.mark.parametrize("rows", [1, 7, 97])
+def test_rows_in_bfloat16_do_not_touch_each_other(rows: int) -> None:
+    decoder = NativeGPT(make(positions="rotary"), torch.bfloat16)
+    assert torch.equal(logits(decoder, rows)[:1], logits(decoder, 97)[:1, :rows])
+
+
+def test_the_decoder_computes_in_the_precision_that_the_processor_has_units_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for units in (False, True):
+        monkeypatch.setattr("trajectory.hardware.has_bfloat16_units", lambda units=units: units)
+        kinds = {precision: decoder_for(make(), precision) for precision in ("auto", "float32", "bfloat16")}
+        assert all(isinstance(decoder, NativeGPT) for decoder in kinds.values())
+        found = [decoder.new_cache(16).keys.dtype for decoder in kinds.values()]
+        assert found == [torch.bfloat16 if units else torch.float32, torch.float32, torch.bfloat16]
+
+
 @pytest.mark.parametrize("rows", [1, 2, 5, 6, 7, 31, 97, 200])
 def test_rows_do_not_touch_each_other(rows: int) -> None:
     """Whatever tile, block or thread they fall into."""

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from trajectory.hardware import has_bfloat16
 from trajectory.model.cache import TreeCache
 from trajectory.model.gpt import GPT
 from trajectory.model.native_decoder import NativeGPT
@@ -36,14 +37,16 @@ def decoder_for(gpt: GPT, precision: str = "float32") -> Decoder:
     On CPUs that is C with a copy of the weights, or the GPT itself without a C compiler; on GPUs torch.compile.
 
     Args:
-        precision: `float32`, or `bfloat16` on GPUs.
+        precision: `float32`; `bfloat16`; or `auto`, which is the latter where the device has units for it.
     """
+    half = precision == "bfloat16" or (precision == "auto" and has_bfloat16(gpt.head.device))
+    dtype = torch.bfloat16 if half else None
     if gpt.head.device.type != "cpu":
         from trajectory.model.compiled import CompiledGPT  # imports torch's compiler, which takes two seconds
 
-        return CompiledGPT(gpt, torch.bfloat16 if precision == "bfloat16" else None)
+        return CompiledGPT(gpt, dtype)
     try:
-        return NativeGPT(gpt)
+        return NativeGPT(gpt, dtype)
     except OSError as error:
         log.warning("planning with torch alone, which is slower: %s", error)
         return gpt

@@ -43,6 +43,10 @@ class _Cache(ctypes.Structure):
 class NativeGPT:
     """A decoder with a packed copy of a GPT's weights, and as many threads as torch has at its creation.
 
+    Args:
+        dtype: of weights, keys and values; with bfloat16 sums, softmax, norms and logits are float32. None is the GPT's
+            own.
+
     Raises:
         OSError: there is no compiler, or it cannot compile for the architecture.
     """
@@ -50,15 +54,23 @@ class NativeGPT:
     own_threads = True
 
     @torch.inference_mode()
-    def __init__(self, gpt: GPT) -> None:
+    def __init__(self, gpt: GPT, dtype: torch.dtype | None = None) -> None:
         C, H, D = gpt.settings.n_embd, gpt.settings.n_head, gpt.layout.transition_dim
         self.settings, self.layout, self.stop_token = gpt.settings, gpt.layout, gpt.stop_token
-        self.library = _library(C, H, gpt.head.dtype)
+        self.dtype = dtype or gpt.head.dtype
+        self.library = _library(C, H, self.dtype)
         panel = self.library.padded(1)
-        order = torch.arange(C).view(H, -1).T.flatten()  # heads side by side
+        self.paired = 2 if self.dtype == torch.bfloat16 else 1  # channels in a lane
+        # heads side by side
+        order = torch.arange(C).view(H, -1, self.paired).transpose(0, 1).flatten()
 
         def pack(weight: Tensor, bias: Tensor) -> Tensor:
-            """(outputs, inputs) and (outputs,) -> panels of `panel` outputs each: their biases, then their weights."""
+            """(outputs, inputs) and (outputs,) -> panels of `panel` outputs each: their biases, then their weights.
+
+            Two weights in bfloat16 are one number of float32 here.
+            """
+            if self.paired == 2:
+                weight = weight.bfloat16().contiguous().view(torch.float32)
             columns = torch.cat([bias[:, None], weight], dim=1)
             columns = nn.functional.pad(columns, (0, 0, 0, -len(columns) % panel))
             return columns.view(-1, panel, columns.shape[1]).transpose(1, 2).flatten()
@@ -92,14 +104,14 @@ class NativeGPT:
         """Make the table of rotary positions for so many transitions; none with absolute positions."""
         self.rotated_transitions, rotations = transitions, self.rotations(torch.arange(transitions))
         if rotations is not None:  # (transitions, 2, C / 2), heads side by side
-            table = rotations.transpose(0, 1).repeat_interleave(self.settings.n_head, dim=2)
-            self.rotation_table = table.contiguous()
+            lanes = rotations.transpose(0, 1).unflatten(2, (-1, 1, self.paired))
+            self.rotation_table = lanes.expand(-1, -1, -1, self.settings.n_head, -1).flatten(2).contiguous()
             self.model.rotations = self.rotation_table.data_ptr()
 
     def new_cache(self, slots: int) -> TreeCache:
         """As `GPT.new_cache`, but it reuses the last cache of that size, so there can be one plan at a time."""
         if self.cache is None or self.cache.slots != slots:
-            self.cache = TreeCache(self.settings.n_layer, self.settings.n_embd, slots, like=self.tables[0])
+            self.cache = TreeCache(self.settings.n_layer, self.settings.n_embd, slots, like=self.tables[0].new_empty(0, dtype=self.dtype))
         return self.cache
 
     def decode_step(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor:

@@ -3,9 +3,11 @@
    Compiled on first use by library.py for one architecture and one machine:
      EMBD, HEADS   channels and heads
      DOUBLE        doubles instead of floats, for tests
+     BFLOAT16      weights, keys, values and what is multiplied with them are bfloat16; sums, softmax, norms and the
+                   residual stream are floats
 
-   The channels of queries, keys and values are interleaved over the heads: a vector holds LANES / HEADS channels of
-   every head, and attention needs no sums across a vector. Rows go through all layers in tiles that fit into the cache
+   The channels of queries, keys and values are interleaved over the heads: a lane belongs to one head (with bfloat16 it
+   holds two of its channels), and attention needs no sums across a vector. Rows go through all layers in tiles that fit into the cache
    of a core. Products work on blocks of 6 rows by two vectors of columns. */
 
 #define FITS_64 (EMBD % (128 / SIZE) == 0 && (64 / SIZE) % HEADS == 0)
@@ -18,7 +20,7 @@
 #define QUERIES 8            /* queries that read a segment together */
 #define HIDDEN (4 * EMBD)
 
-#if EMBD % PANEL || LANES % HEADS
+#if EMBD % PANEL || LANES % HEADS || EMBD / HEADS % (2 * PAIRED)
 #error "this architecture is computed by torch"
 #endif
 
@@ -32,24 +34,24 @@ typedef struct {
 } Model;                     /* the table of positions: `prefix` that come once, then a period that repeats */
 
 typedef struct {
-    real *keys, *values;     /* (layers, slots, EMBD) */
+    stored *keys, *values;   /* (layers, slots, EMBD) */
     const int64_t *starts;   /* (segments, rows): first slot of each row in every segment */
     const int64_t *lengths;  /* (segments,): tokens of a row; in the last segment before this call */
     int64_t slots, segments, rows;
 } Cache;
 
 #define ROUND_UP(n) (((n) + PANEL - 1) / PANEL * PANEL)
-#define PANELS(inputs, outputs) (((inputs) + 1) * (int64_t)ROUND_UP(outputs))
+#define PANELS(inputs, outputs) (((inputs) / PAIRED + 1) * (int64_t)ROUND_UP(outputs))
 
 /* ---- products ---- */
 
 enum { SET, ADD }; /* y = the product, y += the product */
 
-INLINE void block(int m, const real *x, int64_t inputs, const real *panel, real *y, int64_t stride, int mode)
+INLINE void block(int m, const stored *x, int64_t inputs, const real *panel, real *y, int64_t stride, int mode)
 {
     vec sums[BLOCK * 2];
     for (int i = 0; i < 2 * m; i++) sums[i] = LOAD(panel + i % 2 * LANES);
-    multiply(m, 2, x, inputs, 1, panel + PANEL, PANEL, inputs, sums);
+    multiply_stored(m, 2, x, inputs, panel + PANEL, PANEL, inputs / PAIRED, sums);
     for (int i = 0; i < m; i++, y += stride)
         for (int j = 0; j < 2; j++) {
             vec sum = sums[2 * i + j];
@@ -59,13 +61,13 @@ INLINE void block(int m, const real *x, int64_t inputs, const real *panel, real 
 }
 
 /* y (rows, outputs): x (rows, inputs) times packed weights, whose first row is the bias */
-INLINE void product(const real *x, int64_t rows, int64_t inputs, const real *panels, int64_t outputs, real *y, int mode)
+INLINE void product(const stored *x, int64_t rows, int64_t inputs, const real *panels, int64_t outputs, real *y, int mode)
 {
     int64_t stride = ROUND_UP(outputs), blocks = (rows + BLOCK - 1) / BLOCK;
-    for (int64_t column = 0; column < stride; column += PANEL, panels += (inputs + 1) * PANEL)
+    for (int64_t column = 0; column < stride; column += PANEL, panels += PANELS(inputs, PANEL))
         for (int64_t b = 0; b < blocks; b++) { /* blocks of nearly the same height */
             int64_t first = b * rows / blocks, m = (b + 1) * rows / blocks - first;
-            const real *a = x + first * inputs;
+            const stored *a = x + first * inputs;
             real *out = y + first * stride + column;
             switch (m) {
             case 6: block(6, a, inputs, panels, out, stride, mode); break;
@@ -79,7 +81,7 @@ INLINE void product(const real *x, int64_t rows, int64_t inputs, const real *pan
 }
 
 /* layer norm without its weights, which are folded into the next product */
-static void normalize(const real *x, int64_t rows, real *y)
+static void normalize(const real *x, int64_t rows, stored *y)
 {
     for (int64_t r = 0; r < rows; r++) normalize_row(x + r * EMBD, EMBD, y + r * EMBD);
 }
@@ -125,14 +127,14 @@ INLINE vec spread(const real *weights) /* the weights of one key's heads, in all
 }
 
 /* scores of one query with GROUP keys, of which `count` are there, the others -infinity */
-INLINE vec group_scores(const real *query, const real *keys, int count)
+INLINE vec group_scores(const stored *query, const stored *keys, int count)
 {
     vec sums[GROUP];
     for (int g = 0; g < GROUP; g++) sums[g] = splat(0);
-    for (int e = 0; e < EMBD; e += LANES) {
+    for (int e = 0; e < EMBD; e += PAIRED * LANES) {
         vec q = LOAD(query + e);
         for (int g = 0; g < GROUP; g++)
-            if (g < count) sums[g] += q * LOAD(keys + g * EMBD + e);
+            if (g < count) sums[g] = add_products(sums[g], q, LOAD(keys + g * EMBD + e));
     }
 #define STEP(n) if (2 * n <= GROUP) for (int g = 0; g < n; g++) sums[g] = add_halves(sums[g], sums[g + n], n * HEADS);
     POWERS(STEP)
@@ -147,7 +149,7 @@ INLINE vec group_scores(const real *query, const real *keys, int count)
 
 /* scores of one query with consecutive keys, (count, HEADS), with room for a vector behind them; returns the running
    maximum of each lane */
-INLINE vec score(const real *query, const real *keys, int64_t count, real *scores, vec maximum)
+INLINE vec score(const stored *query, const stored *keys, int64_t count, real *scores, vec maximum)
 {
     for (; count >= GROUP; count -= GROUP, keys += GROUP * EMBD, scores += LANES) {
         vec found = group_scores(query, keys, GROUP);
@@ -162,18 +164,44 @@ INLINE vec score(const real *query, const real *keys, int64_t count, real *score
     return maximum;
 }
 
-/* out += the weighted sum of consecutive values */
-INLINE void add_weighted(const real *weights, const real *values, int64_t count, real *out)
+/* out += the weighted sum of consecutive values; with bfloat16 a chunk's odd channels follow its even ones */
+INLINE void add_weighted(const real *weights, const stored *values, int64_t count, real *out)
 {
     for (int first = 0; first < EMBD; first += CHUNK * LANES) {
         vec sums[CHUNK];
         for (int j = 0; j < CHUNK; j++) sums[j] = LOAD(out + first + j * LANES);
         for (int64_t i = 0; i < count; i++) {
+            const stored *value = values + i * EMBD + first;
             vec w = spread(weights + i * HEADS);
-            for (int j = 0; j < CHUNK; j++) sums[j] += w * LOAD(values + i * EMBD + first + j * LANES);
+#ifdef BFLOAT16
+            for (int j = 0; j < CHUNK; j += 2) {
+                vec pairs = LOAD(value + j * LANES);
+                sums[j] += w * first_of(pairs), sums[j + 1] += w * second_of(pairs);
+            }
+#else
+            for (int j = 0; j < CHUNK; j++) sums[j] += w * LOAD(value + j * LANES);
+#endif
         }
         for (int j = 0; j < CHUNK; j++) STORE(out + first + j * LANES, sums[j]);
     }
+}
+
+/* a row of sums times a factor, stored in the channels' order; y may begin where the sums do */
+INLINE void finish(const real *sums, vec factor, stored *y)
+{
+    for (int c = 0; c < EMBD; c += 2 * LANES) {
+        vec first = LOAD(sums + c) * factor, second = LOAD(sums + c + LANES) * factor;
+#ifdef BFLOAT16
+        STORE(y + c, pairs_of(first, second));
+#else
+        STORE(y + c, first), STORE(y + c + LANES, second);
+#endif
+    }
+}
+
+INLINE void store_row(const real *x, stored *y) /* y may begin where x does */
+{
+    for (int c = 0; c < EMBD; c += LANES) store_stored(y + c, LOAD(x + c));
 }
 
 INLINE void rotate(real *x, const real *rotation)
@@ -184,13 +212,13 @@ INLINE void rotate(real *x, const real *rotation)
     }
 }
 
-/* qkv (rows, T, 3 EMBD) of new tokens -> out (rows, T, EMBD); `first` is the cache's number of the first row.
+/* qkv (rows, T, 3 EMBD) of new tokens -> the rows of `stored` (rows, T, EMBD) in out; `first` is the cache's number of the first row.
    Stores the keys and values of all tokens but value tokens. */
 static void attend(const Model *model, const Cache *cache, int64_t layer, int64_t first, int64_t rows, int64_t T,
                    int64_t position, real *qkv, real *out, real *scores)
 {
     const int64_t D = model->dimensions, last = cache->segments - 1, before = cache->lengths[last];
-    real *keys = cache->keys + layer * cache->slots * EMBD, *values = cache->values + layer * cache->slots * EMBD;
+    stored *keys = cache->keys + layer * cache->slots * EMBD, *values = cache->values + layer * cache->slots * EMBD;
     int64_t past = 0;
     for (int64_t s = 0; s < last; s++) past += cache->lengths[s];
     const int64_t width = (past + before + T) * HEADS + LANES;
@@ -203,9 +231,10 @@ static void attend(const Model *model, const Cache *cache, int64_t layer, int64_
                 const real *rotation = model->rotations + (position + t) / D * EMBD;
                 rotate(x, rotation), rotate(x + EMBD, rotation);
             }
+            store_row(x, (stored *)x);
             if ((position + t) % D == D - 1) continue;
-            memcpy(keys + slot * EMBD, x + EMBD, sizeof(real) * EMBD);
-            memcpy(values + slot * EMBD, x + 2 * EMBD, sizeof(real) * EMBD);
+            store_row(x + EMBD, keys + slot * EMBD);
+            store_row(x + 2 * EMBD, values + slot * EMBD);
             slot++;
         }
     }
@@ -222,7 +251,7 @@ static void attend(const Model *model, const Cache *cache, int64_t layer, int64_
                 int64_t query = begin + j, tokens = s < last ? cache->lengths[s] : visible[query % T];
                 int64_t slot = cache->starts[s * cache->rows + first + query / T];
                 real *s = scores + j * width + n * HEADS;
-                maxima[j] = score(qkv + query * 3 * EMBD, keys + slot * EMBD, tokens, s, maxima[j]);
+                maxima[j] = score((const stored *)(qkv + query * 3 * EMBD), keys + slot * EMBD, tokens, s, maxima[j]);
             }
         for (int j = 0; j < count; j++) {
             real *s = scores + j * width;
@@ -245,11 +274,8 @@ static void attend(const Model *model, const Cache *cache, int64_t layer, int64_
                 int64_t slot = cache->starts[s * cache->rows + first + query / T];
                 add_weighted(scores + j * width + n * HEADS, values + slot * EMBD, tokens, out + query * EMBD);
             }
-        for (int j = 0; j < count; j++) {
-            real *y = out + (begin + j) * EMBD;
-            vec scale = 1 / totals[j];
-            for (int c = 0; c < EMBD; c += LANES) STORE(y + c, LOAD(y + c) * scale);
-        }
+        for (int j = 0; j < count; j++)
+            finish(out + (begin + j) * EMBD, 1 / totals[j], (stored *)out + (begin + j) * EMBD);
     }
 }
 
@@ -281,7 +307,8 @@ void decode_step(const Model *model, const Cache *cache, const int64_t *tokens, 
 {
     const int64_t step = tile / T > 1 ? tile / T : 1, columns = model->bins + 1;
     const real *head = model->heads + (position + T - 1) % model->dimensions * PANELS(EMBD, columns);
-    real *x = scratch, *y = x + tile * EMBD, *hidden = y + 2 * tile * EMBD, *scores = hidden + tile * HIDDEN;
+    real *x = scratch, *out = x + tile * EMBD, *hidden = out + 2 * tile * EMBD, *scores = hidden + tile * HIDDEN;
+    stored *y = (stored *)out, *activated = (stored *)hidden;
     for (; first < end; first += step) {
         int64_t rows = end - first < step ? end - first : step, count = rows * T;
         embed(model, tokens + first * T, rows, T, position, x);
@@ -290,18 +317,17 @@ void decode_step(const Model *model, const Cache *cache, const int64_t *tokens, 
             normalize(x, count, y);
             product(y, count, EMBD, panels, 3 * EMBD, hidden, SET);
             panels += PANELS(EMBD, 3 * EMBD);
-            attend(model, cache, layer, first, rows, T, position, hidden, y, scores);
+            attend(model, cache, layer, first, rows, T, position, hidden, out, scores);
             product(y, count, EMBD, panels, EMBD, x, ADD);
             panels += PANELS(EMBD, EMBD);
             normalize(x, count, y);
             product(y, count, EMBD, panels, HIDDEN, hidden, SET);
-            for (int64_t i = 0; i < count * HIDDEN; i += LANES) STORE(hidden + i, gelu(LOAD(hidden + i)));
+            for (int64_t i = 0; i < count * HIDDEN; i += LANES) store_stored(activated + i, gelu(LOAD(hidden + i)));
             panels += PANELS(EMBD, HIDDEN);
-            product(hidden, count, HIDDEN, panels, EMBD, x, ADD);
+            product(activated, count, HIDDEN, panels, EMBD, x, ADD);
             panels += PANELS(HIDDEN, EMBD);
         }
-        for (int64_t r = 0; r < rows; r++) memcpy(y + (rows + r) * EMBD, x + (r * T + T - 1) * EMBD, sizeof(real) * EMBD);
-        normalize(y + rows * EMBD, rows, y);
+        for (int64_t r = 0; r < rows; r++) normalize_row(x + (r * T + T - 1) * EMBD, EMBD, y + r * EMBD);
         product(y, rows, EMBD, head, columns, logits + first * ROUND_UP(columns), SET);
     }
 }

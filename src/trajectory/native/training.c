@@ -111,19 +111,6 @@ void activate(const stored *x, const stored *dy, stored *y, int64_t first, int64
 
 /* ---- layer norm ---- */
 
-/* mean and 1 / standard deviation of a row, whose size is a multiple of LANES */
-INLINE real moments(const real *x, int64_t size, real *mean)
-{
-    vec sum = splat(0), squares = splat(0);
-    for (int64_t c = 0; c < size; c += LANES) sum += LOAD(x + c);
-    *mean = sum_of(sum) / size;
-    for (int64_t c = 0; c < size; c += LANES) {
-        vec d = LOAD(x + c) - *mean;
-        squares += d * d;
-    }
-    return 1 / sqrt(sum_of(squares) / size + (real)1e-5);
-}
-
 /* rows first to end of (rows, size): y = layer norm of x */
 void layer_norm(const real *x, const real *weight, const real *bias, stored *y, int64_t size, int64_t first, int64_t end)
 {

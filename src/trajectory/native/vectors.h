@@ -43,20 +43,40 @@ INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~m
 INLINE vec larger(vec a, vec b) { return choose((ivec)(a > b), a, b); }
 
 #ifdef BFLOAT16
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 typedef uint16_t stored; /* the upper half of a float */
 typedef uint32_t uvec __attribute__((vector_size(BYTES), aligned(SIZE), may_alias));
 typedef uint16_t halves __attribute__((vector_size(BYTES / 2), aligned(2), may_alias));
 INLINE vec load_stored(const stored *p) { return (vec)(__builtin_convertvector(*(const halves *)p, uvec) << 16); }
-INLINE void store_stored(stored *p, vec v) /* to the nearest, ties to even; NaN stays NaN */
+INLINE uvec rounded(vec v) /* to the nearest bfloat16, in the upper halves; ties to even; NaN stays NaN */
 {
     uvec bits = (uvec)v;
     vec nearest = (vec)(bits + 0x7fff + (bits >> 16 & 1)), nan = (vec)(bits | 0x400000);
-    *(halves *)p = __builtin_convertvector((uvec)choose((ivec)(v == v), nearest, nan) >> 16, halves);
+    return (uvec)choose((ivec)(v == v), nearest, nan);
 }
+INLINE void store_stored(stored *p, vec v) { *(halves *)p = __builtin_convertvector(rounded(v) >> 16, halves); }
+
+/* a vector of pairs of bfloat16, as floats: the first of each, the second of each */
+INLINE vec first_of(vec pairs) { return (vec)((uvec)pairs << 16); }
+INLINE vec second_of(vec pairs) { return (vec)((uvec)pairs & 0xffff0000); }
+INLINE vec pairs_of(vec first, vec second) { return (vec)(rounded(first) >> 16 | (rounded(second) & 0xffff0000)); }
+INLINE vec add_products(vec sum, vec a, vec b) /* sum + the products of both elements of each pair */
+{
+#if defined(__AVX512BF16__) && BYTES == 64
+    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#else
+    return sum + first_of(a) * first_of(b) + second_of(a) * second_of(b);
+#endif
+}
+#define PAIRED 2 /* numbers of `stored` in a lane */
 #else
 typedef real stored;
 #define load_stored(p) LOAD(p)
 #define store_stored(p, v) STORE(p, v)
+INLINE vec add_products(vec sum, vec a, vec b) { return sum + a * b; }
+#define PAIRED 1
 #endif
 
 INLINE vec permute(vec x, vec y, ivec from) /* lane l is lane from[l] of x and y, side by side */
@@ -156,17 +176,42 @@ INLINE void multiply(int m, int n, const real *a, int64_t a_row, int64_t a_colum
     }
 }
 
-/* layer norm of one row, without weights, whose size is a multiple of LANES; returns 1 / standard deviation */
-INLINE real normalize_row(const real *x, int64_t size, real *y)
+/* the same for a (m, PAIRED k) and b (k, n vectors) of `stored`, of which a lane of b holds PAIRED rows */
+INLINE void multiply_stored(int m, int n, const stored *a, int64_t a_row, const real *b, int64_t b_row, int64_t k,
+                            vec *sums)
+{
+    for (; k > 0; k--, a += PAIRED, b += b_row) {
+        vec right[2];
+        for (int j = 0; j < n; j++) {
+            right[j] = LOAD(b + j * LANES);
+            IN_REGISTER(right[j]);
+        }
+        for (int i = 0; i < m; i++) {
+            integer bits;
+            memcpy(&bits, a + i * a_row, SIZE);
+            vec left = (vec)((ivec){0} + bits);
+            for (int j = 0; j < n; j++) sums[i * n + j] = add_products(sums[i * n + j], left, right[j]);
+        }
+    }
+}
+
+/* mean and 1 / standard deviation of a row, whose size is a multiple of LANES */
+INLINE real moments(const real *x, int64_t size, real *mean)
 {
     vec sum = splat(0), squares = splat(0);
     for (int64_t c = 0; c < size; c += LANES) sum += LOAD(x + c);
-    const real mean = sum_of(sum) / size;
+    *mean = sum_of(sum) / size;
     for (int64_t c = 0; c < size; c += LANES) {
-        vec d = LOAD(x + c) - mean;
+        vec d = LOAD(x + c) - *mean;
         squares += d * d;
     }
-    const real scale = 1 / sqrt(sum_of(squares) / size + (real)1e-5);
-    for (int64_t c = 0; c < size; c += LANES) STORE(y + c, (LOAD(x + c) - mean) * scale);
+    return 1 / sqrt(sum_of(squares) / size + (real)1e-5);
+}
+
+/* layer norm of one row, without weights, whose size is a multiple of LANES; returns 1 / standard deviation */
+INLINE real normalize_row(const real *x, int64_t size, stored *y)
+{
+    real mean, scale = moments(x, size, &mean);
+    for (int64_t c = 0; c < size; c += LANES) store_stored(y + c, (LOAD(x + c) - mean) * scale);
     return scale;
 }

@@ -72,7 +72,8 @@ class PlannerSettings:
             `likelihood_threshold`; 0 is as published.
         likelihood_threshold: nats per token, at most 0.
         deadline_ms: milliseconds that a decision may take; beam width and horizon shrink to fit. None does not limit.
-        precision: of the model while planning: `float32`, or on GPUs `bfloat16`.
+        precision: of the model while planning: `float32`; `bfloat16` on devices with units for it; `auto` for the
+            latter where there are such units.
         observation, action, reward: how tokens of each kind are sampled; value tokens are not sampled.
 
     Raises:
@@ -135,8 +136,8 @@ class PlannerSettings:
         require(is_valid, "planner.likelihood_threshold", "at most 0 and finite", threshold)
         is_valid = deadline is None or (_is_number(deadline) and SHORTEST_MS <= deadline < float("inf"))
         require(is_valid, "planner.deadline_ms", f"null, or at least {SHORTEST_MS} and finite", deadline)
-        is_valid = self.precision in ("float32", "bfloat16")
-        require(is_valid, "planner.precision", "float32 or bfloat16", self.precision)
+        is_valid = self.precision in ("auto", "float32", "bfloat16")
+        require(is_valid, "planner.precision", "auto, float32 or bfloat16", self.precision)
         for kind in ("observation", "action", "reward"):
             getattr(self, kind).check(f"planner.{kind}")
 
@@ -165,7 +166,11 @@ class PlannerSettings:
 
     def check_device(self, device: str) -> None:
         """Raise a `UserError` unless the type of device (cpu, cuda) supports the precision."""
-        require(device != "cpu" or self.precision == "float32", "planner.precision", "float32 on a CPU", self.precision)
+        if self.precision == "bfloat16" and device == "cpu":
+            from trajectory.hardware import has_bfloat16_units  # imports torch
+
+            rule = "auto or float32 on a CPU without units for bfloat16"
+            require(has_bfloat16_units(), "planner.precision", rule, self.precision)
 
     def sampling(self, kind: TokenKind) -> SamplingSettings:
         """The sampling of one kind of token."""
