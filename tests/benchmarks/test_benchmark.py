@@ -7,6 +7,7 @@ import json
 import mmap
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,18 @@ from helpers.command_line import Refusal, run_main
 from trajectory.benchmarks import planning, startup, usage
 from trajectory.benchmarks.data import FITTING_LIMIT, TIME_LIMIT, TRAINING_LIMIT, measure, write_synthetic
 from trajectory.benchmarks.planning import measure as measure_decision
-from trajectory.benchmarks.settings import DataBenchmarkSettings, DecisionCase, PlanningBenchmarkSettings
+from trajectory.benchmarks.settings import (
+    DataBenchmarkSettings,
+    DecisionCase,
+    PlanningBenchmarkSettings,
+    TrainingCase,
+)
+from trajectory.benchmarks.training import measure as measure_training
 from trajectory.benchmarks.usage import PROCESS, Usage
 from trajectory.data.d4rl import load_d4rl
 from trajectory.data.windows import TokenWindows
 from trajectory.errors import UserError
+from trajectory.hardware import has_bfloat16_units
 from trajectory.model.gpt import GPT
 from trajectory.model.loss import token_losses
 from trajectory.model.settings import GPTSettings
@@ -118,7 +126,7 @@ def test_one_decision_is_measured_against_floor_and_reference(tmp_path: Path) ->
 def test_the_fast_planner_takes_a_tenth_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that tells how many operations torch has done, so a busy machine is as fast as any."""
     settings = PlanningBenchmarkSettings(seconds=0, narrowed=True)
-    monkeypatch.setattr(planning, "decoder_for", lambda gpt: gpt)  # torch's own passes can be counted
+    monkeypatch.setattr(planning, "decoder_for", lambda gpt, precision: gpt)  # torch's own passes can be counted
     with FlopCounterMode(display=False) as counter:
         monkeypatch.setattr(planning, "perf_counter", lambda: counter.get_total_flops() / 1e9)
         row = measure_decision(DecisionCase(beam_width=4, horizon=2), settings)
@@ -129,7 +137,7 @@ def test_the_fast_planner_takes_a_tenth_of_the_reference(monkeypatch: pytest.Mon
 
 @pytest.mark.slow  # half a minute of steps of the published architecture
 def test_training_is_measured_against_its_floor(tmp_path: Path) -> None:
-    few = [f"training.{key}=[]" for key in ("widths", "layers", "batches", "windows", "environments")]
+    few = [f"training.{key}=[]" for key in ("widths", "layers", "batches", "windows", "environments", "precisions")]
     lines, results = run_benchmark(tmp_path, "benchmark.suites=[training]", "training.steps=1", *few)
     published, laptop = results["training"]
     asked = {"environment": "hopper", "width": 128, "layers": 4, "batch": 256, "window": 10, "threads": 1}
@@ -188,6 +196,19 @@ def test_training_flops_are_those_of_the_products() -> None:
     assert B * 19 * training_flops(gpt) == pytest.approx(counter.get_total_flops() - padding + attention)
 
 
+def test_a_plan_and_a_training_in_bfloat16_are_measured_against_products_in_it() -> None:
+    settings = PlanningBenchmarkSettings(seconds=0, narrowed=True, precisions=["bfloat16"], beam_widths=[2], horizons=[1])
+    single, half = (measure_decision(case, settings) for case in settings.cases())
+    assert (single["precision"], half["precision"]) == ("float32", "bfloat16")
+    assert half["cache_bytes"] == single["cache_bytes"] / 2
+    assert half["multiply_adds"] == single["multiply_adds"]
+    case = TrainingCase(width=32, layers=1, batch=2, window=2, precision="bf16-mixed")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        row = process.submit(measure_training, case, 1).result()
+    assert row["ratio"] > 0
+    assert asdict(case).items() <= row.items()
+
+
 def test_multiply_adds_are_counted_by_hand() -> None:
     """One beam of two candidates, one transition, no context: the sums of a few lines."""
     settings = PlanningBenchmarkSettings(seconds=0, narrowed=True)
@@ -202,8 +223,11 @@ def test_multiply_adds_are_counted_by_hand() -> None:
 
 def test_all_planning_cases() -> None:
     """A grid, then single changes; narrowed, a part of the grid."""
-    cases = PlanningBenchmarkSettings(threads=1).cases()
+    cases = PlanningBenchmarkSettings(threads=1, precisions=[]).cases()
     assert len(cases) == len(set(cases)) == 9 + 2 + 2 + 2 + 2
+    half = [case for case in PlanningBenchmarkSettings(threads=1).cases() if case not in cases]
+    assert len(half) == (2 if has_bfloat16_units() else 0)
+    assert all(case.precision == "bfloat16" for case in half)
     assert DecisionCase() in cases
     assert DecisionCase(beam_width=128, horizon=15) in cases
     narrowed = PlanningBenchmarkSettings(threads=2, beam_widths=[7], narrowed=True).cases()
@@ -220,6 +244,8 @@ def test_all_planning_cases() -> None:
         ("planner.beam_width=0", "planning.beam_widths must be numbers of at least 1, got [0]"),
         ("benchmark.threads=0", "benchmark.threads must be null or at least 1, got 0"),
         ("planning.environments=[lander]", "planning.environments must be among "),
+        ("planning.precisions=[tf32]", "planning.precisions must be among float32, bfloat16, got 'tf32'"),
+        ("training.precisions=[bfloat16]", "training.precisions must be among 32-true, bf16-mixed, got 'bfloat16'"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(refusal: Refusal, override: str, message: str) -> None:

@@ -31,7 +31,7 @@ from trajectory.model.settings import GPTSettings
 from trajectory.planning.beam_search import beam_search, uniforms_shape
 from trajectory.planning.settings import PlannerSettings
 
-UNCHANGED = ("environment", "context", "environments", "positions", "threads")
+UNCHANGED = ("environment", "context", "environments", "positions", "precision", "threads")
 
 
 def benchmark_planning(settings: PlanningBenchmarkSettings) -> list[dict[str, Any]]:
@@ -51,7 +51,8 @@ def measure(case: DecisionCase, settings: PlanningBenchmarkSettings) -> dict[str
         `square_floor_seconds`, its `multiply_adds` at the rate of a large square product measured before and after,
         and `square_ratio`; `matmul_flops`, twice that rate; `decisions_per_second` over all environments;
         `cache_bytes`; `reference_seconds` of the slow planner, None where it would take too long, and `same_plan`, the
-        share of its tokens that were found again (they may differ by rounding).
+        share of its tokens that were found again (they may differ by rounding). Products of floors are in the case's
+        precision.
     """
     layout = LAYOUTS[case.environment]
     torch.manual_seed(0)
@@ -68,13 +69,14 @@ def measure(case: DecisionCase, settings: PlanningBenchmarkSettings) -> dict[str
         return beam_search(decoder, discretizer, context, uniforms, planner, discount=0.99).tokens
 
     with torch_threads(case.threads):
-        decoder = decoder_for(gpt)
+        decoder = decoder_for(gpt, case.precision)
+        dtype = torch.bfloat16 if case.precision == "bfloat16" else torch.float32
         counting = _Counting(decoder)
         found = plan(counting)
-        product_before = matmul_flops()
+        product_before = matmul_flops(dtype=dtype)
         seconds = median_seconds(lambda: plan(decoder), settings.seconds)
-        flops = (product_before + matmul_flops()) / 2
-        floor = floor_seconds(counting.products, 2 * counting.attention_multiply_adds)
+        flops = (product_before + matmul_flops(dtype=dtype)) / 2
+        floor = floor_seconds(counting.products, 2 * counting.attention_multiply_adds, dtype)
         square = 2 * counting.multiply_adds / flops
         # every token of the fast plan is a pass over some tokens of the slow one
         expected = 2 * counting.full_multiply_adds / flops
@@ -180,7 +182,7 @@ def median_seconds(call: Callable[[], Any], seconds: float) -> float:
 COLUMNS: Columns = {
     "environment": "environment",
     "beams": "beam_width",
-    **{name: name for name in ("horizon", "context", "environments", "positions", "threads")},
+    **{name: name for name in ("horizon", "context", "environments", "positions", "precision", "threads")},
     "seconds": lambda row: f"{row['seconds']:.3f}",
     "floor s": lambda row: f"{row['floor_seconds']:.3f}",
     "ratio": lambda row: f"{row['ratio']:.2f}",

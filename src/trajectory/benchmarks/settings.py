@@ -34,6 +34,7 @@ class DecisionCase:
     context: int = 5
     environments: int = 1
     positions: str = "absolute"
+    precision: str = "float32"
     threads: int = 1
 
 
@@ -46,6 +47,7 @@ class PlanningBenchmarkSettings:
     contexts: list[int] = field(default_factory=lambda: [1, 9])
     environments: list[str] = field(default_factory=lambda: ["walker2d", "ant"])
     batches: list[int] = field(default_factory=lambda: [8, 32])
+    precisions: list[str] | None = None
     seconds: float = 2.0
     reference_seconds: float = 60.0
     threads: int | None = None
@@ -60,6 +62,8 @@ class PlanningBenchmarkSettings:
         require(inside, "planning.contexts", f"numbers from 0 to {window - 1}", self.contexts)
         for name in self.environments:
             require(name in LAYOUTS, "planning.environments", f"among {', '.join(LAYOUTS)}", name)
+        for name in self.precisions or []:
+            require(name in ("float32", "bfloat16"), "planning.precisions", "among float32, bfloat16", name)
         for key in ("seconds", "reference_seconds"):
             require(getattr(self, key) >= 0, f"planning.{key}", "at least 0", getattr(self, key))
         right = self.threads is None or self.threads >= 1
@@ -69,13 +73,16 @@ class PlanningBenchmarkSettings:
         """All beam widths and horizons, and from the smallest usual and the largest case on one change at a time."""
         first = self.threads or 1
         grid = [DecisionCase(beam_width=b, horizon=h, threads=first) for b in self.beam_widths for h in self.horizons]
+        precisions = [] if self.narrowed and self.precisions is None else self.precisions
+        others = _other_precisions(precisions, "float32", "bfloat16")
         if self.narrowed:
-            return grid
+            return grid + [replace(case, precision=name) for name in others for case in grid]
         usual, largest = DecisionCase(threads=first), DecisionCase(beam_width=128, horizon=15, threads=first)
         changes: list[DecisionCase] = [replace(usual, context=context) for context in self.contexts]
         changes += [replace(usual, environment=name) for name in self.environments]
         changes += [replace(usual, environments=number) for number in self.batches]
         changes += [replace(case, positions="rotary") for case in (usual, largest)]
+        changes += [replace(case, precision=name) for name in others for case in (usual, largest)]
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if self.threads is None and cores > 1:
             changes += [replace(case, threads=cores) for case in (usual, largest)]
@@ -93,6 +100,7 @@ class TrainingCase:
     batch: int = 256
     window: int = 10
     dropout: float = 0.1
+    precision: str = "32-true"
     threads: int = 1
 
 
@@ -105,6 +113,7 @@ class TrainingBenchmarkSettings:
     batches: list[int] = field(default_factory=lambda: [32, 64])
     windows: list[int] = field(default_factory=lambda: [5, 20])
     environments: list[str] = field(default_factory=lambda: ["walker2d", "ant"])
+    precisions: list[str] | None = None
     steps: int = 5
     threads: int | None = None
 
@@ -117,10 +126,12 @@ class TrainingBenchmarkSettings:
         require(even, "training.widths", f"multiples of {unit}", self.widths)
         for name in self.environments:
             require(name in LAYOUTS, "training.environments", f"among {', '.join(LAYOUTS)}", name)
+        for name in self.precisions or []:
+            require(name in ("32-true", "bf16-mixed"), "training.precisions", "among 32-true, bf16-mixed", name)
         require(self.steps >= 1, "training.steps", "at least 1", self.steps)
 
     def cases(self) -> list[TrainingCase]:
-        """The published architecture, single changes to it, and the laptop experiment's."""
+        """The published architecture, single changes to it, and the laptop experiment's, in every precision."""
         usual = TrainingCase(threads=self.threads or 1)
         changes = [
             *[replace(usual, width=width) for width in self.widths],
@@ -129,7 +140,18 @@ class TrainingBenchmarkSettings:
             *[replace(usual, window=window) for window in self.windows],
             *[replace(usual, environment=name) for name in self.environments],
         ]
-        return [usual, *changes, replace(usual, width=64, layers=2, batch=32, dropout=0.0)]
+        laptop = replace(usual, width=64, layers=2, batch=32, dropout=0.0)
+        others = _other_precisions(self.precisions, "32-true", "bf16-mixed")
+        return [usual, *changes, laptop, *[replace(case, precision=name) for name in others for case in (usual, laptop)]]
+
+
+def _other_precisions(chosen: list[str] | None, single: str, half: str) -> list[str]:
+    """Those that are asked for beside `single`, or `half` where the processor has units for it."""
+    if chosen is None:
+        from trajectory.hardware import has_bfloat16_units  # imports torch
+
+        return [half] if has_bfloat16_units() else []
+    return [name for name in chosen if name != single]
 
 
 @dataclass(frozen=True)

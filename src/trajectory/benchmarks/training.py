@@ -64,11 +64,12 @@ def measure(case: TrainingCase, steps: int) -> dict[str, Any]:
     keep_freed_memory()
     module, loader = make_training(case)
     clock = _Clock()
-    trainer = bare_trainer(clock, max_steps=2 + steps, accelerator="cpu")
-    before, usage = matmul_flops(), Usage()
+    trainer = bare_trainer(clock, max_steps=2 + steps, accelerator="cpu", precision=case.precision)
+    dtype = torch.bfloat16 if case.precision == "bf16-mixed" else torch.float32
+    before, usage = matmul_flops(dtype=dtype), Usage()
     with usage.stage("training"):
         trainer.fit(module, loader)
-    flops = (before + matmul_flops()) / 2
+    flops = (before + matmul_flops(dtype=dtype)) / 2
     begun = perf_counter()
     for _ in islice(chain.from_iterable(repeat(loader)), LOADED):
         pass
@@ -77,7 +78,7 @@ def measure(case: TrainingCase, steps: int) -> dict[str, Any]:
     tokens, each = case.batch * module.gpt.block_size, training_flops(module.gpt)
     products = training_products(module.gpt, case.batch)
     in_products = sum(2 * times * math.prod(shape) for shape, times in products.items())
-    floor = tokens / floor_seconds(products, max(0.0, tokens * each - in_products))
+    floor = tokens / floor_seconds(products, max(0.0, tokens * each - in_products), dtype)
     rate, square = tokens / seconds, flops / each
     return {
         **asdict(case),
@@ -158,7 +159,7 @@ class _Clock(pl.Callback):
 
 
 COLUMNS: Columns = {
-    **{name: name for name in ("environment", "width", "layers", "batch", "window", "dropout", "threads")},
+    **{name: name for name in ("environment", "width", "layers", "batch", "window", "dropout", "precision", "threads")},
     "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
     "floor tokens/s": lambda row: f"{row['floor_tokens_per_second']:,.0f}",
     "ratio": lambda row: f"{row['ratio']:.2f}",

@@ -131,7 +131,7 @@ INLINE vec exponential(vec x)
     x = larger(x, splat(-87.0f));
     ivec k = __builtin_convertvector(x * 1.44269504f - 0.5f, ivec);
     vec n = __builtin_convertvector(k, vec), r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    vec y = 1 + r * (1 + r * (0.5f + r * (1 / 6.f + r * (1 / 24.f + r * (1 / 120.f + r * (1 / 720.f + r / 5040.f))))));
+    vec y = 1 + r * (1 + r * (0.5f + r * (1 / 6.f + r * (1 / 24.f + r * (1 / 120.f + r * (1 / 720.f + r * (1 / 5040.f)))))));
     return (vec)((ivec)y + (k << 23));
 }
 /* for x >= 0: the upper tail of the standard normal distribution at x, given e = exp(-x x / 2), with an error below
