@@ -197,7 +197,9 @@ def test_training_flops_are_those_of_the_products() -> None:
 
 
 def test_a_plan_and_a_training_in_bfloat16_are_measured_against_products_in_it() -> None:
-    settings = PlanningBenchmarkSettings(seconds=0, narrowed=True, precisions=["bfloat16"], beam_widths=[2], horizons=[1])
+    settings = PlanningBenchmarkSettings(
+        seconds=0, narrowed=True, precisions=["bfloat16"], beam_widths=[2], horizons=[1]
+    )
     single, half = (measure_decision(case, settings) for case in settings.cases())
     assert (single["precision"], half["precision"]) == ("float32", "bfloat16")
     assert half["cache_bytes"] == single["cache_bytes"] / 2

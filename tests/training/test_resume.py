@@ -85,6 +85,7 @@ def train(
     *callbacks: pl.Callback,
     checkpoint: Path | None = None,
     critic: CriticSettings = CRITIC,
+    **flags: Any,
 ) -> pl.Trainer:
     """From seed 0, or from a checkpoint and whatever the generators hold."""
     if checkpoint is None:
@@ -92,7 +93,7 @@ def train(
     module = toy_module(data, MODEL, PLANNER, OPTIMIZER, critic=critic)
     assert module.critic is not None
     training = CriticTraining(module.critic, data.source.load(), critic, data.tokenizer, seed=0, every_n_steps=1)
-    return fit(module, data, STEPS, checkpoint, callbacks=[training, *callbacks])
+    return fit(module, data, STEPS, checkpoint, callbacks=[training, *callbacks], **flags)
 
 
 def returns(planning: PlanningEvaluation) -> list[tuple[int, list[Any]]]:
@@ -131,6 +132,18 @@ def test_a_critic_with_a_policy_continues_as_one_never_ended(data: TrajectoryDat
     torch.manual_seed(1)
     train(data, LastCheckpoint(parts / "last.ckpt", 100), checkpoint=whole / "3.ckpt", critic=REBRAC)
     assert_same_end(parts / "last.ckpt", whole / "last.ckpt")
+
+
+def test_a_training_in_bfloat16_continues_as_one_never_ended(data: TrajectoryDataModule, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    train(data, LastCheckpoint(whole / "last.ckpt", 1), Copies(whole), precision="bf16-mixed")
+    assert read_checkpoint(whole / "7.ckpt")["process"]["precision"] == "bf16-mixed"
+    for step in (3, 10):
+        torch.manual_seed(step)
+        last = LastCheckpoint(parts / f"{step}.ckpt", 100)
+        train(data, last, checkpoint=whole / f"{step}.ckpt", precision="bf16-mixed")
+        assert_same_end(parts / f"{step}.ckpt", whole / "last.ckpt")
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])

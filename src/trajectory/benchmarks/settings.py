@@ -142,7 +142,12 @@ class TrainingBenchmarkSettings:
         ]
         laptop = replace(usual, width=64, layers=2, batch=32, dropout=0.0)
         others = _other_precisions(self.precisions, "32-true", "bf16-mixed")
-        return [usual, *changes, laptop, *[replace(case, precision=name) for name in others for case in (usual, laptop)]]
+        return [
+            usual,
+            *changes,
+            laptop,
+            *[replace(case, precision=name) for name in others for case in (usual, laptop)],
+        ]
 
 
 def _other_precisions(chosen: list[str] | None, single: str, half: str) -> list[str]:

@@ -111,7 +111,9 @@ class NativeGPT:
     def new_cache(self, slots: int) -> TreeCache:
         """As `GPT.new_cache`, but it reuses the last cache of that size, so there can be one plan at a time."""
         if self.cache is None or self.cache.slots != slots:
-            self.cache = TreeCache(self.settings.n_layer, self.settings.n_embd, slots, like=self.tables[0].new_empty(0, dtype=self.dtype))
+            self.cache = TreeCache(
+                self.settings.n_layer, self.settings.n_embd, slots, like=self.tables[0].new_empty(0, dtype=self.dtype)
+            )
         return self.cache
 
     def decode_step(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor:

@@ -57,7 +57,6 @@ class Machine:
         self.precision = self._precision(settings, earlier)
         pl.seed_everything(settings.seed, verbose=False)
 
-
     def _precision(self, settings: TrainingSettings, earlier: dict[str, Any]) -> Any:
         asked = settings.trainer.precision
         chosen = select_precision(asked, self.device)
