@@ -1,4 +1,4 @@
-"""What plans in bfloat16 promise: with the same random numbers, objectives within a hundredth of float32's in the mean."""
+"""Plans in bfloat16: with the same random numbers, objectives within a hundredth of float32's in the mean."""
 
 from __future__ import annotations
 
