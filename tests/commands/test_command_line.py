@@ -341,7 +341,7 @@ def test_clone_leaves_the_same_results(trained: Run, cloned: Run) -> None:
     assert cloned.results["dataset"] == trained.results["dataset"]
     assert cloned.results["planner"] is None
     assert cloned.results["baseline"]["steps"] == 50
-    of_training = {"steps", "evaluations", "skipped_steps", "interrupted"}
+    of_training = {"steps", "evaluations", "precision", "skipped_steps", "interrupted"}
     assert trained.results.keys() - of_training <= cloned.results.keys()
     assert RUN_FILES | {"policy.safetensors"} <= {path.name for path in cloned.folder.iterdir()}
     assert len(cloned.table) == 5
