@@ -93,17 +93,14 @@ def beam_search(
     """
     layout = gpt.layout
     E = len(context)
-    needs_log_prob = settings.likelihood_weight > 0 or settings.objective != "return"
-    # no action depends on the reward behind the last one, if a critic values it
-    can_end_with_action = actions_only and critic is not None and not with_log_prob
-    with_log_prob = with_log_prob or needs_log_prob
+    with_log_prob = with_log_prob or settings.likelihood_weight > 0 or settings.objective != "return"
     candidates = E * settings.beam_width * settings.expansion
     with torch_threads(1) if gpt.own_threads and candidates < SMALL_BATCH_THRESHOLD else nullcontext():
         search = Search(gpt, discretizer, context, settings, uniforms, with_log_prob=with_log_prob)
         cumulative_reward = search.logits.new_zeros(E, 1)  # (E, n) discounted, expected
         for step in range(settings.horizon):
             is_last = step == settings.horizon - 1
-            ends_with_action = is_last and can_end_with_action
+            ends_with_action = is_last and actions_only and critic is not None and not with_log_prob
             copies = settings.expansion * settings.beam_width // cumulative_reward.shape[1]
             search.expand(copies)
             cumulative_reward = cumulative_reward.repeat_interleave(copies, dim=1)
@@ -111,18 +108,13 @@ def beam_search(
                 is_end = ends_with_action and dimension == layout.reward_index - 1
                 search.sample_token(step, dimension, decode=not is_end)
             previous_reward = cumulative_reward
-            value = log_prob = None
-            if critic is not None:  # Q includes the reward, which therefore counts in neither
-                value = discount**step * search.q_value(critic)
-                log_prob = search.log_prob() if needs_log_prob else None
+            value = None if critic is None else discount**step * search.q_value(critic)
             if not ends_with_action:
                 if settings.objective != "likelihood":
                     cumulative_reward = cumulative_reward + discount**step * search.expectation(layout.reward_index)
                 search.sample_token(step, layout.reward_index)
-            if needs_log_prob and log_prob is None:
-                log_prob = search.log_prob()
             if settings.objective == "likelihood":
-                objective = log_prob
+                objective = search.log_prob()
             else:
                 # a critic's Q includes the reward of this step; the return-to-go begins after it
                 rewards = cumulative_reward if value is None else previous_reward
@@ -131,12 +123,10 @@ def beam_search(
                 if custom_objective is None:
                     objective = rewards + value
                 else:
-                    objective = custom_objective(rewards, value, log_prob)
+                    objective = custom_objective(rewards, value, search.log_prob())
             if settings.likelihood_weight > 0:
-                weight = settings.likelihood_weight
-                if critic is not None:
-                    weight = weight * objective.abs().mean(1, keepdim=True)
-                objective = objective - weight * (settings.likelihood_threshold - log_prob).clamp(min=0)
+                log_prob_deficit = settings.likelihood_threshold - search.log_prob()
+                objective = objective - settings.likelihood_weight * log_prob_deficit.clamp(min=0)
             best = objective.topk(settings.beam_width, dim=1).indices  # (E, beam_width) among the candidates
             # in order of their ancestors, for the processor's caches; a beam's rank decides which uniforms it uses
             chosen, ranks = best.sort(dim=1)

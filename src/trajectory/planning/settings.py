@@ -69,9 +69,7 @@ class PlannerSettings:
         execute_temperature_limit: above which it is not, as a share of the objectives' mean size; None does not limit.
             So of beams that differ much, as of data of good and bad policies, the best decide.
         likelihood_weight: what the objective loses for every nat by which a candidate's mean log-probability is below
-            `likelihood_threshold`; 0 is as published. With a critic it is a share of the candidates' mean |objective|, as
-            policies are held to the data in units of |Q| (TD3+BC, Fujimoto, Gu 2021), and the last reward's token does
-            not count.
+            `likelihood_threshold`; 0 is as published.
         likelihood_threshold: nats per token, at most 0.
         deadline_ms: milliseconds that a decision may take; beam width and horizon shrink to fit. None does not limit.
         precision: of the model while planning: `float32`; `bfloat16` on devices with units for it; `auto` for the
