@@ -32,11 +32,11 @@ PLANNER = PlannerSettings(beam_width=3, horizon=3, context=2, expansion=2, actio
 
 @dataclass(frozen=True)
 class Model:
-    """A GPT with random weights, the bins it speaks in, and a critic with random weights."""
+    """A GPT with random weights, the bins it speaks in, and a critic with random weights, of IQL unless replaced."""
 
     gpt: GPT
     discretizer: Discretizer
-    critic: IQLCritic
+    critic: Any
 
     @cached_property
     def decoders(self) -> list[Decoder]:

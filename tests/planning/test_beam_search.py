@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from helpers.slow_sampling import slow_sample
 from helpers.tiny_planner import DISCOUNT, DRAWN, LAYOUT, SMALL, Model, make_context, make_model, make_uniforms
+from trajectory.critic.rebrac import ReBRACCritic
+from trajectory.critic.settings import ReBRACCriticSettings
 from trajectory.networks import EnsembleMLP
 from trajectory.planning.beam_search import Plan, beam_search, uniforms_shape
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
@@ -27,16 +30,18 @@ class Sequence:
     gains: float = 0.0
     ended: bool = False
     objective: float = 0.0
+    distance: float = 0.0  # squared, of its actions from the critic's policy
     log_probs: tuple[float, ...] = ()
 
 
-def perceptron(networks: EnsembleMLP, member: int, units: list[float]) -> float:
-    """The output of one of them, one layer and number at a time."""
+def perceptron(networks: EnsembleMLP, member: int, units: list[float], outputs: int = 1) -> list[float]:
+    """The outputs of one of them, one layer and number at a time."""
     for layer, (weight, bias) in enumerate(zip(networks.weights, networks.biases, strict=True)):
         units = [max(0.0, unit) for unit in units] if layer else units
         columns, biases = weight[member].T.tolist(), bias[member, 0].tolist()
         units = [b + sum(w * u for w, u in zip(c, units, strict=True)) for c, b in zip(columns, biases, strict=True)]
-    return units[0]
+    assert len(units) == outputs
+    return units
 
 
 class SlowSearch:
@@ -87,15 +92,34 @@ class SlowSearch:
         """The least Q of the observation and the action that the sequence ends with."""
         if sequence.ended:
             return 0.0
-        critic, acted = self.model.critic, self.layout.reward_index
-        tokens = sequence.tokens[len(sequence.tokens) - acted :]
-        numbers = [self.model.discretizer.values[d][token].item() for d, token in enumerate(tokens)]
+        critic, numbers = self.model.critic, self.last_decision(sequence)
+        if isinstance(critic, ReBRACCritic):
+            observation, action = torch.tensor([numbers], dtype=torch.float64).split([2, 2], 1)
+            return critic.q_values(observation, action).min().item()
         means = [*critic.observation_mean.tolist(), *critic.action_mean.tolist()]
         stds = [*critic.observation_std.tolist(), *critic.action_std.tolist()]
         units = [(number - mean) / std for number, mean, std in zip(numbers, means, stds, strict=True)]
-        v_value = critic.value_std.item() * perceptron(critic.v, 0, units[: self.layout.observation_dim])
-        advantages = [critic.advantage_std.item() * perceptron(critic.advantage, member, units) for member in range(3)]
+        v_value = critic.value_std.item() * perceptron(critic.v, 0, units[: self.layout.observation_dim])[0]
+        advantages = [
+            critic.advantage_std.item() * perceptron(critic.advantage, member, units)[0] for member in range(3)
+        ]
         return critic.value_mean.item() + v_value + min(advantages)
+
+    def last_decision(self, sequence: Sequence) -> list[float]:
+        """The numbers of the observation and the action that the sequence ends with."""
+        tokens = sequence.tokens[len(sequence.tokens) - self.layout.reward_index :]
+        return [self.model.discretizer.values[d][token].item() for d, token in enumerate(tokens)]
+
+    def policy_distance(self, sequence: Sequence) -> float:
+        """Of the last action from the critic's policy, squared, both in [-1, 1]."""
+        critic = self.model.critic
+        if sequence.ended or not isinstance(critic, ReBRACCritic):
+            return 0.0
+        *observation, first, second = self.last_decision(sequence)
+        columns = zip(observation, critic.observation_mean.tolist(), critic.observation_std.tolist(), strict=True)
+        policy = perceptron(critic.policy, 0, [(number - mean) / std for number, mean, std in columns], outputs=2)
+        actions = zip((first, second), critic.action_mean.tolist(), critic.action_std.tolist(), policy, strict=True)
+        return sum(((action - mean) / std - math.tanh(chosen)) ** 2 for action, mean, std, chosen in actions)
 
     def append_value(self, sequence: Sequence) -> None:
         logits = self.logits(sequence, self.layout.value_index)
@@ -126,6 +150,7 @@ class SlowSearch:
                 for dimension in range(observation_dim, reward):
                     self.draw(sequence, dimension, uniforms[step][dimension][row])
                 with_critic = sequence.gains + DISCOUNT**step * self.q_value(sequence)
+                sequence.distance += self.policy_distance(sequence)
                 sequence.gains += DISCOUNT**step * self.expectation(sequence, reward)
                 self.draw(sequence, reward, uniforms[step][reward][row])
                 sequence.objective = sequence.gains + DISCOUNT ** (step + 1) * self.expectation(sequence, value)
@@ -136,6 +161,9 @@ class SlowSearch:
                     sequence.objective = mean
                 lacking = max(0.0, self.settings.likelihood_threshold - mean)
                 sequence.objective -= self.settings.likelihood_weight * lacking
+            share = self.settings.policy_penalty * sum(abs(one.objective) for one in candidates) / len(candidates)
+            for sequence in candidates:
+                sequence.objective -= share * sequence.distance
             beams = sorted(candidates, key=lambda sequence: -sequence.objective)[:width]
             for sequence in beams:
                 self.append_value(sequence)
@@ -270,6 +298,41 @@ def test_values_of_a_critic(horizon: int, weight: float, positions: str, stop_bi
     with torch.no_grad():
         model.critic.advantage.weights[-1].neg_()
     assert not torch.equal(plan_with(model, context, settings).objective, plan.objective)
+
+
+@pytest.mark.parametrize("stop_bias", [-20.0, 1.0])
+@pytest.mark.parametrize("positions", ["absolute", "rotary"])
+@pytest.mark.parametrize(("horizon", "penalty"), [(1, 0.05), (1, 2.0), (4, 0.3)])
+def test_the_distance_from_a_critics_policy(horizon: int, penalty: float, positions: str, stop_bias: float) -> None:
+    """That of all actions of a plan; with a large penalty the plans are those nearest to the policy."""
+    settings = replace(SMALL, beam_width=4, horizon=horizon, value="critic", policy_penalty=penalty, observation=DRAWN)
+    model = with_policy(make_model(positions=positions, stop_bias=stop_bias))
+    context = make_context(model, environments=2, past=1)
+    plan = check_against_slow_search(model, context, settings)
+    without = plan_with(model, context, replace(settings, policy_penalty=0.0))
+    assert not torch.equal(plan.objective, without.objective)
+    if stop_bias < 0:  # nothing ends, so nothing is at no distance
+        assert (plan.objective < without.objective.max()).all()
+
+
+def with_policy(model: Model) -> Model:
+    """The same with a critic of random weights that has a policy."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        critic = ReBRACCritic(LAYOUT, ReBRACCriticSettings(members=3, hidden=(8, 8))).double().eval()
+    observations, actions = (torch.randn(50, 2, generator=generator).double() for _ in range(2))
+    critic.fit_units(observations, actions, torch.zeros(50), discount=0.0)
+    return replace(model, critic=critic)
+
+
+def test_a_critic_without_a_policy_has_no_distance_from_it() -> None:
+    model = make_model()
+    settings = replace(SMALL, value="critic", policy_penalty=2.0)
+    context = make_context(model, environments=2, past=1)
+    plan, without = (plan_with(model, context, replace(settings, policy_penalty=p)) for p in (2.0, 0.0))
+    assert torch.equal(plan.tokens, without.tokens)
+    assert torch.equal(plan.objective, without.objective)
 
 
 @pytest.mark.parametrize("stop_bias", [-20.0, 1.0])

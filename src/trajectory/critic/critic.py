@@ -69,6 +69,12 @@ class Critic(nn.Module, ABC):
     def q_values(self, observations: Tensor, actions: Tensor) -> Tensor:
         """(B, observation_dim) and (B, action_dim) -> (K, B) discounted returns, this step's reward included."""
 
+    def policy_distances(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """(B, observation_dim) and (B, action_dim) -> (B,) squared distances of actions from those of the critic's own
+        policy, in the units in which it is held to the data; 0 for a critic without one.
+        """
+        return torch.zeros(len(observations), dtype=observations.dtype, device=observations.device)
+
     @classmethod
     def shapes(cls, layout: TransitionLayout, settings: CriticSettings) -> dict[str, tuple[int, ...]]:
         """Of the weights, without biases and units, known before they take memory."""

@@ -65,6 +65,10 @@ class ReBRACCritic(Critic):
         scaled = self.policy(self.observation_columns(observations))[0].tanh()
         return self.action_mean + self.action_std * scaled
 
+    def policy_distances(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """As for every critic; actions are scaled to [-1, 1]."""
+        return ((actions - self.actions(observations)) / self.action_std).square().sum(-1)
+
 
 class ReBRACLearning:
     """Fits Q and its policy to a dataset's transitions.

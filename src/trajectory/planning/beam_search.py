@@ -98,17 +98,20 @@ def beam_search(
     with torch_threads(1) if gpt.own_threads and candidates < SMALL_BATCH_THRESHOLD else nullcontext():
         search = Search(gpt, discretizer, context, settings, uniforms, with_log_prob=with_log_prob)
         cumulative_reward = search.logits.new_zeros(E, 1)  # (E, n) discounted, expected
+        distance = search.logits.new_zeros(E, 1)  # (E, n) squared, of all actions from the critic's policy
         for step in range(settings.horizon):
             is_last = step == settings.horizon - 1
             ends_with_action = is_last and actions_only and critic is not None and not with_log_prob
             copies = settings.expansion * settings.beam_width // cumulative_reward.shape[1]
             search.expand(copies)
-            cumulative_reward = cumulative_reward.repeat_interleave(copies, dim=1)
+            cumulative_reward, distance = (sums.repeat_interleave(copies, 1) for sums in (cumulative_reward, distance))
             for dimension in range(layout.observation_dim, layout.reward_index):
                 is_end = ends_with_action and dimension == layout.reward_index - 1
                 search.sample_token(step, dimension, decode=not is_end)
             previous_reward = cumulative_reward
             value = None if critic is None else discount**step * search.q_value(critic)
+            if critic is not None and settings.policy_penalty > 0:
+                distance = distance + search.policy_distance(critic)
             if not ends_with_action:
                 if settings.objective != "likelihood":
                     cumulative_reward = cumulative_reward + discount**step * search.expectation(layout.reward_index)
@@ -127,10 +130,14 @@ def beam_search(
             if settings.likelihood_weight > 0:
                 log_prob_deficit = settings.likelihood_threshold - search.log_prob()
                 objective = objective - settings.likelihood_weight * log_prob_deficit.clamp(min=0)
+            if settings.policy_penalty > 0:
+                objective = objective - settings.policy_penalty * objective.abs().mean(1, keepdim=True) * distance
             best = objective.topk(settings.beam_width, dim=1).indices  # (E, beam_width) among the candidates
             # in order of their ancestors, for the processor's caches; a beam's rank decides which uniforms it uses
             chosen, ranks = best.sort(dim=1)
-            cumulative_reward, objective = cumulative_reward.gather(1, chosen), objective.gather(1, chosen)
+            cumulative_reward, distance, objective = (
+                sums.gather(1, chosen) for sums in (cumulative_reward, distance, objective)
+            )
             search.prune(chosen, ranks)
             if ends_with_action:
                 search.leave_out_reward_and_value()
@@ -271,11 +278,22 @@ class Search:
 
     def q_value(self, critic: Critic) -> Tensor:
         """(E, n) Q of the last observation and action, the smallest of the critic's; 0 where the episode has ended."""
+        return self._of_living(critic.q_values(*self._last_decision()).amin(0))
+
+    def policy_distance(self, critic: Critic) -> Tensor:
+        """(E, n) of the last action from the critic's policy, as `Critic.policy_distances`; 0 where it has ended."""
+        return self._of_living(critic.policy_distances(*self._last_decision()))
+
+    def _last_decision(self) -> tuple[Tensor, Tensor]:
+        """(R, observation_dim) and (R, action_dim) numbers of the last observation and action."""
         layout = self.gpt.layout
         tokens = self.tokens[:, self.tokens.shape[1] - layout.reward_index :]  # (R, O + action_dim)
         numbers = self.discretizer.decode(tokens, slice(0, layout.reward_index))
-        q_value = critic.q_values(numbers[:, layout.observation], numbers[:, layout.action]).amin(0)  # (R,)
-        return (q_value * self.alive).to(self.logits.dtype).view(self.environments, -1)
+        return numbers[:, layout.observation], numbers[:, layout.action]
+
+    def _of_living(self, numbers: Tensor) -> Tensor:
+        """(R,) -> (E, n), 0 where the episode has ended."""
+        return (numbers * self.alive).to(self.logits.dtype).view(self.environments, -1)
 
     def log_prob(self) -> Tensor:
         """(E, n) mean log-probability of the tokens sampled so far, in nats.
