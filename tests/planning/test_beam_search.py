@@ -326,9 +326,10 @@ def with_policy(model: Model) -> Model:
     return replace(model, critic=critic)
 
 
-def test_a_critic_without_a_policy_has_no_distance_from_it() -> None:
+@pytest.mark.parametrize("value", ["critic", "model"])
+def test_without_a_policy_there_is_no_distance_from_it(value: str) -> None:
     model = make_model()
-    settings = replace(SMALL, value="critic", policy_penalty=2.0)
+    settings = replace(SMALL, value=value)
     context = make_context(model, environments=2, past=1)
     plan, without = (plan_with(model, context, replace(settings, policy_penalty=p)) for p in (2.0, 0.0))
     assert torch.equal(plan.tokens, without.tokens)

@@ -137,7 +137,6 @@ class PlannerSettings:
         penalty = self.policy_penalty
         is_valid = _is_number(penalty) and 0 <= penalty < float("inf")
         require(is_valid, "planner.policy_penalty", "at least 0 and finite", penalty)
-        require(penalty == 0 or self.value == "critic", "planner.policy_penalty", "0 with planner.value=model", penalty)
         is_valid = weight == 0 or self.objective != "likelihood"
         require(is_valid, "planner.likelihood_weight", "0 with planner.objective=likelihood", weight)
         is_valid = _is_number(threshold) and -float("inf") < threshold <= 0
