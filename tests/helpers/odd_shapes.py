@@ -23,6 +23,8 @@ from trajectory.transition import TransitionLayout
 LAYOUTS = (TransitionLayout(1, 1), TransitionLayout(11, 3))
 SIZES = ((16, 1), (48, 3), (64, 4), (192, 4))  # widths and heads; not all widths are multiples of a vector's
 
+PRECISIONS = (torch.float32, torch.bfloat16)
+
 
 def model(layout: TransitionLayout, n_embd: int, n_head: int, window: int, positions: str, bins: int) -> GPT:
     torch.manual_seed(0)
@@ -33,11 +35,11 @@ def model(layout: TransitionLayout, n_embd: int, n_head: int, window: int, posit
 
 
 @torch.inference_mode()
-def decode(gpt: GPT, rows: int, transitions: int) -> bool:
+def decode(gpt: GPT, rows: int, transitions: int, dtype: torch.dtype) -> bool:
     """A transition at once, then token by token. False for a width that this processor leaves to torch."""
     D = gpt.layout.transition_dim
     try:
-        decoder = NativeGPT(gpt.eval())
+        decoder = NativeGPT(gpt.eval(), dtype)
     except OSError as error:
         if "this architecture is computed by torch" in str(error):
             return False
@@ -54,9 +56,10 @@ def decode(gpt: GPT, rows: int, transitions: int) -> bool:
     return True
 
 
-def train(gpt: GPT, batch: int, transitions: int) -> None:
+def train(gpt: GPT, batch: int, transitions: int, dtype: torch.dtype) -> None:
     tokens = torch.randint(gpt.settings.bins, (batch, transitions, gpt.layout.transition_dim))
-    losses, _ = token_losses(gpt.train(), tokens, torch.ones(batch, transitions, dtype=torch.bool))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        losses, _ = token_losses(gpt.train(), tokens, torch.ones(batch, transitions, dtype=torch.bool))
     losses.sum().backward()
 
 
@@ -86,16 +89,18 @@ def main() -> None:
         learn(layout, hidden, members, batch, norm=norm)
         learn_policy(layout, hidden, members, batch)
         done += 1
-    shapes = itertools.product(LAYOUTS, SIZES, (1, 3), ("absolute", "rotary"))
-    for layout, (n_embd, n_head), window, positions in shapes:
+    shapes = itertools.product(LAYOUTS, SIZES, (1, 3), ("absolute", "rotary"), PRECISIONS)
+    for layout, (n_embd, n_head), window, positions, dtype in shapes:
         gpt = model(layout, n_embd, n_head, window, positions, bins=2 if window == 1 else 101)
         for rows in (1, 7, 33):
-            done += 1 + decode(gpt, rows, window)
-            train(gpt, rows, window)
+            done += 1 + decode(gpt, rows, window, dtype)
+            train(gpt, rows, window, dtype)
     with torch_threads(2):
-        decode(model(LAYOUTS[1], 64, 4, 3, "rotary", 101), 100, 3)
-        train(model(LAYOUTS[1], 64, 4, 3, "rotary", 101), 100, 3)
-    print(done + 2)
+        for dtype in PRECISIONS:
+            decode(model(LAYOUTS[1], 64, 4, 3, "rotary", 101), 100, 3, dtype)
+            train(model(LAYOUTS[1], 64, 4, 3, "rotary", 101), 100, 3, dtype)
+            done += 2
+    print(done)
 
 
 if __name__ == "__main__":
