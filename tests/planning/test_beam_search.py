@@ -111,7 +111,7 @@ class SlowSearch:
         return [self.model.discretizer.values[d][token].item() for d, token in enumerate(tokens)]
 
     def policy_distance(self, sequence: Sequence) -> float:
-        """Of the last action from the critic's policy, squared, both in [-1, 1]."""
+        """Of the last action from the critic's policy, squared, as a multiple of the data's mean."""
         critic = self.model.critic
         if sequence.ended or not isinstance(critic, ReBRACCritic):
             return 0.0
@@ -119,7 +119,8 @@ class SlowSearch:
         columns = zip(observation, critic.observation_mean.tolist(), critic.observation_std.tolist(), strict=True)
         policy = perceptron(critic.policy, 0, [(number - mean) / std for number, mean, std in columns], outputs=2)
         actions = zip((first, second), critic.action_mean.tolist(), critic.action_std.tolist(), policy, strict=True)
-        return sum(((action - mean) / std - math.tanh(chosen)) ** 2 for action, mean, std, chosen in actions)
+        distance = sum(((action - mean) / std - math.tanh(chosen)) ** 2 for action, mean, std, chosen in actions)
+        return distance / critic.action_distance.item()
 
     def append_value(self, sequence: Sequence) -> None:
         logits = self.logits(sequence, self.layout.value_index)
@@ -323,6 +324,7 @@ def with_policy(model: Model) -> Model:
         critic = ReBRACCritic(LAYOUT, ReBRACCriticSettings(members=3, hidden=(8, 8))).double().eval()
     observations, actions = (torch.randn(50, 2, generator=generator).double() for _ in range(2))
     critic.fit_units(observations, actions, torch.zeros(50), discount=0.0)
+    critic.action_distance.fill_(0.4)
     return replace(model, critic=critic)
 
 

@@ -71,7 +71,7 @@ class Critic(nn.Module, ABC):
 
     def policy_distances(self, observations: Tensor, actions: Tensor) -> Tensor:
         """(B, observation_dim) and (B, action_dim) -> (B,) squared distances of actions from those of the critic's own
-        policy, in the units in which it is held to the data; 0 for a critic without one.
+        policy, as multiples of the mean of the data's; 0 for a critic without one.
         """
         return torch.zeros(len(observations), dtype=observations.dtype, device=observations.device)
 

@@ -18,6 +18,8 @@ from trajectory.data.transitions import Transitions
 from trajectory.networks import ActionBounds, EnsembleMLP, one_hot, prepare_adam, soft_update
 from trajectory.transition import TransitionLayout
 
+SAMPLE = 1_000  # transitions by which the data's distance from the policy is measured
+
 
 class ReBRACCritic(Critic):
     """K networks of Q, and the policy whose Q they are.
@@ -27,12 +29,19 @@ class ReBRACCritic(Critic):
     """
 
     reward_unit: Tensor
+    action_distance: Tensor  # mean squared distance of the data's actions from the policy's, in [-1, 1]
     q: EnsembleMLP
     policy: EnsembleMLP
 
     def __init__(self, layout: TransitionLayout, settings: ReBRACCriticSettings) -> None:
         super().__init__(layout, settings)
         self.register_buffer("reward_unit", torch.ones(()))
+        self.register_buffer("action_distance", torch.ones(()))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Critics of earlier releases have no `action_distance`."""
+        state_dict.setdefault(f"{prefix}action_distance", torch.ones(()))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @staticmethod
     def networks(layout: TransitionLayout, settings: ReBRACCriticSettings) -> dict[str, Shape]:
@@ -66,8 +75,9 @@ class ReBRACCritic(Critic):
         return self.action_mean + self.action_std * scaled
 
     def policy_distances(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """As for every critic; actions are scaled to [-1, 1]."""
-        return ((actions - self.actions(observations)) / self.action_std).square().sum(-1)
+        """As for every critic; 1 is the mean of the data's actions."""
+        distances = ((actions - self.actions(observations)) / self.action_std).square().sum(-1)
+        return distances / self.action_distance
 
 
 class ReBRACLearning:
@@ -136,6 +146,17 @@ class ReBRACLearning:
                 if number % self.settings.policy_freq == 0:
                     self.improve_policy(batch)
         self.updates = updates
+        self._measure_distance()
+
+    @torch.no_grad()
+    def _measure_distance(self) -> None:
+        """Set the critic's `action_distance` to that of a fixed sample of the data."""
+        sample = slice(None, None, max(1, self.num_transitions // SAMPLE))
+        observations, actions = self.inputs[sample].split(
+            [self.next_observations.shape[1], self.next_actions.shape[1]], 1
+        )
+        chosen = self.critic.policy(observations)[0].tanh()
+        self.critic.action_distance.copy_((chosen - actions).square().sum(1).mean())
 
     def draws(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """(B,) rows of the data of an update, counted from 0, and (B, action_dim) noise of the next actions."""

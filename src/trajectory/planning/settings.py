@@ -68,9 +68,10 @@ class PlannerSettings:
         execute_temperature: of that mean, in standard deviations of the beams' objectives.
         execute_temperature_limit: above which it is not, as a share of the objectives' mean size; None does not limit.
             So of beams that differ much, as of data of good and bad policies, the best decide.
-        policy_penalty: what the objective loses, as a share of the candidates' mean |objective|, for each unit of
-            squared distance of their actions from the critic's policy (`Critic.policy_distances`). So Q decides less
-            where it may be wrong, far from the data, to which ReBRAC holds its policy by the same penalty. 0 is none.
+        policy_penalty: what the objective loses, as a share of the candidates' mean |objective|, for a squared distance
+            of their actions from the critic's policy that is the data's mean (`Critic.policy_distances`). So Q decides
+            less where it may be wrong, far from the data. ReBRAC holds its policy to the data by such a penalty. 0 is
+            none.
         likelihood_weight: what the objective loses for every nat by which a candidate's mean log-probability is below
             `likelihood_threshold`; 0 is as published.
         likelihood_threshold: nats per token, at most 0.
