@@ -37,11 +37,7 @@ class ReBRACCritic(Critic):
         super().__init__(layout, settings)
         self.register_buffer("reward_unit", torch.ones(()))
         self.register_buffer("action_distance", torch.ones(()))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Critics of earlier releases have no `action_distance`."""
-        state_dict.setdefault(f"{prefix}action_distance", torch.ones(()))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self.register_load_state_dict_pre_hook(_fill_in)
 
     @staticmethod
     def networks(layout: TransitionLayout, settings: ReBRACCriticSettings) -> dict[str, Shape]:
@@ -78,6 +74,11 @@ class ReBRACCritic(Critic):
         """As for every critic; 1 is the mean of the data's actions."""
         distances = ((actions - self.actions(observations)) / self.action_std).square().sum(-1)
         return distances / self.action_distance
+
+
+def _fill_in(critic: torch.nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """What critics of earlier releases do not have."""
+    state.setdefault(f"{prefix}action_distance", torch.ones(()))
 
 
 class ReBRACLearning:
