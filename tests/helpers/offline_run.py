@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+HEADER = 7  # bytes, with which a file begins
+PATIENCE = 60.0  # seconds; decides no test that passes
+
+
+def content(path: Path) -> bytes:
+    """Of a finished run's file, which the tracker's own process writes after `finish` has returned."""
+    deadline = time.monotonic() + PATIENCE
+    while path.stat().st_size <= HEADER and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return path.read_bytes()
 
 
 def records(folder: Path, kind: str) -> list[Any]:
     """All records of a kind (`run`, `history`, `artifact`, ...) of the run in `folder`, in their order."""
     (path,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
-    found = [json.loads(line) for line in _printed(path, path.stat().st_size).splitlines()]
+    found = [json.loads(line) for line in _printed(path, len(content(path))).splitlines()]
     return [record[kind] for record in found if record["type"] == kind]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from helpers.command_line import Refusal, compose_config
-from helpers.offline_run import names, points, records
+from helpers.offline_run import content, names, points, records
 from trajectory.errors import UserError
 from trajectory.evaluation.log_results import close_analysis, close_loggers, log_picture, save_results
 from trajectory.evaluation.video import write_frames
@@ -113,9 +113,9 @@ def test_offline_run_is_complete_without_an_account(folder: Path, capfd: pytest.
 
     (run,) = (folder / "wandb").glob("offline-run-*")
     (record,) = run.glob("*.wandb")
-    content = record.read_bytes()
+    written = content(record)
     for expected in (b"some-project", b"4711", b"train/loss", b"final/return_mean"):
-        assert expected in content
+        assert expected in written
     (video,) = run.glob("files/media/videos/final/*.mp4")
     assert video.read_bytes() == b"film"
     assert len(list(run.glob("files/media/images/final/rollout*.png"))) == 1
@@ -178,6 +178,7 @@ def test_a_continued_offline_run_takes_the_place_of_the_killed_one_under_its_id(
     assert isinstance(first[1].board, WandbDashboard)
     first[1].board.run.finish()
     (killed,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    content(killed)  # is written
     # the names of folders tell seconds: this one began long ago, and the next one's name is another
     before = killed.parent.rename(folder / "wandb" / f"offline-run-20200102_000000-{killed.stem.removeprefix('run-')}")
     killed = before / killed.name
@@ -192,10 +193,10 @@ def test_a_continued_offline_run_takes_the_place_of_the_killed_one_under_its_id(
     assert record.name == killed.name
     assert record != killed
     assert not before.exists()
-    content = record.read_bytes()
-    assert b"2.515625" in content
-    assert b"1.515625" in content
-    assert b"9.515625" not in content
+    written = content(record)
+    assert b"2.515625" in written
+    assert b"1.515625" in written
+    assert b"9.515625" not in written
     assert [row["train/loss"] for row in rows(folder)] == ["2.515625", "1.515625", ""]
 
 
@@ -216,7 +217,7 @@ def test_where_the_shell_wants_runs_they_keep_their_id(folder: Path, monkeypatch
     assert ids == {(where / "wandb" / "id.txt").read_text() for where in (other, folder)}
     assert len(list(place.glob("wandb/offline-run-*"))) == 2
     for path in place.glob("wandb/offline-run-*/*.wandb"):
-        assert b"of-the-shell" in path.read_bytes()
+        assert b"of-the-shell" in content(path)
 
 
 @pytest.mark.parametrize(
