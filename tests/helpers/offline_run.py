@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,15 @@ PATIENCE = 60.0  # seconds; decides no test that passes
 
 def content(path: Path) -> bytes:
     """Of a finished run's file, which the tracker's own process writes after `finish` has returned."""
-    deadline = time.monotonic() + PATIENCE
-    while path.stat().st_size <= HEADER and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: path.stat().st_size > HEADER)
     return path.read_bytes()
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    """For what another thread or process does."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def records(folder: Path, kind: str) -> list[Any]:

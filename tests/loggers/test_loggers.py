@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from helpers.command_line import Refusal, compose_config
-from helpers.offline_run import content, names, points, records
+from helpers.offline_run import content, names, points, records, wait_until
 from trajectory.errors import UserError
 from trajectory.evaluation.log_results import close_analysis, close_loggers, log_picture, save_results
 from trajectory.evaluation.video import write_frames
@@ -334,6 +334,7 @@ def test_tensorboard_has_every_point_once_also_where_a_run_goes_on(folder: Path)
     settings = {"tensorboard": TensorBoardSettings()}
     for logger in make_loggers(settings, folder, {}):
         logger.log_metrics({"train/loss": 2.5}, step=1)  # and is killed before all is on the disk
+    wait_until(lambda: list((folder / "tensorboard").glob("events.*")))  # a thread makes the file
     second = make_loggers(settings, folder, {"planner": {"beam_width": 4711}})
     log_picture(second, "data/card", picture(folder / "data_card.png"))
     for logger in second:
