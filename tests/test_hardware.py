@@ -77,8 +77,8 @@ def test_precision_on_a_cpu_is_what_it_has_units_for_or_as_asked(units: bool, mo
     monkeypatch.setattr("trajectory.hardware.has_bfloat16_units", lambda: units)
     cpu = torch.device("cpu")
     assert select_precision("auto", cpu) == ("bf16-mixed" if units else "32-true")
-    for asked in ("32-true", "bf16-mixed"):
-        assert select_precision(asked, cpu) == asked
+    for requested in ("32-true", "bf16-mixed"):
+        assert select_precision(requested, cpu) == requested
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,17 @@ HALF, SINGLE = "bf16-mixed", "32-true"
 def precision(*overrides: str, before: str | None = None) -> str:
     config = compose_config("train", "env=hopper", "experiment=laptop", "trainer.accelerator=cpu", *overrides)
     settings = training_settings(config)
-    earlier = {} if before is None else {"process": {"threads": 1, "precision": before}}
+    earlier = {} if before is None else {"process": {"threads": 1} | ({"precision": before} if before else {})}
     with torch_threads(torch.get_num_threads()), torch.random.fork_rng():
         machine = Machine(torch.device("cpu"), cluster=None)
         machine.set_up(settings, earlier)
     return machine.precision
+
+
+def test_a_training_of_an_earlier_release_goes_on_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its checkpoint names no precision: `auto` was float32 on every CPU."""
+    monkeypatch.setattr("trajectory.hardware.has_bfloat16_units", lambda: True)
+    assert precision(before="") == SINGLE
 
 
 @pytest.mark.parametrize(

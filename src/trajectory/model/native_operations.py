@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -85,35 +86,32 @@ class NativeOperations:
     def activate(self, x: Tensor, dy: Tensor | None, y: Tensor) -> None:
         """Set y to GELU(x), or, in the backward pass, to dy times its derivative."""
 
-        def work(part: int, parts: int) -> None:
-            first, end = part * x.numel() // parts, (part + 1) * x.numel() // parts
+        def work(part: int, first: int, end: int) -> None:
             self.library.activate(x.data_ptr(), _pointer(dy), y.data_ptr(), first, end)
 
-        parallel_for(work, _num_parts(x))
+        _divide(x.numel(), _num_parts(x), work)
 
     def drop(self, name: str, p: float, seed: list[int], *tensors: Tensor) -> None:
         """Call one of the C functions of dropout on tensors of one size, with the elements divided among threads."""
-        words, count = (ctypes.c_uint32 * 2)(*seed), tensors[0].numel()
+        words = (ctypes.c_uint32 * 2)(*seed)
 
-        def work(part: int, parts: int) -> None:
-            first, end = part * count // parts, (part + 1) * count // parts
+        def work(part: int, first: int, end: int) -> None:
             pointers = [tensor.data_ptr() for tensor in tensors]
             getattr(self.library, name)(*pointers, first, end, _threshold(p), ctypes.addressof(words))
 
-        parallel_for(work, _num_parts(tensors[0]))
+        _divide(tensors[0].numel(), _num_parts(tensors[0]), work)
 
     def attend(self, name: str, arguments: _Attention, *tensors: Tensor) -> None:
         """Call one of the C functions of attention on these tensors, with the windows divided among threads."""
         scratch_size = self.library.attention_scratch(arguments)
 
-        def work(part: int, parts: int) -> None:
+        def work(part: int, first: int, end: int) -> None:
             if part not in self.scratch or len(self.scratch[part]) < scratch_size:
                 self.scratch[part] = torch.empty(scratch_size, dtype=self.arithmetic)
-            first, end = part * arguments.batch // parts, (part + 1) * arguments.batch // parts
             pointers = [tensor.data_ptr() for tensor in tensors]
             getattr(self.library, name)(arguments, *pointers, first, end, self.scratch[part].data_ptr())
 
-        parallel_for(work, min(arguments.batch, _num_parts(tensors[0])))
+        _divide(arguments.batch, min(arguments.batch, _num_parts(tensors[0])), work)
 
 
 @functools.cache
@@ -134,12 +132,11 @@ class _LayerNorm(torch.autograd.Function):
         y = torch.empty_like(x, dtype=operations.dtype)
         C, rows = x.shape[-1], x.numel() // x.shape[-1]
 
-        def work(part: int, parts: int) -> None:
-            first, end = part * rows // parts, (part + 1) * rows // parts
+        def work(part: int, first: int, end: int) -> None:
             pointers = [tensor.data_ptr() for tensor in (x, weight, bias, y)]
             operations.library.layer_norm(*pointers, C, first, end)
 
-        parallel_for(work, _num_parts(x))
+        _divide(rows, _num_parts(x), work)
         return y
 
     @staticmethod
@@ -148,12 +145,11 @@ class _LayerNorm(torch.autograd.Function):
         dx, C, rows, parts = torch.empty_like(x), x.shape[-1], x.numel() // x.shape[-1], _num_parts(x)
         sums = torch.zeros(parts, 2, C, dtype=x.dtype)  # each thread's gradients of weight and bias
 
-        def work(part: int, parts: int) -> None:
-            first, end = part * rows // parts, (part + 1) * rows // parts
+        def work(part: int, first: int, end: int) -> None:
             pointers = [tensor.data_ptr() for tensor in (x, weight, dy, dx, *sums[part])]
             ctx.operations.library.layer_norm_backward(*pointers, C, first, end)
 
-        parallel_for(work, parts)
+        _divide(rows, parts, work)
         return dx, *sums.sum(0), None
 
 
@@ -237,6 +233,11 @@ class _AttentionFunction(torch.autograd.Function):
         dqkv = torch.empty_like(qkv)
         ctx.operations.attend("attention_backward", ctx.arguments, qkv, out, sums, gradients[0].contiguous(), dqkv)
         return dqkv, *[None] * 6
+
+
+def _divide(count: int, parts: int, work: Callable[[int, int, int], None]) -> None:
+    """Call `work(part, first, end)` for every part of `count` elements, each in its own thread."""
+    parallel_for(lambda part, parts: work(part, part * count // parts, (part + 1) * count // parts), parts)
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

@@ -109,9 +109,12 @@ def beam_search(
                 is_end = ends_with_action and dimension == layout.reward_index - 1
                 search.sample_token(step, dimension, decode=not is_end)
             previous_reward = cumulative_reward
-            value = None if critic is None else discount**step * search.q_value(critic)
-            if critic is not None and settings.policy_penalty > 0:
-                distance = distance + search.policy_distance(critic)
+            value = None
+            if critic is not None:
+                decision = search.last_decision()
+                value = discount**step * search.of_living(critic.q_values(*decision).amin(0))
+                if settings.policy_penalty > 0:
+                    distance = distance + search.of_living(critic.policy_distances(*decision))
             if not ends_with_action:
                 if settings.objective != "likelihood":
                     cumulative_reward = cumulative_reward + discount**step * search.expectation(layout.reward_index)
@@ -276,22 +279,14 @@ class Search:
         mean = self.discretizer.expectation(self._probabilities(dimension), dimension)  # (R,)
         return (mean * self.alive).view(self.environments, -1)
 
-    def q_value(self, critic: Critic) -> Tensor:
-        """(E, n) Q of the last observation and action, the smallest of the critic's; 0 where the episode has ended."""
-        return self._of_living(critic.q_values(*self._last_decision()).amin(0))
-
-    def policy_distance(self, critic: Critic) -> Tensor:
-        """(E, n) of the last action from the critic's policy, as `Critic.policy_distances`; 0 where it has ended."""
-        return self._of_living(critic.policy_distances(*self._last_decision()))
-
-    def _last_decision(self) -> tuple[Tensor, Tensor]:
+    def last_decision(self) -> tuple[Tensor, Tensor]:
         """(R, observation_dim) and (R, action_dim) numbers of the last observation and action."""
         layout = self.gpt.layout
         tokens = self.tokens[:, self.tokens.shape[1] - layout.reward_index :]  # (R, O + action_dim)
         numbers = self.discretizer.decode(tokens, slice(0, layout.reward_index))
         return numbers[:, layout.observation], numbers[:, layout.action]
 
-    def _of_living(self, numbers: Tensor) -> Tensor:
+    def of_living(self, numbers: Tensor) -> Tensor:
         """(R,) -> (E, n), 0 where the episode has ended."""
         return (numbers * self.alive).to(self.logits.dtype).view(self.environments, -1)
 

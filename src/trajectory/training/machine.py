@@ -58,12 +58,13 @@ class Machine:
         pl.seed_everything(settings.seed, verbose=False)
 
     def _precision(self, settings: TrainingSettings, earlier: dict[str, Any]) -> Any:
-        asked = settings.trainer.precision
-        chosen = select_precision(asked, self.device)
+        requested = settings.trainer.precision
+        chosen = select_precision(requested, self.device)
         if self.device.type != "cpu":
             return chosen
-        if asked == "auto" and settings.baseline is None:
-            before = earlier.get("process", {}).get("precision", chosen)
+        if requested == "auto" and settings.baseline is None:
+            # checkpoints of earlier releases name none: `auto` was float32 on every CPU
+            before = earlier["process"].get("precision", "32-true") if earlier else chosen
             if before != chosen and chosen == "32-true":
                 log.warning("trainer.precision: this CPU has no units for bfloat16, and goes on in float32")
             elif before != chosen:
