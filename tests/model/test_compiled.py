@@ -14,7 +14,6 @@ from helpers.command_line import TINY, Refusal, run_main
 from helpers.tiny_planner import DISCOUNT, DRAWN, SMALL, make_context, make_model, make_uniforms
 from trajectory import TrajectoryAgent
 from trajectory.errors import UserError
-from trajectory.hardware import has_bfloat16_units
 from trajectory.model.compiled import CompiledGPT
 from trajectory.model.decoder import decoder_for
 from trajectory.planning.beam_search import beam_search
@@ -76,8 +75,10 @@ def test_half_precision_is_refused_on_a_cpu_without_units_for_it(monkeypatch: py
     TrajectoryAgent(model.gpt, model.discretizer, replace(SMALL, precision="auto"), DISCOUNT)
 
 
-@pytest.mark.skipif(has_bfloat16_units(), reason="this processor has units for bfloat16")
-def test_half_precision_is_refused_before_anything_is_trained(refusal: Refusal) -> None:
+def test_half_precision_is_refused_before_anything_is_trained(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trajectory.hardware.has_bfloat16_units", lambda: False)
     line = refusal("train", "experiment=laptop", "planner.precision=bfloat16", "trainer.accelerator=cpu")
     rule = "auto or float32 on a CPU without units for bfloat16"
     assert line == f"error: planner.precision must be {rule}, got 'bfloat16'"
