@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -216,6 +217,11 @@ class EnsembleMLP(nn.Module):
                 x = F.layer_norm(x, x.shape[-1:]) if self.norm else x
             x = torch.baddbmm(bias, x, weight)
         return x
+
+
+def cosine_decay(progress: float) -> float:
+    """The learning rate at a fraction of a training, relative to the first: from 1 to 0, and 0 from there on."""
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def prepare_adam(optimizer: torch.optim.Adam) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,12 @@ def test_values_grow_with_the_rewards_and_the_policy_does_not_change() -> None:
     assert torch.equal(larger.q_values(observations, actions), 1024 * critic.q_values(observations, actions))
     assert torch.equal(larger.actions(observations), critic.actions(observations))
     assert other.metrics()["q_value"] == 1024 * learner.metrics()["q_value"]
+
+
+def test_the_learning_rate_falls_as_a_cosine() -> None:
+    _, learner = learn(bandit(), replace(SETTINGS, steps=100))
+    rates = [learner.rate(number) for number in (0, 25, 50, 100)]
+    assert rates == pytest.approx([3e-3, 3e-3 * (2 + math.sqrt(2)) / 4, 1.5e-3, 0], abs=1e-15)
 
 
 def test_updates_depend_on_seed_and_number_alone() -> None:

@@ -139,7 +139,6 @@ class ReBRACSettings(ReBRACCriticSettings):
 
     config_key: ClassVar[str] = "baseline"
 
-    steps: int = 100_000
     discount: float = 0.99
 
     def __post_init__(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from copy import deepcopy
 from typing import Any
 
@@ -15,7 +14,7 @@ from trajectory.critic.draws import generator_of
 from trajectory.critic.native import native_updates
 from trajectory.critic.settings import IQLCriticSettings
 from trajectory.data.transitions import Transitions
-from trajectory.networks import EnsembleMLP, one_hot, prepare_adam, soft_update
+from trajectory.networks import EnsembleMLP, cosine_decay, one_hot, prepare_adam, soft_update
 from trajectory.transition import TransitionLayout
 
 
@@ -146,7 +145,7 @@ class ImplicitQLearning:
     def schedule(self, progress: float) -> tuple[float, float]:
         """The learning rate and the weight of TD targets at a fraction of all updates."""
         settings = self.settings
-        rate = settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+        rate = settings.learning_rate * cosine_decay(progress)
         return rate, min(1.0, progress / settings.warm_start) if settings.warm_start > 0 else 1.0
 
     @torch.enable_grad()

@@ -119,9 +119,9 @@ class NativePolicyUpdates:
         self,
         networks: Sequence[tuple[EnsembleMLP, EnsembleMLP]],
         moments: dict[Any, dict[str, Tensor]],
-        rate: float,
         number: int,
         rows: np.ndarray,
+        rates: Sequence[float],
         noise: np.ndarray,
     ) -> dict[str, Tensor]:
         """Make n updates in place, one for each batch of (n, B) rows.
@@ -129,8 +129,8 @@ class NativePolicyUpdates:
         Args:
             networks: Q and the policy, each with its target network.
             moments: the states of both optimisers, which are torch's Adam.
-            rate: the learning rate.
             number: of the first update, counted from 0.
+            rates: the learning rate of each update.
             noise: (n, B, action_dim).
 
         Returns:
@@ -143,8 +143,9 @@ class NativePolicyUpdates:
         memory = torch.empty(self.library.policy_memory(problem, q, policy), dtype=dtype)
         q_values, losses = torch.empty(batch, 1, dtype=dtype), torch.full((2,), torch.nan, dtype=torch.float64)
         rows, given = np.ascontiguousarray(rows, dtype=np.int64), torch.from_numpy(noise).to(dtype).contiguous()
-        arrays = rows.ctypes.data, *[tensor.data_ptr() for tensor in (given, memory, q_values, losses)]
-        self.library.policy_updates(problem, q, policy, rate, number, count, *arrays)
+        tensors = torch.tensor(rates, dtype=torch.float64), given, memory, q_values, losses
+        arrays = rows.ctypes.data, *[tensor.data_ptr() for tensor in tensors]
+        self.library.policy_updates(problem, q, policy, number, count, *arrays)
         del keep_q, keep_policy
         improved = len([each for each in range(number, number + count) if each % self.policy_freq == 0])
         for (network, _), steps in zip(networks, (count, improved), strict=True):
@@ -195,7 +196,7 @@ def _library(dtype: torch.dtype) -> Any:
     library.critic_updates.restype = None
     shapes = [ctypes.POINTER(structure) for structure in (_PolicyProblem, _Network, _Network)]
     library.policy_memory.argtypes, library.policy_memory.restype = shapes, number
-    library.policy_updates.argtypes = [*shapes, ctypes.c_double, number, number, *[pointer] * 5]
+    library.policy_updates.argtypes = [*shapes, number, number, *[pointer] * 6]
     library.policy_updates.restype = None
     return library
 

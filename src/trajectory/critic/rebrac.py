@@ -15,7 +15,7 @@ from trajectory.critic.draws import generator_of
 from trajectory.critic.native import native_policy_updates
 from trajectory.critic.settings import ReBRACCriticSettings
 from trajectory.data.transitions import Transitions
-from trajectory.networks import ActionBounds, EnsembleMLP, one_hot, prepare_adam, soft_update
+from trajectory.networks import ActionBounds, EnsembleMLP, cosine_decay, one_hot, prepare_adam, soft_update
 from trajectory.transition import TransitionLayout
 
 SAMPLE = 1_000  # transitions by which the data's distance from the policy is measured
@@ -135,13 +135,15 @@ class ReBRACLearning:
         if not numbers:
             return
         rows, noise = (np.stack(part) for part in zip(*[self.draws(number) for number in numbers], strict=True))
+        rates = [self.rate(number) for number in numbers]
         if self.native is not None:
             networks = (self.q, self.critic.q), (self.policy, self.critic.policy)
             moments = {**self.optimizers["q"].state, **self.optimizers["policy"].state}
-            rate = self.settings.learning_rate
-            self.last_metrics |= self.native(networks, moments, rate, self.updates, rows, noise)
+            self.last_metrics |= self.native(networks, moments, self.updates, rows, rates, noise)
         else:
-            for number, *drawn in zip(numbers, rows, noise, strict=True):
+            for number, rate, *drawn in zip(numbers, rates, rows, noise, strict=True):
+                for optimizer in self.optimizers.values():
+                    optimizer.param_groups[0]["lr"] = rate
                 batch, deviations = (torch.from_numpy(part).to(self.inputs.device) for part in drawn)
                 self.update(batch, deviations)
                 if number % self.settings.policy_freq == 0:
@@ -165,6 +167,10 @@ class ReBRACLearning:
         rows = generator.integers(self.num_transitions, size=settings.batch_size)
         noise = settings.noise * generator.standard_normal((len(rows), self.next_actions.shape[1]), dtype=np.float32)
         return rows, noise.clip(-settings.noise_clip, settings.noise_clip)
+
+    def rate(self, number: int) -> float:
+        """The learning rate of an update, counted from 0."""
+        return self.settings.learning_rate * cosine_decay(number / self.settings.steps)
 
     @torch.enable_grad()
     def update(self, rows: Tensor, noise: Tensor) -> None:

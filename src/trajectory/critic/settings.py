@@ -43,7 +43,7 @@ class ReBRACCriticSettings:
     name: str = "rebrac"
     members: int = 2
     hidden: tuple[int, ...] = (128, 128, 128)
-    steps: int = 50_000
+    steps: int = 100_000
     batch_size: int = 256
     learning_rate: float = 1e-3
     actor_penalty: float = 0.05

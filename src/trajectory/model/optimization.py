@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch.optim import AdamW, Optimizer
 from trajectory.model.gpt import GPT
 from trajectory.model.muon import Muon
 from trajectory.model.settings import OptimizerSettings
+from trajectory.networks import cosine_decay
 
 
 def make_optimizer(gpt: GPT, settings: OptimizerSettings, *, fused: bool = True) -> Optimizer:
@@ -45,5 +45,4 @@ def learning_rate_ratio(step: int, total_steps: int, settings: OptimizerSettings
     if step < warmup:
         return (step + 1) / (warmup + 1)
     decay = max(1.0, settings.decay_fraction * total_steps - warmup)
-    progress = min(1.0, (step - warmup) / decay)
-    return settings.final_ratio + (1 - settings.final_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.final_ratio + (1 - settings.final_ratio) * cosine_decay((step - warmup) / decay)

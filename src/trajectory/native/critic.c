@@ -373,15 +373,17 @@ static void smallest_q(const Network *q, real *const *values, const real *x, int
 }
 
 /* `count` updates of Q, of which the first has this number, counted from 0, and every `policy_freq`-th also of the
-   policy and the targets. Of each: its rows (count, batch) and noise (count, batch, A). Of the last one: q_values
-   (batch,), and losses, the mean of Q's squared errors and of the policy's distances (if there is an update of it). */
-void policy_updates(const PolicyProblem *of, const Network *q, const Network *policy, double rate, int64_t number,
-                    int64_t count, const int64_t *rows, const real *noise, real *memory, real *q_values, double *losses)
+   policy and the targets. Of each: its rows (count, batch), learning rate and noise (count, batch, A). Of the last
+   one: q_values (batch,), and losses, the mean of Q's squared errors and of the policy's distances (if there is an
+   update of it). */
+void policy_updates(const PolicyProblem *of, const Network *q, const Network *policy, int64_t number, int64_t count,
+                    const int64_t *rows, const double *rates, const real *noise, real *memory, real *q_values,
+                    double *losses)
 {
     const int64_t B = of->batch, K = q->members, in = q->sizes[0], seen = policy->sizes[0], A = in - seen;
     PolicyBuffers use;
     policy_partition(of, q, policy, &use, memory);
-    for (int64_t u = number; u < number + count; u++, rows += B, noise += B * A) {
+    for (int64_t u = number; u < number + count; u++, rows += B, rates++, noise += B * A) {
         const int improves = u % of->policy_freq == 0;
         for (int64_t i = 0; i < B; i++) {
             memcpy(use.x + i * in, of->inputs + rows[i] * in, sizeof(real) * in);
@@ -412,7 +414,7 @@ void policy_updates(const PolicyProblem *of, const Network *q, const Network *po
                 if (k == 0 || use.each[i] < q_values[i]) q_values[i] = use.each[i];
             }
             backward(q, k, use.x, B, use.keep, use.dy, use.gradients, 0, 0, use.work);
-            step(q, k, use.gradients, rate, u + 1, improves ? of->tau : 0);
+            step(q, k, use.gradients, *rates, u + 1, improves ? of->tau : 0);
         }
         losses[0] = loss / (K * B);
         if (!improves) continue;
@@ -437,7 +439,7 @@ void policy_updates(const PolicyProblem *of, const Network *q, const Network *po
         }
         for (int64_t i = 0; i < B * A; i++) use.slopes[i] *= 1 - use.actions[i] * use.actions[i];
         backward(policy, 0, use.observations, B, use.policy_keep, use.slopes, use.gradients, 0, 0, use.work);
-        step(policy, 0, use.gradients, rate, u / of->policy_freq + 1, of->tau);
+        step(policy, 0, use.gradients, *rates, u / of->policy_freq + 1, of->tau);
         losses[1] = distance / B;
     }
 }
