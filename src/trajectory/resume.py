@@ -53,7 +53,7 @@ NEW_KEY_DEFAULTS = {
     "data.validation_share": 0,
     "evaluation.best_by": "planning",
     "planner.crop_every_transition": False,
-    "planner.policy_penalty": 0.0,
+    "planner.policy_share": 0.0,
     "model.optimizer.muon_learning_rate": None,
 }
 

@@ -72,29 +72,6 @@ def test_a_policy_that_may_not_leave_the_data_takes_their_mean() -> None:
     assert critic.actions(torch.ones(1, 1)).abs() < 0.1
 
 
-def test_distances_from_the_policy_are_multiples_of_the_datas() -> None:
-    episodes = bandit()
-    critic, learner = learn(episodes)
-    learner.train_until(500)
-    observations, actions = torch.from_numpy(episodes.observations), torch.from_numpy(episodes.actions)
-    with torch.no_grad():
-        assert float(critic.policy_distances(observations, actions).mean()) == pytest.approx(1, rel=0.1)
-        chosen = critic.actions(observations)
-        assert float(critic.policy_distances(observations, chosen).abs().max()) < 1e-6
-        apart = critic.policy_distances(observations, chosen + 0.1 * critic.action_std)
-    expected = 0.01 * critic.action_std.shape[0] / critic.action_distance
-    torch.testing.assert_close(apart, expected.expand_as(apart), rtol=1e-3, atol=0)
-
-
-def test_a_critic_of_an_earlier_release_is_read() -> None:
-    critic, learner = learn(bandit(episodes=100))
-    learner.train_until(4)
-    state = critic.state_dict()
-    assert float(state.pop("action_distance")) != 1
-    critic.load_state_dict(state)
-    assert float(critic.action_distance) == 1
-
-
 def test_an_update_is_that_of_the_equations() -> None:
     """Of Q, the policy and both target networks, in plain torch with autograd, for the first update."""
     settings = replace(SETTINGS, batch_size=16, tau=0.1, actor_penalty=0.3, critic_penalty=0.2)

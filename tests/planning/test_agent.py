@@ -70,6 +70,32 @@ def test_an_action_is_the_first_of_a_plan_from_the_cropped_history(context: int,
         history += [*present, *chosen.tolist(), *reward, 0]
 
 
+def test_a_critic_is_asked_about_the_observations_themselves() -> None:
+    """Of several environments, in `act` and in `plan`: those with another history are planned in another batch."""
+    model = make_model(window=WINDOW)
+    planner = replace(PLANNER, value="critic", horizon=1)
+    agent = TrajectoryAgent(model.gpt, model.discretizer, planner, DISCOUNT, critic=model.critic)
+    observations, rewards = random_observations(2, 3), random_rewards(1, 3)[0]
+    agent.reset(3)
+    agent.act(observations[0][:2], None, [0, 1])
+    asked: list[torch.Tensor] = []
+    original = model.critic.q_values
+
+    def q_values(numbers: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        asked.append(numbers)
+        return original(numbers, actions)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.critic, "q_values", q_values)
+        (plan,) = agent.plan(observations[1][0], rewards[0])
+        assert plan.objective != 0
+        agent.act(observations[1], rewards)
+    candidates = planner.beam_width * planner.expansion
+    expected = [[observations[1][0]], [observations[1][2]], observations[1][:2]]
+    for numbers, rows in zip(asked, expected, strict=True):
+        np.testing.assert_array_equal(numbers.numpy(), np.repeat(rows, candidates, axis=0))
+
+
 @pytest.mark.parametrize("replan_interval", [1, 3])
 @pytest.mark.parametrize("stop_bias", [-20.0, 1.0])
 def test_a_batch_equals_one_by_one(replan_interval: int, stop_bias: float) -> None:

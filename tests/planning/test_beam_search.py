@@ -19,7 +19,7 @@ from trajectory.critic.settings import ReBRACCriticSettings
 from trajectory.networks import EnsembleMLP
 from trajectory.planning.beam_search import Plan, beam_search, uniforms_shape
 from trajectory.planning.settings import PlannerSettings, SamplingSettings
-from trajectory.transition import TransitionLayout
+from trajectory.transition import TokenKind, TransitionLayout
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Sequence:
     gains: float = 0.0
     ended: bool = False
     objective: float = 0.0
-    distance: float = 0.0  # squared, of its actions from the critic's policy
+    policy_action: tuple[float, ...] = ()
     log_probs: tuple[float, ...] = ()
 
 
@@ -47,8 +47,11 @@ def perceptron(networks: EnsembleMLP, member: int, units: list[float], outputs: 
 class SlowSearch:
     """Beam search for one environment, written down as directly as it can be."""
 
-    def __init__(self, model: Model, context: list[int], settings: PlannerSettings) -> None:
+    def __init__(
+        self, model: Model, context: list[int], settings: PlannerSettings, present: list[float] | None = None
+    ) -> None:
         self.model = model
+        self.present = present  # the observation of the first transition, where its tokens are not all that is known
         self.settings = settings
         self.layout = model.gpt.layout
         self.context = context
@@ -75,6 +78,8 @@ class SlowSearch:
         sampling = self.settings.sampling(self.layout.kind(dimension))
         logits = self.logits(sequence, dimension)
         token = slow_sample(logits, uniform, sampling)
+        if sequence.policy_action and self.layout.kind(dimension) is TokenKind.ACTION:
+            token = self.towards(sequence.policy_action[dimension - self.layout.observation_dim], token, dimension)
         if not sequence.ended:
             log_prob = torch.tensor(logits, dtype=torch.float64).log_softmax(0)[token].item()
             sequence.log_probs = (*sequence.log_probs, log_prob)
@@ -105,22 +110,37 @@ class SlowSearch:
         ]
         return critic.value_mean.item() + v_value + min(advantages)
 
+    def observation(self, tokens: list[int]) -> list[float]:
+        """The numbers of the observation that the tokens end with."""
+        if self.present is not None and len(tokens) == len(self.context):
+            return self.present
+        last = enumerate(tokens[len(tokens) - self.layout.observation_dim :])
+        return [self.model.discretizer.values[d][token].item() for d, token in last]
+
     def last_decision(self, sequence: Sequence) -> list[float]:
         """The numbers of the observation and the action that the sequence ends with."""
-        tokens = sequence.tokens[len(sequence.tokens) - self.layout.reward_index :]
-        return [self.model.discretizer.values[d][token].item() for d, token in enumerate(tokens)]
+        first = len(sequence.tokens) - self.layout.action_dim
+        action = enumerate(sequence.tokens[first:], self.layout.observation_dim)
+        numbers = [self.model.discretizer.values[d][token].item() for d, token in action]
+        return [*self.observation(sequence.tokens[:first]), *numbers]
 
-    def policy_distance(self, sequence: Sequence) -> float:
-        """Of the last action from the critic's policy, squared, as a multiple of the data's mean."""
+    def towards(self, number: float, token: int, dimension: int) -> int:
+        """The bin between a token's number and another one."""
+        share, discretizer = self.settings.policy_share, self.model.discretizer
+        between = (1 - share) * discretizer.values[dimension][token].item() + share * number
+        below = sum(boundary <= between for boundary in discretizer.boundaries[dimension].tolist())
+        return min(below, int(discretizer.counts[dimension]) - 1)
+
+    def policy_action(self, sequence: Sequence) -> tuple[float, ...]:
+        """Of the critic's policy, for the observation that the sequence ends with; () if there is none."""
         critic = self.model.critic
-        if sequence.ended or not isinstance(critic, ReBRACCritic):
-            return 0.0
-        *observation, first, second = self.last_decision(sequence)
+        if sequence.ended or self.settings.policy_share == 0 or not isinstance(critic, ReBRACCritic):
+            return ()
+        observation = self.observation(sequence.tokens)
         columns = zip(observation, critic.observation_mean.tolist(), critic.observation_std.tolist(), strict=True)
-        policy = perceptron(critic.policy, 0, [(number - mean) / std for number, mean, std in columns], outputs=2)
-        actions = zip((first, second), critic.action_mean.tolist(), critic.action_std.tolist(), policy, strict=True)
-        distance = sum(((action - mean) / std - math.tanh(chosen)) ** 2 for action, mean, std, chosen in actions)
-        return distance / critic.action_distance.item()
+        outputs = perceptron(critic.policy, 0, [(number - mean) / std for number, mean, std in columns], outputs=2)
+        scales = zip(outputs, critic.action_mean.tolist(), critic.action_std.tolist(), strict=True)
+        return tuple(mean + std * math.tanh(output) for output, mean, std in scales)
 
     def append_value(self, sequence: Sequence) -> None:
         logits = self.logits(sequence, self.layout.value_index)
@@ -146,12 +166,12 @@ class SlowSearch:
                     for dimension in range(observation_dim):
                         self.draw(sequence, dimension, uniforms[step][dimension][row])
             copies = width * self.settings.expansion // len(beams)
+            beams = [replace(beam, policy_action=self.policy_action(beam)) for beam in beams]
             candidates = [replace(beam, tokens=list(beam.tokens)) for beam in beams for _ in range(copies)]
             for row, sequence in enumerate(candidates):
                 for dimension in range(observation_dim, reward):
                     self.draw(sequence, dimension, uniforms[step][dimension][row])
                 with_critic = sequence.gains + DISCOUNT**step * self.q_value(sequence)
-                sequence.distance += self.policy_distance(sequence)
                 sequence.gains += DISCOUNT**step * self.expectation(sequence, reward)
                 self.draw(sequence, reward, uniforms[step][reward][row])
                 sequence.objective = sequence.gains + DISCOUNT ** (step + 1) * self.expectation(sequence, value)
@@ -162,21 +182,22 @@ class SlowSearch:
                     sequence.objective = mean
                 lacking = max(0.0, self.settings.likelihood_threshold - mean)
                 sequence.objective -= self.settings.likelihood_weight * lacking
-            share = self.settings.policy_penalty * sum(abs(one.objective) for one in candidates) / len(candidates)
-            for sequence in candidates:
-                sequence.objective -= share * sequence.distance
             beams = sorted(candidates, key=lambda sequence: -sequence.objective)[:width]
             for sequence in beams:
                 self.append_value(sequence)
         return beams
 
 
-def plan_with(model: Model, context: Tensor, settings: PlannerSettings, seed: int = 0) -> Plan:
+def plan_with(
+    model: Model, context: Tensor, settings: PlannerSettings, seed: int = 0, observations: Tensor | None = None
+) -> Plan:
     """The same tokens from every decoder."""
     uniforms = make_uniforms(model, len(context), settings, seed)
     critic = model.critic if settings.uses_critic else None
     plans = [
-        beam_search(decoder, model.discretizer, context, uniforms, settings, DISCOUNT, critic)
+        beam_search(
+            decoder, model.discretizer, context, uniforms, settings, DISCOUNT, critic, observations=observations
+        )
         for decoder in model.decoders
     ]
     for plan in plans[1:]:
@@ -185,16 +206,19 @@ def plan_with(model: Model, context: Tensor, settings: PlannerSettings, seed: in
     return plans[0]
 
 
-def check_against_slow_search(model: Model, context: Tensor, settings: PlannerSettings, seed: int = 0) -> Plan:
+def check_against_slow_search(
+    model: Model, context: Tensor, settings: PlannerSettings, seed: int = 0, observations: Tensor | None = None
+) -> Plan:
     """Plan both ways, assert that they agree, and return the plan."""
     uniforms = make_uniforms(model, len(context), settings, seed)
-    plan = plan_with(model, context, settings, seed)
+    plan = plan_with(model, context, settings, seed, observations)
     D = LAYOUT.transition_dim
     assert plan.tokens.shape == (len(context), settings.beam_width, settings.horizon, D)
     assert plan.objective.shape == (len(context), settings.beam_width)
     planned = context.shape[1] - LAYOUT.observation_dim
     for environment, tokens in enumerate(context.tolist()):
-        expected = SlowSearch(model, tokens, settings).run(uniforms[environment].tolist())
+        present = None if observations is None else observations[environment].tolist()
+        expected = SlowSearch(model, tokens, settings, present).run(uniforms[environment].tolist())
         assert plan.tokens[environment].flatten(1).tolist() == [beam.tokens[planned:] for beam in expected]
         assert plan.objective[environment].tolist() == pytest.approx([beam.objective for beam in expected], abs=1e-9)
         if plan.log_prob is not None:
@@ -303,17 +327,35 @@ def test_values_of_a_critic(horizon: int, weight: float, positions: str, stop_bi
 
 @pytest.mark.parametrize("stop_bias", [-20.0, 1.0])
 @pytest.mark.parametrize("positions", ["absolute", "rotary"])
-@pytest.mark.parametrize(("horizon", "penalty"), [(1, 0.05), (1, 2.0), (4, 0.3)])
-def test_the_distance_from_a_critics_policy(horizon: int, penalty: float, positions: str, stop_bias: float) -> None:
-    """That of all actions of a plan; with a large penalty the plans are those nearest to the policy."""
-    settings = replace(SMALL, beam_width=4, horizon=horizon, value="critic", policy_penalty=penalty, observation=DRAWN)
+@pytest.mark.parametrize(("horizon", "share"), [(1, 0.2), (1, 1.0), (4, 0.6)])
+def test_actions_nearer_to_a_critics_policy(horizon: int, share: float, positions: str, stop_bias: float) -> None:
+    """All of a plan's, before the tokens behind them are sampled; with a share of 1 they are the policy's."""
+    settings = replace(
+        SMALL, beam_width=4, horizon=horizon, value="critic", policy_share=share, observation=DRAWN, action=DRAWN
+    )
     model = with_policy(make_model(positions=positions, stop_bias=stop_bias))
     context = make_context(model, environments=2, past=1)
     plan = check_against_slow_search(model, context, settings)
-    without = plan_with(model, context, replace(settings, policy_penalty=0.0))
-    assert not torch.equal(plan.objective, without.objective)
-    if stop_bias < 0:  # nothing ends, so nothing is at no distance
-        assert (plan.objective < without.objective.max()).all()
+    assert not torch.equal(plan.tokens, plan_with(model, context, replace(settings, policy_share=0.0)).tokens)
+    if share == 1:
+        observations = model.discretizer.decode(context[:, -LAYOUT.observation_dim :], LAYOUT.observation)
+        policy = model.discretizer.encode(model.critic.actions(observations), LAYOUT.action)
+        assert (plan.tokens[:, :, 0, LAYOUT.action] == policy[:, None]).all()
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+@pytest.mark.parametrize("critic", ["iql", "rebrac"])
+def test_a_critic_sees_the_present_observation_itself(critic: str, horizon: int) -> None:
+    """And not the number that its token stands for; of later observations there are tokens alone."""
+    settings = replace(SMALL, beam_width=4, horizon=horizon, value="critic", policy_share=0.7, observation=DRAWN)
+    model = make_model(stop_bias=-20.0)
+    model = with_policy(model) if critic == "rebrac" else model
+    observations = torch.randn(2, LAYOUT.observation_dim, generator=torch.Generator().manual_seed(3)).double()
+    past = make_context(model, environments=2, past=1)[:, : LAYOUT.transition_dim]
+    context = torch.cat([past, model.discretizer.encode(observations, LAYOUT.observation)], dim=1)
+    plan = check_against_slow_search(model, context, settings, observations=observations)
+    if horizon == 1:  # Q of the last transition alone counts in the end
+        assert (plan.objective != plan_with(model, context, settings).objective).all()
 
 
 def with_policy(model: Model) -> Model:
@@ -324,16 +366,15 @@ def with_policy(model: Model) -> Model:
         critic = ReBRACCritic(LAYOUT, ReBRACCriticSettings(members=3, hidden=(8, 8))).double().eval()
     observations, actions = (torch.randn(50, 2, generator=generator).double() for _ in range(2))
     critic.fit_units(observations, actions, torch.zeros(50), discount=0.0)
-    critic.action_distance.fill_(0.4)
     return replace(model, critic=critic)
 
 
 @pytest.mark.parametrize("value", ["critic", "model"])
-def test_without_a_policy_there_is_no_distance_from_it(value: str) -> None:
+def test_without_a_policy_no_action_is_moved(value: str) -> None:
     model = make_model()
     settings = replace(SMALL, value=value)
     context = make_context(model, environments=2, past=1)
-    plan, without = (plan_with(model, context, replace(settings, policy_penalty=p)) for p in (2.0, 0.0))
+    plan, without = (plan_with(model, context, replace(settings, policy_share=share)) for share in (0.7, 0.0))
     assert torch.equal(plan.tokens, without.tokens)
     assert torch.equal(plan.objective, without.objective)
 

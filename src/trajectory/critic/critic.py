@@ -69,11 +69,9 @@ class Critic(nn.Module, ABC):
     def q_values(self, observations: Tensor, actions: Tensor) -> Tensor:
         """(B, observation_dim) and (B, action_dim) -> (K, B) discounted returns, this step's reward included."""
 
-    def policy_distances(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """(B, observation_dim) and (B, action_dim) -> (B,) squared distances of actions from those of the critic's own
-        policy, as multiples of the mean of the data's; 0 for a critic without one.
-        """
-        return torch.zeros(len(observations), dtype=observations.dtype, device=observations.device)
+    def actions(self, observations: Tensor) -> Tensor | None:
+        """(B, observation_dim) -> (B, action_dim) of the policy whose Q it is; None for a critic without one."""
+        return None
 
     @classmethod
     def shapes(cls, layout: TransitionLayout, settings: CriticSettings) -> dict[str, tuple[int, ...]]:

@@ -18,8 +18,6 @@ from trajectory.data.transitions import Transitions
 from trajectory.networks import ActionBounds, EnsembleMLP, cosine_decay, one_hot, prepare_adam, soft_update
 from trajectory.transition import TransitionLayout
 
-SAMPLE = 1_000  # transitions by which the data's distance from the policy is measured
-
 
 class ReBRACCritic(Critic):
     """K networks of Q, and the policy whose Q they are.
@@ -29,15 +27,12 @@ class ReBRACCritic(Critic):
     """
 
     reward_unit: Tensor
-    action_distance: Tensor  # mean squared distance of the data's actions from the policy's, in [-1, 1]
     q: EnsembleMLP
     policy: EnsembleMLP
 
     def __init__(self, layout: TransitionLayout, settings: ReBRACCriticSettings) -> None:
         super().__init__(layout, settings)
         self.register_buffer("reward_unit", torch.ones(()))
-        self.register_buffer("action_distance", torch.ones(()))
-        self.register_load_state_dict_pre_hook(_fill_in)
 
     @staticmethod
     def networks(layout: TransitionLayout, settings: ReBRACCriticSettings) -> dict[str, Shape]:
@@ -69,16 +64,6 @@ class ReBRACCritic(Critic):
         """(B, observation_dim) -> (B, action_dim) of the policy, in the environment's units."""
         scaled = self.policy(self.observation_columns(observations))[0].tanh()
         return self.action_mean + self.action_std * scaled
-
-    def policy_distances(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """As for every critic; 1 is the mean of the data's actions."""
-        distances = ((actions - self.actions(observations)) / self.action_std).square().sum(-1)
-        return distances / self.action_distance
-
-
-def _fill_in(critic: torch.nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """What critics of earlier releases do not have."""
-    state.setdefault(f"{prefix}action_distance", torch.ones(()))
 
 
 class ReBRACLearning:
@@ -149,17 +134,6 @@ class ReBRACLearning:
                 if number % self.settings.policy_freq == 0:
                     self.improve_policy(batch)
         self.updates = updates
-        self._measure_distance()
-
-    @torch.no_grad()
-    def _measure_distance(self) -> None:
-        """Set the critic's `action_distance` to that of a fixed sample of the data."""
-        sample = slice(None, None, max(1, self.num_transitions // SAMPLE))
-        observations, actions = self.inputs[sample].split(
-            [self.next_observations.shape[1], self.next_actions.shape[1]], 1
-        )
-        chosen = self.critic.policy(observations)[0].tanh()
-        self.critic.action_distance.copy_((chosen - actions).square().sum(1).mean())
 
     def draws(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """(B,) rows of the data of an update, counted from 0, and (B, action_dim) noise of the next actions."""

@@ -159,13 +159,14 @@ class TrajectoryAgent(SavedAgent):
         """
         layout = self.gpt.layout
         environments = range(len(self.history)) if environments is None else environments
-        tokens, histories = self._read(observation, previous_reward, environments)
+        numbers, tokens, histories = self._read(observation, previous_reward, environments)
         for environment, history in zip(environments, histories, strict=True):
             self.history[environment] = history
         needs_replan = [index for index, environment in enumerate(environments) if not self.planned[environment]]
         generators = [self.generators[environments[index]] for index in needs_replan]
         prefixes = self.prefixes[[environments[index] for index in needs_replan]]
-        plans = self._search(tokens[needs_replan], [histories[index] for index in needs_replan], prefixes, generators)
+        recent = [histories[index] for index in needs_replan]
+        plans = self._search(numbers[needs_replan], tokens[needs_replan], recent, prefixes, generators)
         for index, plan in zip(needs_replan, plans, strict=True):
             executed = actions_to_execute(plan, self.discretizer, layout, self.settings)
             self.planned[environments[index]] = list(executed)
@@ -228,11 +229,11 @@ class TrajectoryAgent(SavedAgent):
         """
         layout, width = self.gpt.layout, self.settings.beam_width
         require(isinstance(best, int) and 1 <= best <= width, "best", f"from 1 to planner.beam_width={width}", best)
-        tokens, histories = self._read(np.atleast_2d(observation), previous_reward, [environment])
+        numbers, tokens, histories = self._read(np.atleast_2d(observation), previous_reward, [environment])
         generator = torch.Generator().manual_seed(0)
         generator.set_state(self.generators[environment].get_state())
         prefixes = self.prefixes[[environment]]
-        (plan,) = self._search(tokens, histories, prefixes, [generator], with_log_prob=True)
+        (plan,) = self._search(numbers, tokens, histories, prefixes, [generator], with_log_prob=True)
         assert plan.log_prob is not None
         trajectories = []
         for row in range(min(best, plan.tokens.shape[1])):
@@ -255,8 +256,8 @@ class TrajectoryAgent(SavedAgent):
 
     def _read(
         self, observation: np.ndarray, previous_reward: float | np.ndarray | None, environments: Sequence[int]
-    ) -> tuple[Tensor, list[list[Tensor]]]:
-        """Check the arguments of `act` -> (E, O) tokens of the observations, and the environments' histories."""
+    ) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
+        """Check the arguments of `act` -> (E, O) observations, their tokens, and the environments' histories."""
         require(len(self.history) > 0, "goal", "given to `reset` before the first step", None)
         check_environments(environments, len(self.history))
         layout = self.gpt.layout
@@ -270,11 +271,12 @@ class TrajectoryAgent(SavedAgent):
         not_finite = observations[~np.isfinite(observations)]
         require(len(not_finite) == 0, "observation", "finite", float(not_finite[0]) if len(not_finite) else None)
         device = self.gpt.head.device
-        tokens = self.discretizer.encode(torch.from_numpy(observations).to(device), layout.observation)
+        numbers = torch.from_numpy(observations).to(device)
+        tokens = self.discretizer.encode(numbers, layout.observation)
         if previous_reward is None:
             has_started = any(self.pending[environment] is not None for environment in environments)
             require(not has_started, "previous_reward", "given from an episode's second step on", None)
-            return tokens, [self.history[environment] for environment in environments]
+            return numbers, tokens, [self.history[environment] for environment in environments]
         rewards = np.atleast_1d(as_numbers(previous_reward, "previous_reward"))
         shape = (len(environments),)
         require(rewards.shape == shape, "previous_reward", f"of shape {shape}", rewards.shape)
@@ -289,35 +291,41 @@ class TrajectoryAgent(SavedAgent):
             if pending is not None:
                 history = [*history, torch.cat([pending, reward_token, value_token])][-max(1, self.settings.context) :]
             histories.append(history)
-        return tokens, histories
+        return numbers, tokens, histories
 
     def _search(
         self,
         observations: Tensor,
+        tokens: Tensor,
         histories: Sequence[list[Tensor]],
         prefixes: Tensor,
         generators: Sequence[torch.Generator],
         *,
         with_log_prob: bool = False,
     ) -> list[Plan]:
-        """A plan for each environment; those with histories of the same length are planned in one batch."""
+        """A plan for each environment; those with histories of the same length are planned in one batch.
+
+        Args:
+            observations, tokens: (E, O) the present ones, as numbers and as tokens.
+        """
         lengths = [min(len(history), self.settings.context) for history in histories]
         plans: dict[int, Plan] = {}
         for length in sorted(set(lengths)):
             batch = [index for index, other in enumerate(lengths) if other == length]
             past = [
-                torch.cat([prefixes[i], *histories[i][len(histories[i]) - length :], observations[i]]) for i in batch
+                torch.cat([prefixes[i], *histories[i][len(histories[i]) - length :], tokens[i]]) for i in batch
             ]  # (length * D + O,) each, and D more with a goal
             shape = uniforms_shape(self.settings, self.gpt.layout.transition_dim)
             uniforms = torch.stack([torch.rand(shape, generator=generators[i]) for i in batch])
-            plan = self._plan(torch.stack(past), uniforms.to(observations.device), len(set(lengths)), with_log_prob)
+            context, present = torch.stack(past), observations[batch]
+            plan = self._plan(context, present, uniforms.to(tokens.device), len(set(lengths)), with_log_prob)
             for row, index in enumerate(batch):
                 one = slice(row, row + 1)
                 log_prob = None if plan.log_prob is None else plan.log_prob[one]
                 plans[index] = Plan(plan.tokens[one], plan.objective[one], log_prob)
         return [plans[index] for index in range(len(histories))]
 
-    def _plan(self, context: Tensor, uniforms: Tensor, batches: int, with_log_prob: bool) -> Plan:
+    def _plan(self, context: Tensor, observations: Tensor, uniforms: Tensor, batches: int, with_log_prob: bool) -> Plan:
         """The plans of one batch; a deadline is divided evenly among the batches of a decision."""
         settings, deadline = self.settings, self.settings.deadline_ms
         # a CUDA graph would not call the Python code of a custom objective
@@ -325,7 +333,7 @@ class TrajectoryAgent(SavedAgent):
             if self.cuda_graph_search is None:
                 model = (self.decoder, self.discretizer, settings, self.discount, self.critic)
                 self.cuda_graph_search = CUDAGraphSearch(*model)
-            return self.cuda_graph_search(context, uniforms, with_log_prob=with_log_prob)
+            return self.cuda_graph_search(context, uniforms, observations=observations, with_log_prob=with_log_prob)
         plan = functools.partial(
             beam_search,
             self.decoder,
@@ -333,6 +341,7 @@ class TrajectoryAgent(SavedAgent):
             context,
             discount=self.discount,
             critic=self.critic,
+            observations=observations,
             with_log_prob=with_log_prob,
             actions_only=not with_log_prob,
             custom_objective=self.custom_objective,

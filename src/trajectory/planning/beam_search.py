@@ -5,7 +5,8 @@ D = transition_dim, O = observation_dim, N bins.
 
 The plan's first transition begins with the present observation. For every planned transition the search
 
-1. expands every beam into candidates, and samples an action for each, token by token;
+1. expands every beam into candidates, and samples an action for each, token by token, with `policy_share` moved towards
+   that of the critic's policy;
 2. adds the expected reward, discounted, to the candidate's cumulative reward, and samples a reward token;
 3. scores candidates by the cumulative reward plus the expected return-to-go, or the Q of a critic, or by their
    log-probability, and keeps the best `beam_width` of each environment;
@@ -37,6 +38,7 @@ from trajectory.model.decoder import Decoder
 from trajectory.planning.objective import Objective
 from trajectory.planning.sampling import sample
 from trajectory.planning.settings import PlannerSettings
+from trajectory.transition import TokenKind
 
 SMALL_BATCH_THRESHOLD = 1_000  # candidates; with fewer, torch's threads slow down those of a decoder that has its own
 
@@ -72,6 +74,7 @@ def beam_search(
     discount: float,
     critic: Critic | None = None,
     *,
+    observations: Tensor | None = None,
     with_log_prob: bool = False,
     actions_only: bool = False,
     custom_objective: Objective | None = None,
@@ -86,6 +89,8 @@ def beam_search(
             greedily chosen tokens do not use theirs.
         discount: of the objective.
         critic: its Q replaces the reward and the return-to-go of a candidate's last transition; None uses both.
+        observations: (E, O) the present ones, by which the critic values the first actions; None takes what their
+            tokens stand for.
         with_log_prob: return log-probabilities even if the objective does not need them.
         actions_only: leave out the last transition's reward and value if no action depends on them, as with a critic.
         custom_objective: scores candidates instead of the return.
@@ -98,23 +103,24 @@ def beam_search(
     with torch_threads(1) if gpt.own_threads and candidates < SMALL_BATCH_THRESHOLD else nullcontext():
         search = Search(gpt, discretizer, context, settings, uniforms, with_log_prob=with_log_prob)
         cumulative_reward = search.logits.new_zeros(E, 1)  # (E, n) discounted, expected
-        distance = search.logits.new_zeros(E, 1)  # (E, n) squared, of all actions from the critic's policy
         for step in range(settings.horizon):
             is_last = step == settings.horizon - 1
             ends_with_action = is_last and actions_only and critic is not None and not with_log_prob
             copies = settings.expansion * settings.beam_width // cumulative_reward.shape[1]
-            search.expand(copies)
-            cumulative_reward, distance = (sums.repeat_interleave(copies, 1) for sums in (cumulative_reward, distance))
+            present = search.last_observations() if observations is None or step > 0 else observations  # (R, O)
+            policy_actions = None
+            if critic is not None and settings.policy_share > 0:
+                policy_actions = critic.actions(present)
+            search.expand(copies, policy_actions)
+            cumulative_reward = cumulative_reward.repeat_interleave(copies, 1)
             for dimension in range(layout.observation_dim, layout.reward_index):
                 is_end = ends_with_action and dimension == layout.reward_index - 1
                 search.sample_token(step, dimension, decode=not is_end)
             previous_reward = cumulative_reward
             value = None
             if critic is not None:
-                decision = search.last_decision()
-                value = discount**step * search.of_living(critic.q_values(*decision).amin(0))
-                if settings.policy_penalty > 0:
-                    distance = distance + search.of_living(critic.policy_distances(*decision))
+                q_values = critic.q_values(present.repeat_interleave(copies, 0), search.last_actions()).amin(0)  # (R,)
+                value = discount**step * search.of_living(q_values)
             if not ends_with_action:
                 if settings.objective != "likelihood":
                     cumulative_reward = cumulative_reward + discount**step * search.expectation(layout.reward_index)
@@ -133,14 +139,10 @@ def beam_search(
             if settings.likelihood_weight > 0:
                 log_prob_deficit = settings.likelihood_threshold - search.log_prob()
                 objective = objective - settings.likelihood_weight * log_prob_deficit.clamp(min=0)
-            if settings.policy_penalty > 0:
-                objective = objective - settings.policy_penalty * objective.abs().mean(1, keepdim=True) * distance
             best = objective.topk(settings.beam_width, dim=1).indices  # (E, beam_width) among the candidates
             # in order of their ancestors, for the processor's caches; a beam's rank decides which uniforms it uses
             chosen, ranks = best.sort(dim=1)
-            cumulative_reward, distance, objective = (
-                sums.gather(1, chosen) for sums in (cumulative_reward, distance, objective)
-            )
+            cumulative_reward, objective = (sums.gather(1, chosen) for sums in (cumulative_reward, objective))
             search.prune(chosen, ranks)
             if ends_with_action:
                 search.leave_out_reward_and_value()
@@ -169,6 +171,8 @@ class Search:
         ranks: (E, n) of each row among those of its environment, which decide the uniforms it uses.
         log_prob_sums: (2, R) sum of the log-probabilities of the tokens sampled before the episode's end, and their
             number; None if not needed.
+        policy_actions: (R, action_dim) of the critic's policy, towards which those sampled next are moved; None if they
+            are not.
         length: of the cached sequence, in tokens.
     """
 
@@ -190,6 +194,7 @@ class Search:
         self.alive = torch.ones(len(context), dtype=torch.bool, device=context.device)
         self.invalid_tokens = ~discretizer.valid()  # (D, N + 1)
         self.ranks = context.new_zeros(len(context), 1)
+        self.policy_actions: Tensor | None = None
         slots = plan_slots(gpt.settings, gpt.layout, settings, len(context), context.shape[1])
         self.cache = gpt.new_cache(slots)
         self.encode(context)
@@ -232,12 +237,17 @@ class Search:
         self.logits = self.logits[node]
         self.length = window.shape[1]
 
-    def expand(self, copies: int) -> None:
-        """Repeat every row `copies` times: the candidates, each of which samples its own action and reward."""
+    def expand(self, copies: int, policy_actions: Tensor | None = None) -> None:
+        """Repeat every row `copies` times: the candidates, each of which samples its own action and reward.
+
+        Args:
+            policy_actions: (R, action_dim) of the rows before they are repeated.
+        """
         rows = torch.arange(len(self.tokens), device=self.tokens.device).repeat_interleave(copies)
         self._select_rows(rows)
         copy = torch.arange(copies, device=rows.device)
         self.ranks = (self.ranks[:, :, None] * copies + copy).flatten(1)
+        self.policy_actions = None if policy_actions is None else policy_actions[rows]
         layout = self.gpt.layout
         self.cache.open_segment(layout.reward_index + 1 - layout.observation_dim, self.length // layout.transition_dim)
 
@@ -263,11 +273,21 @@ class Search:
         logits = self.logits.masked_fill(invalid, -torch.inf)
         uniforms = self.uniforms[:, step, dimension].gather(1, self.ranks).flatten()
         token = sample(logits, uniforms, self.settings.sampling(self.gpt.layout.kind(dimension)))
+        if self.policy_actions is not None and self.gpt.layout.kind(dimension) is TokenKind.ACTION:
+            token = self._towards_policy(token, dimension)
         if self.log_prob_sums is not None:
             log_prob = logits.log_softmax(-1).gather(-1, token[:, None])[:, 0]  # (R,)
             self.log_prob_sums = self.log_prob_sums + self.alive * torch.stack([log_prob, torch.ones_like(log_prob)])
         self.alive = self.alive & (token != self.gpt.stop_token)
         self.append(torch.where(self.alive, token, self.gpt.stop_token), decode=decode)
+
+    def _towards_policy(self, token: Tensor, dimension: int) -> Tensor:
+        """(R,) sampled tokens of a dimension of the action -> those of the numbers nearer to the critic's policy."""
+        assert self.policy_actions is not None
+        column = slice(dimension, dimension + 1)
+        sampled = self.discretizer.decode(token[:, None], column)
+        chosen = self.policy_actions[:, column.start - self.gpt.layout.observation_dim, None].to(sampled.dtype)
+        return self.discretizer.encode(torch.lerp(sampled, chosen, self.settings.policy_share), column)[:, 0]
 
     def leave_out_reward_and_value(self) -> None:
         """Append 0 in their place."""
@@ -279,12 +299,15 @@ class Search:
         mean = self.discretizer.expectation(self._probabilities(dimension), dimension)  # (R,)
         return (mean * self.alive).view(self.environments, -1)
 
-    def last_decision(self) -> tuple[Tensor, Tensor]:
-        """(R, observation_dim) and (R, action_dim) numbers of the last observation and action."""
+    def last_observations(self) -> Tensor:
+        """(R, observation_dim) numbers of the observations that the rows end with."""
         layout = self.gpt.layout
-        tokens = self.tokens[:, self.tokens.shape[1] - layout.reward_index :]  # (R, O + action_dim)
-        numbers = self.discretizer.decode(tokens, slice(0, layout.reward_index))
-        return numbers[:, layout.observation], numbers[:, layout.action]
+        return self.discretizer.decode(self.tokens[:, -layout.observation_dim :], layout.observation)
+
+    def last_actions(self) -> Tensor:
+        """(R, action_dim) numbers of the actions that the rows end with."""
+        layout = self.gpt.layout
+        return self.discretizer.decode(self.tokens[:, -layout.action_dim :], layout.action)
 
     def of_living(self, numbers: Tensor) -> Tensor:
         """(R,) -> (E, n), 0 where the episode has ended."""

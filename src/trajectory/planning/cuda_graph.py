@@ -23,6 +23,7 @@ class CapturedPlan:
     graph: torch.cuda.CUDAGraph
     context: Tensor
     uniforms: Tensor
+    observations: Tensor | None
     plan: Plan
 
 
@@ -42,27 +43,36 @@ class CUDAGraphSearch:
         self.settings = settings
         self.discount = discount
         self.critic = critic
-        self.captured: dict[tuple[torch.Size, bool], CapturedPlan] = {}
+        self.captured: dict[tuple[torch.Size, bool, bool], CapturedPlan] = {}
 
-    def __call__(self, context: Tensor, uniforms: Tensor, *, with_log_prob: bool = False) -> Plan:
+    def __call__(
+        self, context: Tensor, uniforms: Tensor, *, observations: Tensor | None = None, with_log_prob: bool = False
+    ) -> Plan:
         """As `beam_search`, without log-probabilities for the actions alone."""
-        key = (context.shape, with_log_prob)
+        key = (context.shape, observations is not None, with_log_prob)
         if key not in self.captured:
-            self.captured[key] = self._capture(context, uniforms, with_log_prob)
+            self.captured[key] = self._capture(context, uniforms, observations, with_log_prob)
         captured = self.captured[key]
         captured.context.copy_(context)
         captured.uniforms.copy_(uniforms)
+        if captured.observations is not None and observations is not None:
+            captured.observations.copy_(observations)
         captured.graph.replay()
         plan = captured.plan
         log_prob = None if plan.log_prob is None else plan.log_prob.clone()
         return Plan(plan.tokens.clone(), plan.objective.clone(), log_prob)
 
-    def _capture(self, context: Tensor, uniforms: Tensor, with_log_prob: bool) -> CapturedPlan:
+    def _capture(
+        self, context: Tensor, uniforms: Tensor, observations: Tensor | None, with_log_prob: bool
+    ) -> CapturedPlan:
         context, uniforms = context.clone(), uniforms.clone()
+        observations = None if observations is None else observations.clone()
 
         def search() -> Plan:
             model = (self.gpt, self.discretizer, context, uniforms, self.settings, self.discount, self.critic)
-            return beam_search(*model, with_log_prob=with_log_prob, actions_only=not with_log_prob)
+            return beam_search(
+                *model, observations=observations, with_log_prob=with_log_prob, actions_only=not with_log_prob
+            )
 
         warmup_stream = torch.cuda.Stream()
         warmup_stream.wait_stream(torch.cuda.current_stream())
@@ -73,4 +83,4 @@ class CUDAGraphSearch:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             plan = search()
-        return CapturedPlan(graph, context, uniforms, plan)
+        return CapturedPlan(graph, context, uniforms, observations, plan)

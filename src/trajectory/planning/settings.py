@@ -68,10 +68,9 @@ class PlannerSettings:
         execute_temperature: of that mean, in standard deviations of the beams' objectives.
         execute_temperature_limit: above which it is not, as a share of the objectives' mean size; None does not limit.
             So of beams that differ much, as of data of good and bad policies, the best decide.
-        policy_penalty: what the objective loses, as a share of the candidates' mean |objective|, for a squared distance
-            of their actions from the critic's policy that is the data's mean (`Critic.policy_distances`). So Q decides
-            less where it may be wrong, far from the data. ReBRAC holds its policy to the data by such a penalty. 0 is
-            none.
+        policy_share: how far sampled actions are moved towards that of the critic's policy before they are valued, from
+            0 to 1. So their noise is smaller, and Q is asked nearer to where it was learned. A critic without a policy
+            (IQL) moves none.
         likelihood_weight: what the objective loses for every nat by which a candidate's mean log-probability is below
             `likelihood_threshold`; 0 is as published.
         likelihood_threshold: nats per token, at most 0.
@@ -96,7 +95,7 @@ class PlannerSettings:
     execute: str = "best"
     execute_temperature: float = 2.0
     execute_temperature_limit: float | None = None
-    policy_penalty: float = 0.0
+    policy_share: float = 0.0
     likelihood_weight: float = 0.0
     likelihood_threshold: float = 0.0
     deadline_ms: float | None = None
@@ -135,9 +134,8 @@ class PlannerSettings:
         weight, threshold, deadline = self.likelihood_weight, self.likelihood_threshold, self.deadline_ms
         is_valid = _is_number(weight) and 0 <= weight < float("inf")
         require(is_valid, "planner.likelihood_weight", "at least 0 and finite", weight)
-        penalty = self.policy_penalty
-        is_valid = _is_number(penalty) and 0 <= penalty < float("inf")
-        require(is_valid, "planner.policy_penalty", "at least 0 and finite", penalty)
+        share = self.policy_share
+        require(_is_number(share) and 0 <= share <= 1, "planner.policy_share", "from 0 to 1", share)
         is_valid = weight == 0 or self.objective != "likelihood"
         require(is_valid, "planner.likelihood_weight", "0 with planner.objective=likelihood", weight)
         is_valid = _is_number(threshold) and -float("inf") < threshold <= 0
