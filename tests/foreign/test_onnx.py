@@ -159,10 +159,11 @@ def assert_the_same_plan(checkpoint: Checkpoint, deployed: Deployed, past: int) 
 @pytest.mark.slow
 def test_the_folder_has_graphs_of_free_sizes_and_what_a_planner_needs(trained: Path, exported: Path) -> None:
     files = {path.name: path.read_bytes() for path in exported.iterdir()}
-    assert files.keys() == {onnx.STEP, onnx.Q_VALUE, onnx.DESCRIPTION}
+    graphs = (onnx.STEP, onnx.Q_VALUE, onnx.POLICY)
+    assert files.keys() == {*graphs, onnx.DESCRIPTION}
     about = json.loads(files[onnx.DESCRIPTION])
     checkpoint = load_checkpoint(trained)
-    assert about["sha256"] == {name: hashlib.sha256(files[name]).hexdigest() for name in (onnx.STEP, onnx.Q_VALUE)}
+    assert about["sha256"] == {name: hashlib.sha256(files[name]).hexdigest() for name in graphs}
     assert about["hyper_parameters"] == json.loads(json.dumps(checkpoint.hyperparameters))
     assert (about["global_step"], about["stop_token"], about["attention_span"]) == (6, 100, 10)
     names = ["observation[10]", "action[0]", "action[1]", "action[2]", "reward", "value"]
@@ -224,6 +225,18 @@ def test_the_critics_graph_gives_the_smallest_q(trained: Path, exported: Path) -
     with torch.inference_mode():
         expected = critic.q_values(observations, actions).amin(0)
     np.testing.assert_allclose(np.asarray(q_values), expected.numpy(), rtol=1e-5, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_the_policys_graph_gives_its_actions(trained: Path, exported: Path) -> None:
+    critic = load_checkpoint(trained).critic
+    assert critic is not None
+    observations = torch.randn(7, 11)
+    (actions,) = InferenceSession(exported / onnx.POLICY).run(None, {"observations": observations.numpy()})
+    with torch.inference_mode():
+        expected = critic.actions(observations)
+    assert expected is not None
+    np.testing.assert_allclose(np.asarray(actions), expected.numpy(), rtol=1e-5, atol=TOLERANCE)
 
 
 @pytest.mark.slow

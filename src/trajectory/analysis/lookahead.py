@@ -201,7 +201,8 @@ def transformer_estimates(
     estimates = {}
     with torch.inference_mode():
         search = Search(agent.decoder, discretizer, context, planner, uniforms, with_log_prob=False)
-        search.expand(settings.draws)
+        policy = critic.actions(torch.from_numpy(moment.observation[None]).to(context.device))
+        search.expand(settings.draws, policy if planner.policy_share > 0 else None)
         for dimension in range(layout.observation_dim, layout.reward_index):
             search.sample_token(0, dimension)
         draws = discretizer.decode(search.tokens[:, -layout.action_dim :], layout.action).cpu().numpy()

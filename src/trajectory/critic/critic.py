@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,8 @@ class Critic(nn.Module, ABC):
     in the data. So values can differ on the two sides of a wall that is thin by the data's standard deviation.
     """
 
+    has_policy: ClassVar[bool] = False  # whether `actions` gives any
+
     observation_mean: Tensor
     observation_std: Tensor
     action_mean: Tensor
@@ -70,7 +72,7 @@ class Critic(nn.Module, ABC):
         """(B, observation_dim) and (B, action_dim) -> (K, B) discounted returns, this step's reward included."""
 
     def actions(self, observations: Tensor) -> Tensor | None:
-        """(B, observation_dim) -> (B, action_dim) of the policy whose Q it is; None for a critic without one."""
+        """(B, observation_dim) -> (B, action_dim) of the policy whose Q it is, in the environment's units; or None."""
         return None
 
     @classmethod

@@ -27,7 +27,7 @@ from trajectory.model.gpt import GPT, TORCH, mask_end
 from trajectory.model.operations import attended, split_heads
 from trajectory.transition import TransitionLayout
 
-STEP, Q_VALUE, DESCRIPTION = "step.onnx", "q_value.onnx", "deployment.json"
+STEP, Q_VALUE, POLICY, DESCRIPTION = "step.onnx", "q_value.onnx", "policy.onnx", "deployment.json"
 FORMAT = 1  # of the description
 OPSET = 20  # the first with GELU
 TOLERANCE = 1e-5  # between ONNX Runtime and torch, of the largest logit or Q and at least of 1
@@ -94,6 +94,19 @@ class SmallestQ(nn.Module):
         return self.critic.q_values(observations, actions).amin(0)
 
 
+class Policy(nn.Module):
+    """(R, observation_dim) observations -> (R, action_dim) actions of the critic's policy."""
+
+    def __init__(self, critic: Critic) -> None:
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, observations: Tensor) -> Tensor:
+        actions = self.critic.actions(observations)
+        assert actions is not None
+        return actions
+
+
 def files(checkpoint: Checkpoint) -> dict[str, bytes]:
     """What is in the folder of a deployment, by the names of files.
 
@@ -118,6 +131,11 @@ def files(checkpoint: Checkpoint) -> dict[str, bytes]:
             ({0: "rows"}, {0: "rows"}),
             *(("observations", "actions"), ("q_value",)),
         )
+        if checkpoint.critic.has_policy:
+            observations = torch.randn(3, gpt.layout.observation_dim, generator=generator)
+            found[POLICY] = _graph(
+                Policy(checkpoint.critic), (observations,), ({0: "rows"},), ("observations",), ("actions",)
+            )
     difference = _largest_difference(checkpoint, found, generator)
     versions = {module.__name__: module.__version__ for module in (torch, onnx, onnxscript, onnxruntime)}
     if not difference <= TOLERANCE:
@@ -198,6 +216,9 @@ def _largest_difference(checkpoint: Checkpoint, found: dict[str, bytes], generat
             numbers = [torch.randn(5, width, generator=generator) for width in _widths(gpt.layout)]
             (q,) = run(Q_VALUE, observations=numbers[0], actions=numbers[1])
             pairs.append((q, SmallestQ(checkpoint.critic)(*numbers)))
+            if POLICY in found:
+                (actions,) = run(POLICY, observations=numbers[0])
+                pairs.append((actions, Policy(checkpoint.critic)(numbers[0])))
         finite = [(one[other.isfinite()], other[other.isfinite()]) for one, other in pairs]
     return max(float((one - other).abs().max() / other.abs().max().clamp(min=1)) for one, other in finite)
 
