@@ -134,6 +134,19 @@ def test_the_transformers_estimates_are_those_of_a_pass_over_everything_for_each
             tokens = torch.cat([tokens, discretizer.encode(torch.from_numpy(actions), layout.action)], 1)
 
 
+def test_draws_are_moved_towards_the_policy_as_the_planners_are(
+    agent: TrajectoryAgent, critic: ReBRACCritic, moments: list[Moment]
+) -> None:
+    """All the way, each is the bin of the policy's action."""
+    planner = replace(agent.settings, policy_share=1.0)
+    agent = TrajectoryAgent(agent.gpt, agent.discretizer, planner, agent.discount, critic=critic)
+    draws, _ = transformer_estimates(agent, critic, moments[0], SETTINGS, torch.Generator().manual_seed(0))
+    action = torch.from_numpy(policy_actions(critic, moments[0].observation[None]))
+    columns = agent.gpt.layout.action
+    expected = agent.discretizer.decode(agent.discretizer.encode(action, columns), columns).numpy()
+    np.testing.assert_array_equal(draws, expected.repeat(len(draws), 0))
+
+
 def test_the_simulators_estimates_are_returns_and_then_q(
     agent: TrajectoryAgent, critic: ReBRACCritic, moments: list[Moment]
 ) -> None:
