@@ -642,3 +642,46 @@ def startup_table(measured: dict[str, Any]) -> str:
         alone = f"{row['package']} | {row['import_seconds']:.2f} | {row['ratio']:.2f}"
         lines.append(f"| `{row['name']}` | {before} | {now} | {alone} |")
     return "\n".join(lines)
+
+
+def policy_share_table() -> str:
+    """Of `results/policy_share_pilots.json`: the ways to hold draws near the critic's policy, for each Transformer."""
+    columns = {
+        "policy_penalty=0.015": "the penalty",
+        "policy_penalty=0.015, the observation itself": "the penalty, the observation itself",
+        "policy_share=0.5": "moved",
+        "policy_share=0.5, the observation itself": "moved, the observation itself",
+    }
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for row in json.loads((ROOT / "results" / "policy_share_pilots.json").read_text())["rows"]:
+        if row["planner"] in columns:
+            cell = f"{row['return_mean']} ± {row['return_std']}"
+            found.setdefault((row["data"], row["critic"]), {})[row["planner"]] = cell
+    lines = [f"| data | updates of the critic | {' | '.join(columns.values())} |", "| --- " * 6 + "|"]
+    for (data, critic), cells in found.items():
+        if len(cells) > 1:
+            lines.append(f"| {data} | {critic} | {' | '.join(cells.get(name, '') for name in columns)} |")
+    return "\n".join(lines).replace(" updates, ", ", ") + "\n"
+
+
+def test_the_table_of_moved_draws_is_that_of_the_measurement() -> None:
+    assert policy_share_table() in TEXTS[DOCS / "values.md"]
+
+
+def actor_penalty_table() -> str:
+    """Of `results/policy_share_pilots.json`: returns of policies of 100,000 updates with cosine decay."""
+    penalties = ("0.05", "0.02", "0.01")
+    found: dict[str, dict[str, str]] = {}
+    for row in json.loads((ROOT / "results" / "policy_share_pilots.json").read_text())["rows"]:
+        if "policy of baseline" in row["planner"] or "critic's policy" in row["planner"]:
+            cell = f"{row['return_mean']} ± {row['return_std']}"
+            found.setdefault(row["data"], {})[row["critic"].rpartition("actor_penalty=")[2]] = cell
+    lines = [f"| data | {' | '.join(f'`critic.actor_penalty={each}`' for each in penalties)} |", "| --- " * 4 + "|"]
+    for data, cells in found.items():
+        if "0.01" in cells:
+            lines.append(f"| {data} | {' | '.join(cells.get(each, '') for each in penalties)} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_table_of_actor_penalties_is_that_of_the_measurement() -> None:
+    assert actor_penalty_table() in TEXTS[DOCS / "values.md"]
