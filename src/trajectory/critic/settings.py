@@ -46,7 +46,7 @@ class ReBRACCriticSettings:
     steps: int = 100_000
     batch_size: int = 256
     learning_rate: float = 1e-3
-    actor_penalty: float = 0.01
+    actor_penalty: float = 0.05
     critic_penalty: float = 0.03
     noise: float = 0.2
     noise_clip: float = 0.5
