@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cache
 from io import BytesIO
@@ -645,59 +645,59 @@ def startup_table(measured: dict[str, Any]) -> str:
 
 
 def policy_share_table() -> str:
-    """Of `results/policy_share_pilots.json`: the ways to hold draws near the critic's policy, for each Transformer."""
+    """The ways to hold draws near the critic's policy, for each Transformer."""
     columns = {
         "policy_penalty=0.015": "the penalty",
         "policy_penalty=0.015, the observation itself": "the penalty, the observation itself",
         "policy_share=0.5": "moved",
         "policy_share=0.5, the observation itself": "moved, the observation itself",
     }
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    for row in json.loads((ROOT / "results" / "policy_share_pilots.json").read_text())["rows"]:
-        if row["planner"] in columns:
-            cell = f"{row['return_mean']} ± {row['return_std']}"
-            found.setdefault((row["data"], row["critic"]), {})[row["planner"]] = cell
-    lines = [f"| data | updates of the critic | {' | '.join(columns.values())} |", "| --- " * 6 + "|"]
-    for (data, critic), cells in found.items():
-        if len(cells) > 1:
-            lines.append(f"| {data} | {critic} | {' | '.join(cells.get(name, '') for name in columns)} |")
-    return "\n".join(lines).replace(" updates, ", ", ") + "\n"
-
-
-def test_the_table_of_moved_draws_is_that_of_the_measurement() -> None:
-    assert policy_share_table() in TEXTS[DOCS / "values.md"]
+    found = policy_share_cells(lambda row: (f"{row['data']} | {row['critic'].replace(' updates', '')}", row["planner"]))
+    found = {name: cells for name, cells in found.items() if len(cells.keys() & columns) > 1}
+    return pilots_table("data | updates of the critic", found, columns)
 
 
 def actor_penalty_table() -> str:
-    """Of `results/policy_share_pilots.json`: returns of policies of 100,000 updates with cosine decay."""
-    penalties = ("0.05", "0.03", "0.02", "0.01")
-    found: dict[str, dict[str, str]] = {}
-    for row in json.loads((ROOT / "results" / "policy_share_pilots.json").read_text())["rows"]:
-        if row["planner"].startswith(("the policy of baseline", "the critic's policy")):
-            cell = f"{row['return_mean']} ± {row['return_std']}"
-            found.setdefault(row["data"], {})[row["critic"].rpartition("actor_penalty=")[2]] = cell
-    lines = [f"| data | {' | '.join(penalties)} |", "| --- " * 5 + "|"]
-    for data, cells in found.items():
-        if "0.01" in cells:
-            lines.append(f"| {data} | {' | '.join(cells.get(each, '') for each in penalties)} |")
-    return "\n".join(lines) + "\n"
+    """Returns of policies of 100,000 updates with cosine decay."""
+    columns = {each: each for each in ("0.05", "0.03", "0.02", "0.01")}
+
+    def place(row: dict[str, Any]) -> tuple[str, str]:
+        is_policy = row["planner"].startswith(("the policy of baseline", "the critic's policy"))
+        return row["data"], row["critic"].rpartition("actor_penalty=")[2] if is_policy else ""
+
+    found = policy_share_cells(place)
+    return pilots_table("data", {name: cells for name, cells in found.items() if "0.01" in cells}, columns)
 
 
 def weak_penalty_table() -> str:
-    """Of `results/policy_share_pilots.json`: the planner and the policy with `critic.actor_penalty=0.01`."""
+    """The planner and the policy with `critic.actor_penalty=0.01`."""
     columns = {
         "policy_share=0.5, the observation itself, seeds from 5000 on": "the planner",
         "the policy of baseline=rebrac, seeds from 5000 on": "ReBRAC",
     }
+    found = policy_share_cells(lambda row: (row["data"], row["planner"]))
+    return pilots_table(
+        "data", {name: cells for name, cells in found.items() if columns.keys() <= cells.keys()}, columns
+    )
+
+
+def policy_share_cells(place: Callable[[dict[str, Any]], tuple[str, str]]) -> dict[str, dict[str, str]]:
+    """Returns in `results/policy_share_pilots.json`, by the row and the column of a table that each belongs to."""
     found: dict[str, dict[str, str]] = {}
     for row in json.loads((ROOT / "results" / "policy_share_pilots.json").read_text())["rows"]:
-        if row["planner"] in columns:
-            found.setdefault(row["data"], {})[row["planner"]] = f"{row['return_mean']} ± {row['return_std']}"
-    lines = ["| data | the planner | ReBRAC |", "| --- " * 3 + "|"]
-    lines += [f"| {data} | {' | '.join(cells[name] for name in columns)} |" for data, cells in found.items()]
+        name, column = place(row)
+        found.setdefault(name, {})[column] = f"{row['return_mean']} ± {row['return_std']}"
+    return found
+
+
+def pilots_table(head: str, found: dict[str, dict[str, str]], columns: dict[str, str]) -> str:
+    """One line for each row, with those of its cells that have a column."""
+    titles = f"{head} | {' | '.join(columns.values())}"
+    lines = [f"| {titles} |", "| --- " * (titles.count(" | ") + 1) + "|"]
+    lines += [f"| {name} | {' | '.join(cells.get(each, '') for each in columns)} |" for name, cells in found.items()]
     return "\n".join(lines) + "\n"
 
 
-def test_the_table_of_actor_penalties_is_that_of_the_measurement() -> None:
-    assert actor_penalty_table() in TEXTS[DOCS / "values.md"]
-    assert weak_penalty_table() in TEXTS[DOCS / "values.md"]
+@pytest.mark.parametrize("table", [policy_share_table, actor_penalty_table, weak_penalty_table])
+def test_the_tables_of_moved_draws_and_penalties_are_those_of_the_measurement(table: Callable[[], str]) -> None:
+    assert table() in TEXTS[DOCS / "values.md"]

@@ -78,11 +78,11 @@ def test_a_critic_is_asked_about_the_observations_themselves() -> None:
     observations, rewards = random_observations(2, 3), random_rewards(1, 3)[0]
     agent.reset(3)
     agent.act(observations[0][:2], None, [0, 1])
-    asked: list[torch.Tensor] = []
+    received: list[torch.Tensor] = []
     original = model.critic.q_values
 
     def q_values(numbers: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        asked.append(numbers)
+        received.append(numbers)
         return original(numbers, actions)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -92,7 +92,7 @@ def test_a_critic_is_asked_about_the_observations_themselves() -> None:
         agent.act(observations[1], rewards)
     candidates = planner.beam_width * planner.expansion
     expected = [[observations[1][0]], [observations[1][2]], observations[1][:2]]
-    for numbers, rows in zip(asked, expected, strict=True):
+    for numbers, rows in zip(received, expected, strict=True):
         np.testing.assert_array_equal(numbers.numpy(), np.repeat(rows, candidates, axis=0))
 
 

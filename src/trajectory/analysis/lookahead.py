@@ -37,7 +37,8 @@ from trajectory.hardware import free_memory
 from trajectory.memory import check_plan
 from trajectory.model.checkpoint import Checkpoint
 from trajectory.planning.agent import TrajectoryAgent
-from trajectory.planning.beam_search import Search, uniforms_shape
+from trajectory.planning.beam_search import uniforms_shape
+from trajectory.planning.search import Search
 from trajectory.planning.settings import PlannerSettings, trained_planner
 from trajectory.progress import progress_bar
 
@@ -201,11 +202,10 @@ def transformer_estimates(
     estimates = {}
     with torch.inference_mode():
         search = Search(agent.decoder, discretizer, context, planner, uniforms, with_log_prob=False)
-        policy = critic.actions(torch.from_numpy(moment.observation[None]).to(context.device))
-        search.expand(settings.draws, policy if planner.policy_share > 0 else None)
+        search.expand(settings.draws, critic, torch.from_numpy(moment.observation[None]).to(context.device))
         for dimension in range(layout.observation_dim, layout.reward_index):
             search.sample_token(0, dimension)
-        draws = discretizer.decode(search.tokens[:, -layout.action_dim :], layout.action).cpu().numpy()
+        draws = search.last_actions().cpu().numpy()
         rewards = np.zeros(settings.draws)
         for step in range(1, last + 1):
             rewards = rewards + discount ** (step - 1) * search.expectation(layout.reward_index)[0].cpu().numpy()
@@ -213,13 +213,12 @@ def transformer_estimates(
             search.next_transition()
             for dimension in range(layout.observation_dim):
                 search.sample_token(step, dimension)
-            tokens = search.tokens[:, -layout.observation_dim :]
-            observations = discretizer.decode(tokens, layout.observation).cpu().numpy()
+            observations = search.last_observations().cpu().numpy()
             actions = policy_actions(critic, observations)
             if step in settings.model_steps:
                 values = value_of(critic, observations, actions) * search.alive.cpu().numpy()
                 estimates[step] = rewards + discount**step * values
-            chosen = discretizer.encode(torch.from_numpy(actions).to(tokens.device), layout.action)
+            chosen = discretizer.encode(torch.from_numpy(actions).to(context.device), layout.action)
             search.expand(1)  # makes room for the rest of the transition
             for column in chosen.T:
                 search.append(torch.where(search.alive, column, agent.gpt.stop_token), decode=True)

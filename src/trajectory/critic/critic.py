@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,6 @@ class Critic(nn.Module, ABC):
     With `knots` in the settings the observation's numbers enter by hat functions too, between their least and greatest
     in the data. So values can differ on the two sides of a wall that is thin by the data's standard deviation.
     """
-
-    has_policy: ClassVar[bool] = False  # whether `actions` gives any
 
     observation_mean: Tensor
     observation_std: Tensor

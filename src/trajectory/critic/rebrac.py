@@ -26,8 +26,6 @@ class ReBRACCritic(Critic):
     divided by the root mean square of the dataset's rewards, so that one setting serves rewards of any size.
     """
 
-    has_policy = True
-
     reward_unit: Tensor
     q: EnsembleMLP
     policy: EnsembleMLP

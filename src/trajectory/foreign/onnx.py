@@ -131,8 +131,8 @@ def files(checkpoint: Checkpoint) -> dict[str, bytes]:
             ({0: "rows"}, {0: "rows"}),
             *(("observations", "actions"), ("q_value",)),
         )
-        if checkpoint.critic.has_policy:
-            observations = torch.randn(3, gpt.layout.observation_dim, generator=generator)
+        observations = torch.randn(3, gpt.layout.observation_dim, generator=generator)
+        if checkpoint.critic.actions(observations) is not None:
             found[POLICY] = _graph(
                 Policy(checkpoint.critic), (observations,), ({0: "rows"},), ("observations",), ("actions",)
             )

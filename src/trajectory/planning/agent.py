@@ -21,7 +21,7 @@ from trajectory.planning.arguments import as_numbers, check_environments, check_
 from trajectory.planning.beam_search import Plan, beam_search, uniforms_shape
 from trajectory.planning.cuda_graph import CUDAGraphSearch
 from trajectory.planning.deadline import LatencyModel
-from trajectory.planning.execution import actions_to_execute
+from trajectory.planning.execution import actions_to_execute, planned_trajectories
 from trajectory.planning.objective import custom_objective
 from trajectory.planning.protocol import Agent
 from trajectory.planning.saved import SavedAgent
@@ -234,25 +234,7 @@ class TrajectoryAgent(SavedAgent):
         generator.set_state(self.generators[environment].get_state())
         prefixes = self.prefixes[[environment]]
         (plan,) = self._search(numbers, tokens, histories, prefixes, [generator], with_log_prob=True)
-        assert plan.log_prob is not None
-        trajectories = []
-        for row in range(min(best, plan.tokens.shape[1])):
-            tokens = plan.tokens[0, row]  # (horizon, D)
-            numbers = self.discretizer.decode(tokens, slice(0, layout.transition_dim)).cpu().numpy()
-            has_ended = (tokens == self.gpt.stop_token).all(-1).cpu().numpy()
-            numbers = numbers[~has_ended]
-            trajectories.append(
-                PlannedTrajectory(
-                    observations=numbers[:, layout.observation],
-                    actions=numbers[:, layout.action],
-                    rewards=numbers[:, layout.reward_index],
-                    values=numbers[:, layout.value_index],
-                    terminated=bool(has_ended.any()),
-                    objective=float(plan.objective[0, row]),
-                    log_prob=float(plan.log_prob[0, row]),
-                )
-            )
-        return trajectories
+        return planned_trajectories(plan, best, self.discretizer, layout)
 
     def _read(
         self, observation: np.ndarray, previous_reward: float | np.ndarray | None, environments: Sequence[int]

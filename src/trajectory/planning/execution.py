@@ -1,4 +1,4 @@
-"""From a plan to the actions that are executed."""
+"""From a plan to the actions that are executed, and to trajectories in the environment's units."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from trajectory.data.discretizer import Discretizer
 from trajectory.planning.beam_search import Plan
 from trajectory.planning.settings import PlannerSettings
+from trajectory.planning.trajectory import PlannedTrajectory
 from trajectory.transition import TransitionLayout
 
 
@@ -46,3 +47,28 @@ def _vote(actions: Tensor, weights: Tensor, choice: tuple[int, int]) -> Tensor:
     values = torch.arange(choice[0], sum(choice), device=actions.device)
     totals = (weights[..., None] * (actions[..., None] == values)).sum(0)  # (K, choices)
     return values[totals.argmax(-1)].to(weights.dtype)
+
+
+def planned_trajectories(
+    plan: Plan, best: int, discretizer: Discretizer, layout: TransitionLayout
+) -> list[PlannedTrajectory]:
+    """The best beams of one environment's plan that has log-probabilities, best first."""
+    assert plan.log_prob is not None
+    trajectories = []
+    for row in range(min(best, plan.tokens.shape[1])):
+        tokens = plan.tokens[0, row]  # (horizon, D)
+        numbers = discretizer.decode(tokens, slice(0, layout.transition_dim)).cpu().numpy()
+        has_ended = (tokens == discretizer.bins).all(-1).cpu().numpy()
+        numbers = numbers[~has_ended]
+        trajectories.append(
+            PlannedTrajectory(
+                observations=numbers[:, layout.observation],
+                actions=numbers[:, layout.action],
+                rewards=numbers[:, layout.reward_index],
+                values=numbers[:, layout.value_index],
+                terminated=bool(has_ended.any()),
+                objective=float(plan.objective[0, row]),
+                log_prob=float(plan.log_prob[0, row]),
+            )
+        )
+    return trajectories
