@@ -7,7 +7,7 @@ DOCS_VENV := .venv-docs
 DOCS_INSTALLED := $(DOCS_VENV)/.installed
 CORES := $(shell nproc 2>/dev/null || echo auto)
 
-.PHONY: train test test-random test-slow fuzz soak demo pretrained bench bench-check bench-gpu lint format docs docs-serve install clean
+.PHONY: train test test-random test-slow fuzz soak demo pretrained bench bench-check bench-gpu lint format tables docs docs-serve install clean
 
 train: $(INSTALLED)
 	$(RUN) src/train.py env=hopper experiment=laptop
@@ -55,11 +55,15 @@ bench-gpu:
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/ty check --error-on-warning src tests
+	$(VENV)/bin/ty check --error-on-warning src tests docs/result_tables.py
 
 format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
+
+# the tables of the README and docs/ anew, from results/
+tables: $(INSTALLED)
+	$(RUN) docs/result_tables.py
 
 # the site in site/; a warning, a page that is missing from the navigation or a broken link is an error
 # (not with --quiet: MkDocs then counts no warnings)

@@ -6,9 +6,8 @@ import json
 import re
 import shlex
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,28 +24,20 @@ from omegaconf import OmegaConf
 
 from helpers.command_line import CONF, ROOT, compose_config
 from helpers.toy_world import TOY, toy_data, toy_module
-from trajectory import names
+from result_tables import DOCS, LEAGUE, OVERRIDE, PLACE, RESULTS, TABLES, filled, league_scores, measured, pages
 from trajectory.benchmarks.memory import MEMORY_LIMIT, draw_memory
 from trajectory.data.settings import TokenizerSettings
 from trajectory.data.store import load_episodes
 from trajectory.model.checkpoint import write_checkpoint
-from trajectory.model.exported import read_card
 from trajectory.model.settings import GPTSettings
 from trajectory.planning.settings import PlannerSettings
-from trajectory.reporting.league import make_league
-from trajectory.reporting.rows import Row, group_runs
-from trajectory.reporting.runs import collect
-from trajectory.reporting.settings import ReportSettings
-from trajectory.reporting.tables import estimate
 
 README = ROOT / "README.md"
-DOCS = ROOT / "docs"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 TEXTS = {page: page.read_text() for page in PAGES}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"(?:python|torchrun [^`\n]*?) +src/(\w+)\.py((?: +[^`\s#]+)*)")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-OVERRIDE = re.compile(r"[+~]{0,2}[a-z][\w/.]*=\S+")
 # what an override that stands by itself may belong to, tried in this order
 CONTEXTS = (
     ("train",),
@@ -274,322 +265,56 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert f"## {version} " in TEXTS[ROOT / "CHANGELOG.md"]
 
 
-def test_the_table_of_starts_is_that_of_the_measurement() -> None:
-    measured = json.loads((ROOT / "results" / "startup.json").read_text())
-    assert startup_table(measured) in TEXTS[DOCS / "startup.md"]
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_every_table_is_that_of_its_measurement(page: Path) -> None:
+    """`make tables` would change nothing."""
+    assert filled(TEXTS[page]) == TEXTS[page]
 
 
-def test_the_table_of_the_suites_runs_is_that_of_the_measurement() -> None:
-    measured = json.loads((ROOT / "results" / "suite.json").read_text())
-    assert suite_table(measured) in TEXTS[DOCS / "testing.md"]
+def test_every_table_has_one_place() -> None:
+    places = [name for page in pages() for _, name, _ in PLACE.findall(TEXTS[page])]
+    assert sorted(places) == sorted(TABLES)
 
 
-def suite_table(measured: dict[str, Any]) -> str:
-    """Markdown of whole runs of the suite."""
-    lines = ["| run of the suite | command | minutes | passed, skipped, failed |", "| --- | --- | --- | --- |"]
-    for run in measured["runs"]:
-        counts = ", ".join(f"{run[outcome]:,}" for outcome in ("passed", "skipped", "failed"))
-        lines.append(f"| {run['name']} | `{run['command']}` | {run['seconds'] / 60:.1f} | {counts} |")
-    return "\n".join(lines)
+def test_a_doctored_table_is_written_anew() -> None:
+    page = TEXTS[DOCS / "results.md"]
+    doctored = re.sub(r"\| IQL \| \d", "| IQL | 9", page, count=1)
+    assert doctored != page
+    assert filled(doctored) == page
 
 
-def test_the_table_and_the_figure_of_large_data_are_those_of_the_measurement() -> None:
-    measured = json.loads((ROOT / "results" / "scale.json").read_text())
-    assert scale_table(measured) in TEXTS[DOCS / "performance.md"]
+def test_the_figure_of_large_data_is_that_of_the_measurement() -> None:
     drawn, expected = (
-        imread(picture, format="png") for picture in (DOCS / "scale.png", BytesIO(draw_memory(measured["data"])))
+        imread(picture, format="png")
+        for picture in (DOCS / "scale.png", BytesIO(draw_memory(measured("scale")["data"])))
     )
     assert drawn.shape == expected.shape
     assert np.abs(drawn - expected).mean() < 0.01, "but for the version of a font"
 
 
-def scale_table(measured: dict[str, Any]) -> str:
-    """Markdown of `benchmark.suites=[data]`: seconds, and GiB of the process's own memory."""
-    stages = {"load": "load", "return-to-go": "return_to_go", "sample": "sample", "bins": "fit", "tokenise": "tokenize"}
-    head = ["transitions", *stages, "first start", "transitions a second", "second start", "GiB, first", "GiB, second"]
-    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
-    for row in measured["data"]:
-        first, second = row["first"], row["second"]
-        found = [first["stages"].get(stage) for stage in stages.values()]
-        cells = ["–" if stage is None else f"{stage['seconds']:.2f}" for stage in found]
-        cells += [f"{first['seconds']:.1f}", f"{row['first_per_s'] / 1e6:.1f} M", f"{second['seconds']:.2f}"]
-        cells += [f"{start['own_peak_bytes'] / 2**30:.2f}" for start in (first, second)]
-        lines.append(f"| 10^{len(str(row['transitions'])) - 1} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def test_large_data_take_bounded_memory_and_time() -> None:
     """What the documentation says of them: 2 GiB, and a million transitions a second and core."""
-    rows = json.loads((ROOT / "results" / "scale.json").read_text())["data"]
+    rows = measured("scale")["data"]
     assert rows[-1]["transitions"] == 10**8
     for row in rows[-2:]:
         assert max(row[name]["own_peak_bytes"] for name in ("first", "second")) < MEMORY_LIMIT
         assert row["first_per_s"] > 1e6
 
 
-def test_the_table_of_the_critics_tried_is_that_of_the_measurement() -> None:
-    measured = json.loads((ROOT / "results" / "critic_pilots.json").read_text())
-    assert critics_table(measured) in TEXTS[DOCS / "values.md"]
+@pytest.mark.parametrize("path", sorted((RESULTS / "maze").rglob("results.json")), ids=lambda path: str(path.parent))
+def test_every_maze_was_tried_from_a_hundred_starts_on_which_nothing_was_chosen(path: Path) -> None:
+    episodes = json.loads(path.read_text())["episodes"]
+    assert len(episodes) == 100
+    assert episodes[0]["seed"] == 5000
 
 
-def critics_table(measured: dict[str, Any]) -> str:
-    """Markdown of the critics that were tried, and of what was executed with them."""
-    columns = ["best of 32", "mean of 16 of 32, T=1", "mean of 8 of 16", "mean of 16 of 32", "mean of 16, T=1"]
-    head = ["dataset", "critic", "units", "updates", "learning rate", "warm start", *columns]
-    lines = [" | ".join(("", *head, "")).strip(), "|" + " --- |" * len(head)]
-    for row in measured["rows"]:
-        setting = [row["dataset"], row["critic"], "{} x {}".format(*row["hidden"]), f"{row['updates']:,}"]
-        setting += [row["learning_rate"], f"{row['warm_start']:g}"]
-        found = (row["returns"].get(column) for column in columns)
-        cells = ["" if pair is None else f"{pair[0]:.0f} ± {pair[1]:.0f}" for pair in found]
-        lines.append(" | ".join(("", *setting, *cells, "")).strip())
-    return "\n".join(lines)
+@pytest.mark.parametrize("row", measured("spaces/spaces")["rows"], ids=lambda row: row["name"])
+def test_every_command_of_the_table_of_spaces_composes(row: dict[str, Any]) -> None:
+    for who in ("planned", "bc"):
+        compose_config("train", *shlex.split(row[f"{who}_command"])[2:])
 
 
-def test_the_tables_of_horizons_are_those_of_the_measurements() -> None:
-    lines = ["| `planner.horizon` | return |", "| --- | --- |"]
-    for row in json.loads((ROOT / "results" / "horizons.json").read_text())["rows"]:
-        lines.append(f"| {row['horizon']} | {row['return_mean']:.0f} ± {row['return_std']:.0f} |")
-    assert "\n".join(lines) + "\n" in TEXTS[DOCS / "values.md"]
-    measured = json.loads((ROOT / "results" / "horizon_pilots.json").read_text())
-    lines = ["| planner | return | CPU seconds |", "| --- | --- | --- |"]
-    for row in measured["horizons"]:
-        lines.append(f"| {row['planner']} | {row['return_mean']:.0f} ± {row['return_std']:.0f} | {row['cpu_s']} |")
-    assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
-
-
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [("maze_pilots", ("critic", "planner")), ("maze_large_pilots", ("action_repeat", "critic", "planner"))],
-)
-def test_the_table_of_mazes_is_that_of_the_measurement(name: str, settings: tuple[str, ...]) -> None:
-    heads = [*(f"`env.{name}`" if name == "action_repeat" else name for name in settings), "success", "starts"]
-    lines = [" | ".join(("", *heads, "")).strip(), "|" + " --- |" * len(heads)]
-    for row in json.loads((ROOT / "results" / f"{name}.json").read_text())["rows"]:
-        cells = [str(row[key]) for key in settings]
-        cells = [f"`{cell}`" if OVERRIDE.match(cell) and "," not in cell else cell for cell in cells]
-        lines.append(" | ".join(("", *cells, f"{100 * row['success_rate']:.0f} %", str(row["starts"]), "")).strip())
-    assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
-
-
-def test_the_table_of_methods_in_mazes_is_that_of_the_measurement() -> None:
-    methods = {"TT+Q": "knots", "IQL": "iql", "TT": "tt", "BC": "bc"}
-    lines = [f"| maze | {' | '.join(methods)} |", "| --- " * (len(methods) + 1) + "|"]
-    for maze in ("medium", "large", "four_rooms"):
-        shares = []
-        for name in methods.values():
-            path = ROOT / "results" / "maze" / maze / name / "results.json"
-            run = json.loads(path.read_text()) if path.exists() else None
-            assert run is None or (len(run["episodes"]) == 100 and run["episodes"][0]["seed"] == 5000)
-            shares.append(f"{100 * run['success_rate']:.0f} %" if run else "")
-        lines.append(f"| {maze} | {' | '.join(shares)} |")
-    assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
-
-
-def test_the_table_of_ant_is_that_of_the_measurement() -> None:
-    lines = ["| critic | planner | return | fell | CPU seconds |", "| --- | --- | --- | --- | --- |"]
-    for row in json.loads((ROOT / "results" / "ant_pilots.json").read_text())["rows"]:
-        planner = f"`{row['planner']}`" if OVERRIDE.match(row["planner"]) else row["planner"]
-        earned = f"{row['return_mean']:.0f} ± {row['return_std']:.0f}"
-        lines.append(f"| `{row['critic']}` | {planner} | {earned} | {100 * row['fell']:.0f} % | {row['cpu_s']} |")
-    assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
-
-
-def policy_critics_table() -> str:
-    columns = {name: f"mean of {name}" for name in ("16 of 32", "16 of 64", "8 of 64", "8 of 128")}
-    columns["policy"] = "its policy"
-
-    def cell(found: dict[str, int] | None) -> str:
-        if found is None:
-            return ""
-        fell = f", {found['fell']} of {found['episodes']} fell" if found["fell"] else ""
-        return f"{found['return_mean']} ± {found['return_std']}{fell}"
-
-    lines = [f"| data | critic | seed | {' | '.join(columns.values())} |", "| --- " * 8 + "|"]
-    for row in json.loads((ROOT / "results" / "rebrac_pilots.json").read_text())["rows"]:
-        critic = f"`{row['critic']}`" if OVERRIDE.match(row["critic"]) and "," not in row["critic"] else row["critic"]
-        cells = [row["data"], critic, str(row["seed"]), *(cell(row.get(key)) for key in columns)]
-        lines.append(" | ".join(("", *cells, "")).strip())
-    return "\n".join(lines)
-
-
-def test_the_table_of_critics_of_a_policy_is_that_of_the_measurement() -> None:
-    assert policy_critics_table() in TEXTS[DOCS / "values.md"]
-
-
-def test_the_table_of_spaces_is_that_of_the_measurement() -> None:
-    measured = json.loads((ROOT / "results" / "spaces" / "spaces.json").read_text())
-
-    def cell(row: dict[str, Any], who: str) -> str:
-        if row["unit"] == "success rate":
-            return f"{100 * row[who]['mean']:.0f} %"
-        digits = 0 if abs(row["planned"]["mean"]) > 10 else 2
-        return f"{row[who]['mean']:.{digits}f} ± {row[who]['std']:.{digits}f}"
-
-    lines = ["| environment | the data | BC | planned | episodes | CPU seconds |", "| --- " * 6 + "|"]
-    for row in measured["rows"]:
-        cells = [cell(row, who) for who in ("data", "bc", "planned")]
-        seconds = f"{row['planned']['training_cpu_s']:.0f}"
-        lines.append(f"| {row['name']} | {' | '.join(cells)} | {row['planned']['episodes']} | {seconds} |")
-        for who in ("planned", "bc"):
-            compose_config("train", *shlex.split(row[f"{who}_command"])[2:])
-    assert "\n".join(lines) in TEXTS[DOCS / "data.md"]
-
-
-def test_the_table_of_fitted_q_is_that_of_the_measurement() -> None:
-    def interval(found: list[float]) -> str:
-        return "{:.1f} [{:.1f}, {:.1f}]".format(*found)
-
-    names = ("fitted_q", "earned", "recorded")
-    for row in json.loads((ROOT / "results" / "fitted_q.json").read_text())["rows"]:
-        cells = [f"{row['environment']} medium", str(row["seed"]), *(interval(row[name]) for name in names)]
-        cells += [f"{row[f'correlation_{name}']:.2f}" for name in ("model", "critic")]
-        assert f"| {' | '.join(cells)} |" in TEXTS[DOCS / "no-simulator.md"]
-
-
-def test_the_table_of_imports_is_that_of_the_measurement() -> None:
-    lines = ["| files | MiB | CPU seconds |", "| --- | --- | --- |"]
-    for row in json.loads((ROOT / "results" / "imports.json").read_text())["rows"]:
-        lines.append(f"| {row['layout']} | {row['mib']} | {row['cpu_s']} |")
-    assert "\n".join(lines) in TEXTS[DOCS / "your-data.md"]
-
-
-def test_the_table_of_true_dynamics_is_that_of_the_measurement() -> None:
-    lines = ["| horizon | the Transformer's dynamics | the simulator's |", "| --- | --- | --- |"]
-    for row in json.loads((ROOT / "results" / "true_dynamics.json").read_text())["rows"]:
-        cells = [f"{row[f'{name}_mean']:.0f} ± {row[f'{name}_std']:.0f}" for name in ("model", "simulator")]
-        lines.append(f"| {row['horizon']} | {cells[0]} | {cells[1]} |")
-    assert "\n".join(lines) in TEXTS[DOCS / "values.md"]
-
-
-AHEAD = (
-    *("Q", "simulator 1", "simulator 5", "simulator 10", "simulator 20", "simulator 50"),
-    *("Transformer 1", "Transformer 5", "Transformer 10"),
-)
-
-
-def lookahead_table() -> str:
-    """How well estimates of values rank draws."""
-    lines = [f"| data | {' | '.join(AHEAD)} |", "| --- " * (len(AHEAD) + 1) + "|"]
-    for row in json.loads((ROOT / "results" / "lookahead.json").read_text())["rows"]:
-        found = [row["estimates"][name] for name in AHEAD]
-        cells = [f"{values['correlation']:.2f} ± {values['standard_error']:.2f}" for values in found]
-        lines.append(f"| {row['data']} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def test_the_table_of_looking_ahead_is_that_of_the_measurement() -> None:
-    assert lookahead_table() in TEXTS[DOCS / "values.md"]
-
-
-def test_the_tables_of_the_executed_mean_are_those_of_the_measurement() -> None:
-    measured = json.loads((ROOT / "results" / "execute_pilots.json").read_text())
-    lines = ["| data | planner | return |", "| --- | --- | --- |"]
-    for row in measured["planners"]:
-        lines.append(f"| {row['data']} | {row['planner']} | {row['return_mean']} ± {row['return_std']} |")
-    assert "\n".join(lines) + "\n" in TEXTS[DOCS / "values.md"]
-    lines = ["| data | without the limit | with it |", "| --- | --- | --- |"]
-    for row in measured["limit"]["rows"]:
-        both = (f"{row[f'{name}_mean']} ± {row[f'{name}_std']}" for name in ("without", "with"))
-        lines.append(f"| {row['data']} | {' | '.join(both)} |")
-    assert "\n".join(lines) + "\n" in TEXTS[DOCS / "values.md"]
-    lines = ["| data | median | 90 % |", "| --- | --- | --- |"]
-    for row in measured["q_std"]:
-        lines.append(f"| {row['data']} | {row['median']:.2%} | {row['90 %']:.2%} |".replace("%", " %"))
-    assert "\n".join(lines) + "\n" in TEXTS[DOCS / "values.md"]
-
-
-def pretrained_table() -> str:
-    """Of the models that come with the package, by their cards."""
-    head = "| model | MiB | return | the data | BC | success rate | ms a decision, 96 at once |"
-    lines = [head, "| --- " * 7 + "|"]
-    for name in names.shipped():
-        about, folder = read_card(names.PRETRAINED / name)["about"], names.PRETRAINED / name
-        mib = sum(path.stat().st_size for path in folder.iterdir()) / 2**20
-        found, data = about["evaluation"], about["data"]["return_mean"]
-        low, high = found["return_interval"]
-        environment, _, quality = name.partition("-")
-        of_bc = LEAGUE / environment / quality / "bc" / "0" / "results.json"
-        bc = f"{json.loads(of_bc.read_text())['return_mean']:.0f}" if of_bc.exists() else "–"
-        if "success_rate" in found:  # its rewards are 0
-            returns = f"– | – | – | {found['success_rate']:.0%}".replace("%", " %")
-        else:
-            returns = f"{found['return_mean']:.0f} [{low:.0f}, {high:.0f}] | {data:.0f} | {bc} | –"
-        lines.append(f"| `{name}` | {mib:.1f} | {returns} | {found['decision_latency_ms']:.0f} |")
-    return "\n".join(lines)
-
-
-def test_the_table_of_models_is_that_of_their_cards() -> None:
-    assert pretrained_table() in TEXTS[DOCS / "sharing.md"]
-
-
-LEAGUE = ROOT / "results" / "league"
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?<!,)")
-METHODS = {"Trajectory Transformer + Q": "TT+Q", "Trajectory Transformer": "TT", "rebrac": "ReBRAC"}  # in tables
-
-
-ENVIRONMENTS = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
-QUALITIES = ("medium", "medium-replay", "medium-expert")
-
-
-@cache
-def league_tables() -> dict[Path, str]:
-    """By page, the table of results/league that it has: scores in the README, returns and costs in the results.
-
-    Datasets on which one method alone was measured are left out.
-    """
-    groups, _ = group_runs(collect([str(LEAGUE)])[0], ReportSettings(), force=False)
-    by_quality = {
-        quality: sorted(
-            [group for group in groups if group.dataset["id"].endswith(f"/{quality}-v0") and len(group.rows) > 1],
-            key=lambda group: ENVIRONMENTS.index(group.environment),
-        )
-        for quality in QUALITIES
-    }
-    leagues = {quality: make_league(found, ReportSettings()) for quality, found in by_quality.items()}
-    everything = make_league([group for found in by_quality.values() for group in found], ReportSettings())
-    of_medium = leagues["medium"]
-    assert everything is not None
-    assert of_medium is not None
-    methods = sorted(of_medium.means, key=lambda label: -of_medium.means[label].value)
-    titles = {label: METHODS.get(label, label.upper()) for label in everything.methods}
-    head = f"| data | the data | {' | '.join(titles[label] for label in methods)} |"
-    scores, costs = [head, "| --- " * (len(methods) + 2) + "|"], []
-    for name, rows, first in zip(everything.datasets, everything.rows, everything.first, strict=True):
-        environment, quality = name.split("/")
-        data = next(group.of_data for group in groups if group.rows[0] in rows.values())
-        cells = [score_cell(rows.get(label), label in first) for label in methods]
-        scores.append(f"| {environment} {quality} | {data:.1f} | {' | '.join(cells)} |")
-        for label in sorted(rows, key=lambda label: -rows[label].summary.mean):
-            row = rows[label]
-            values = np.concatenate([list(run.returns.values()) for run in row.runs])
-            trainings = f"{row.returns:.0f} ± {values.std():.0f} | {row.episodes}"
-            minutes = "–" if row.training_cpu_s is None else f"{row.training_cpu_s / 60:.1f}"
-            method = f"{environment} {quality} | {titles[label]}"
-            costs.append(f"| {method} | {trainings} | {row.summary.mean:.1f} | {minutes} |")
-        league = leagues[quality]
-        if league is not None and len(league.datasets) == len(ENVIRONMENTS) and name == league.datasets[-1]:
-            of_all = [league.means.get(label) for label in methods]
-            cells = [estimate(mean.value, mean.interval) if mean else "" for mean in of_all]
-            scores.append(f"| mean of {quality} | | {' | '.join(cells)} |")
-    head = "| data | method | return (mean ± std) | seeds × episodes | normalised score | core-minutes |\n"
-    return {
-        README: "\n".join(scores) + "\n",
-        DOCS / "results.md": head + "| --- | --- | --- | --- | --- | --- |\n" + "\n".join(costs) + "\n",
-    }
-
-
-def score_cell(row: Row | None, is_first: bool) -> str:
-    """Empty where nothing was measured."""
-    if row is None:
-        return ""
-    score = estimate(row.summary.mean, row.summary.mean_interval)
-    return f"**{score}**" if is_first else score
-
-
-@pytest.mark.parametrize("page", [README, DOCS / "results.md"], ids=lambda page: page.name)
-def test_the_table_of_the_league_is_that_of_the_measurement(page: Path) -> None:
-    assert league_tables()[page] in TEXTS[page]
 
 
 def results_section() -> str:
@@ -599,7 +324,7 @@ def results_section() -> str:
 
 def known_numbers() -> set[str]:
     """What the results of the league can say: the table, returns of trainings and data, episodes and their seeds."""
-    known = {"95", *NUMBER.findall(league_tables()[README])}  # percent of the intervals
+    known = {"95", *NUMBER.findall(league_scores())}  # percent of the intervals
     for path in LEAGUE.rglob("results.json"):
         results = json.loads(path.read_text())
         seeds = [episode["seed"] for episode in results["episodes"]]
@@ -630,74 +355,3 @@ def test_every_result_of_the_league_says_by_which_commit_and_config_it_was_made(
     config = yaml.safe_load((path.parent / "config.yaml").read_text())
     assert config["seed"] == results["seed"]
     assert config["evaluation"]["episodes"] == len(results["episodes"])
-
-
-def startup_table(measured: dict[str, Any]) -> str:
-    """Markdown of `benchmark.suites=[startup]`, beside the checkout that it was compared with."""
-    head = "| command | before, s | now, s | `import` of | s | now, times that |"
-    lines = [head, "| --- | --- | --- | --- | --- | --- |"]
-    for row in measured["startup"]:
-        numbers = (row["other_seconds"], row["seconds"])
-        before, now = (f"{value:.2f}" for value in numbers)
-        alone = f"{row['package']} | {row['import_seconds']:.2f} | {row['ratio']:.2f}"
-        lines.append(f"| `{row['name']}` | {before} | {now} | {alone} |")
-    return "\n".join(lines)
-
-
-def policy_share_table() -> str:
-    """The ways to hold draws near the critic's policy, for each Transformer."""
-    columns = {
-        "policy_penalty=0.015": "the penalty",
-        "policy_penalty=0.015, the observation itself": "the penalty, the observation itself",
-        "policy_share=0.5": "moved",
-        "policy_share=0.5, the observation itself": "moved, the observation itself",
-    }
-    found = policy_share_cells(lambda row: (f"{row['data']} | {row['critic'].replace(' updates', '')}", row["planner"]))
-    found = {name: cells for name, cells in found.items() if len(cells.keys() & columns) > 1}
-    return pilots_table("data | updates of the critic", found, columns)
-
-
-def actor_penalty_table() -> str:
-    """Returns of policies of 100,000 updates with cosine decay."""
-    columns = {each: each for each in ("0.05", "0.03", "0.02", "0.01")}
-
-    def place(row: dict[str, Any]) -> tuple[str, str]:
-        is_policy = row["planner"].startswith(("the policy of baseline", "the critic's policy"))
-        return row["data"], row["critic"].rpartition("actor_penalty=")[2] if is_policy else ""
-
-    found = policy_share_cells(place)
-    return pilots_table("data", {name: cells for name, cells in found.items() if "0.01" in cells}, columns)
-
-
-def weak_penalty_table() -> str:
-    """The planner and the policy with `critic.actor_penalty=0.01`."""
-    columns = {
-        "policy_share=0.5, the observation itself, seeds from 5000 on": "the planner",
-        "the policy of baseline=rebrac, seeds from 5000 on": "ReBRAC",
-    }
-    found = policy_share_cells(lambda row: (row["data"], row["planner"]))
-    return pilots_table(
-        "data", {name: cells for name, cells in found.items() if columns.keys() <= cells.keys()}, columns
-    )
-
-
-def policy_share_cells(place: Callable[[dict[str, Any]], tuple[str, str]]) -> dict[str, dict[str, str]]:
-    """Returns in `results/policy_share_pilots.json`, by the row and the column of a table that each belongs to."""
-    found: dict[str, dict[str, str]] = {}
-    for row in json.loads((ROOT / "results" / "policy_share_pilots.json").read_text())["rows"]:
-        name, column = place(row)
-        found.setdefault(name, {})[column] = f"{row['return_mean']} ± {row['return_std']}"
-    return found
-
-
-def pilots_table(head: str, found: dict[str, dict[str, str]], columns: dict[str, str]) -> str:
-    """One line for each row, with those of its cells that have a column."""
-    titles = f"{head} | {' | '.join(columns.values())}"
-    lines = [f"| {titles} |", "| --- " * (titles.count(" | ") + 1) + "|"]
-    lines += [f"| {name} | {' | '.join(cells.get(each, '') for each in columns)} |" for name, cells in found.items()]
-    return "\n".join(lines) + "\n"
-
-
-@pytest.mark.parametrize("table", [policy_share_table, actor_penalty_table, weak_penalty_table])
-def test_the_tables_of_moved_draws_and_penalties_are_those_of_the_measurement(table: Callable[[], str]) -> None:
-    assert table() in TEXTS[DOCS / "values.md"]
