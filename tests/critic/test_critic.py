@@ -365,9 +365,12 @@ def test_updates_beside_the_transformers_step_are_the_same(tmp_path: Path) -> No
     """With two threads one of them makes the critic's updates meanwhile."""
     one, two = (trained_critic(threads, tmp_path / str(threads)) for threads in (1, 2))
     assert one["updates"] == two["updates"] == 101
-    for name in ("target", "v", "advantage"):
-        for key, weight in one[name].items():
-            assert torch.equal(weight, two[name][key]), (name, key)
-    moments = (state["optimizer"]["state"] for state in (one, two))
-    for first, second in zip(*(list(each.values()) for each in moments), strict=True):
-        assert all(torch.equal(first[name], second[name]) for name in first)
+    networks = [{"target": each["target"], **each["networks"]} for each in (one, two)]
+    assert list(networks[0]) == ["target", "v", "advantage"]
+    for name, weights in networks[0].items():
+        for key, weight in weights.items():
+            assert torch.equal(weight, networks[1][name][key]), (name, key)
+    for name, optimizer in one["optimizers"].items():
+        moments = (each["state"] for each in (optimizer, two["optimizers"][name]))
+        for first, second in zip(*(list(each.values()) for each in moments), strict=True):
+            assert all(torch.equal(first[key], second[key]) for key in first)

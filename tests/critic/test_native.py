@@ -61,7 +61,7 @@ def learner(*, with_torch: bool = False, choices: Choices = (), **settings: Any)
 
 
 def weights(learner: ImplicitQLearning) -> list[torch.Tensor]:
-    networks = (learner.v, learner.advantage, learner.critic.v, learner.critic.advantage)
+    networks = (*learner.networks.values(), *learner.critic.ensembles().values())
     return [parameter.detach() for network in networks for parameter in network.parameters()]
 
 
@@ -148,7 +148,7 @@ def test_a_policys_updates_in_c_are_those_of_torch(hidden: tuple[int, ...], sett
         torch.testing.assert_close(native.critic.state_dict()[name], expected, rtol=1e-9, atol=1e-11)
         assert torch.equal(expected, before[name]) == (not name.startswith(("q.", "policy."))), name
     for name in ("q", "policy"):
-        trained, expected = (getattr(each, name) for each in (native, reference))
+        trained, expected = (each.networks[name] for each in (native, reference))
         states = (each.optimizers[name].state for each in (native, reference))
         moments, expected_moments = (list(each.values()) for each in states)
         for found, wanted in zip(trained.parameters(), expected.parameters(), strict=True):

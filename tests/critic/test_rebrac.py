@@ -78,7 +78,7 @@ def test_an_update_is_that_of_the_equations() -> None:
     episodes = bandit(steps=3)
     critic, learner = learn(episodes, settings)
     reference, other = learn(episodes, settings)
-    rows, noise = (torch.from_numpy(each) for each in other.draws(0))
+    rows, noise = (torch.from_numpy(each) for each in other.batch(0))
     data, _ = prepare_data(reference, episodes, TOKENIZER)
     batch, old = data[rows], {name: weight.clone() for name, weight in reference.state_dict().items()}
 
@@ -95,20 +95,20 @@ def test_an_update_is_that_of_the_equations() -> None:
     penalty = settings.critic_penalty * ((chosen - next_actions) ** 2).sum(1, keepdim=True)
     next_q = q_values(batch.next_observations, chosen, reference.q).amin(0) - penalty
     target = batch.rewards / data.rewards.square().mean().sqrt() + DISCOUNT * batch.not_done * next_q
-    loss = ((q_values(batch.observations, actions, other.q) - target) ** 2).mean()
-    optimizer = torch.optim.Adam(other.q.parameters(), lr=settings.learning_rate)
+    loss = ((q_values(batch.observations, actions, other.networks["q"]) - target) ** 2).mean()
+    optimizer = torch.optim.Adam(other.networks["q"].parameters(), lr=settings.learning_rate)
     loss.backward()
     optimizer.step()
-    chosen = policy_of(other.policy, batch.observations)
-    q_value = q_values(batch.observations, chosen, other.q).amin(0)
+    chosen = policy_of(other.networks["policy"], batch.observations)
+    q_value = q_values(batch.observations, chosen, other.networks["q"]).amin(0)
     distance = ((chosen - actions) ** 2).sum(1).mean()
-    optimizer = torch.optim.Adam(other.policy.parameters(), lr=settings.learning_rate)
+    optimizer = torch.optim.Adam(other.networks["policy"].parameters(), lr=settings.learning_rate)
     (settings.actor_penalty * distance - q_value.mean() / q_value.detach().abs().mean()).backward()
     optimizer.step()
 
     learner.train_until(1)
     for name in ("q", "policy"):
-        trained, expected = (getattr(each, name).state_dict() for each in (learner, other))
+        trained, expected = (each.networks[name].state_dict() for each in (learner, other))
         for key, weight in expected.items():
             torch.testing.assert_close(trained[key], weight, rtol=1e-4, atol=1e-5)
             assert not torch.equal(weight, old[f"{name}.{key}"])

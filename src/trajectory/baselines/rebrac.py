@@ -39,5 +39,5 @@ def train_rebrac(
         while learner.updates < settings.steps:
             learner.train_until(min(learner.updates + CHUNK, settings.steps))
             bar.update(learner.updates - bar.n)
-    policy.layers.load_state_dict(learner.policy.state_dict())
+    policy.layers.load_state_dict(learner.networks["policy"].state_dict())
     return PolicyAgent(policy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trajectory.critic.critic import Critic
 from trajectory.critic.iql import ImplicitQLearning, IQLCritic
+from trajectory.critic.learner import Learner
 from trajectory.critic.rebrac import ReBRACCritic, ReBRACLearning
 from trajectory.critic.settings import CriticSettings, IQLCriticSettings, ReBRACCriticSettings
 from trajectory.data.episodes import Episodes
@@ -20,30 +21,6 @@ from trajectory.errors import require
 from trajectory.transition import TransitionLayout
 
 CLASSES: dict[type[CriticSettings], type[Critic]] = {IQLCriticSettings: IQLCritic, ReBRACCriticSettings: ReBRACCritic}
-
-
-class Learner(Protocol):
-    """Fits a critic to a dataset's transitions.
-
-    The updates depend on the seed and on their numbers alone, so a resumed training makes the same ones.
-    """
-
-    native: Any  # None where torch makes the updates, which then hold Python's lock
-    updates: int  # made so far
-
-    def train_until(self, updates: int) -> None:
-        """Train until `updates` updates have been made in all."""
-        ...
-
-    def metrics(self) -> dict[str, float]:
-        """Of the last batch. `greatest_q` is the largest |Q|, in the units of rewards."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that a resumed training needs besides the critic's own weights."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 def critic_settings(values: dict[str, Any]) -> CriticSettings:

@@ -56,9 +56,10 @@ class Critic(nn.Module, ABC):
             self.register_buffer("observation_low", torch.zeros(layout.observation_dim))
             self.register_buffer("observation_high", torch.ones(layout.observation_dim))
         self.choices = {"observation": layout.observation_choices, "action": layout.action_choices}
-        for name, network in self.networks(layout, settings).items():
-            members, sizes, norm, choices = network
+        shapes = self.networks(layout, settings)
+        for name, (members, sizes, norm, choices) in shapes.items():
             self.add_module(name, EnsembleMLP(members, sizes, norm=norm, choices=choices))
+        self.names = tuple(shapes)
 
     @staticmethod
     @abstractmethod
@@ -72,6 +73,10 @@ class Critic(nn.Module, ABC):
     def actions(self, observations: Tensor) -> Tensor | None:
         """(B, observation_dim) -> (B, action_dim) of the policy whose Q it is, in the environment's units; or None."""
         return None
+
+    def ensembles(self) -> dict[str, EnsembleMLP]:
+        """Its networks by their names."""
+        return {name: getattr(self, name) for name in self.names}
 
     @classmethod
     def shapes(cls, layout: TransitionLayout, settings: CriticSettings) -> dict[str, tuple[int, ...]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,6 @@ from trajectory.native.library import compiled
 from trajectory.networks import EnsembleMLP
 
 log = logging.getLogger(__name__)
-
-Updates = TypeVar("Updates", "NativeUpdates", "NativePolicyUpdates")
 
 
 class _Network(ctypes.Structure):
@@ -44,143 +42,102 @@ class _PolicyProblem(ctypes.Structure):
     ]
 
 
+class Kind(NamedTuple):
+    """Which C functions make the updates, and what they take.
+
+    Attributes:
+        problem: the structure of the data and the settings.
+        memory, updates: names of the functions.
+        others: the type of what an update takes besides its rows; None is that of the data.
+        losses: names of the two that are returned.
+    """
+
+    problem: type[ctypes.Structure]
+    memory: str
+    updates: str
+    others: torch.dtype | None
+    losses: tuple[str, str]
+
+
+IQL = Kind(_Problem, "critic_memory", "critic_updates", torch.float64, ("advantage_loss", "v_loss"))
+REBRAC = Kind(_PolicyProblem, "policy_memory", "policy_updates", None, ("q_loss", "policy_distance"))
+
+
 class NativeUpdates:
-    """Makes the updates of `ImplicitQLearning.update`, on one thread.
+    """Makes the updates of a learner, on one thread.
 
     Args:
-        data: (T, ...) inputs, next observations, rewards, discounts and returns, standardised and one-hot.
-        expectile, tau: of `CriticSettings`.
+        data: (T, ...) columns in the order of the kind's structure, standardised and one-hot.
+        numbers: settings in this order.
+        every: how many updates of the first network there are for each of the second.
 
     Raises:
         OSError: there is no compiler, or it cannot compile for this machine.
     """
 
-    def __init__(self, data: Sequence[Tensor], advantage_scale: float, expectile: float, tau: float) -> None:
+    def __init__(self, kind: Kind, data: Sequence[Tensor], numbers: Sequence[float], every: int = 1) -> None:
+        self.kind, self.numbers, self.every = kind, numbers, every
         self.data = [tensor.contiguous() for tensor in data]
-        self.numbers = advantage_scale, expectile, tau
-        self.library = _library(data[0].dtype)
-
-    def __call__(
-        self,
-        networks: Sequence[tuple[EnsembleMLP, EnsembleMLP]],
-        moments: dict[Any, dict[str, Tensor]],
-        rows: np.ndarray,
-        rates: Sequence[float],
-        td_weights: Sequence[float],
-    ) -> dict[str, Tensor]:
-        """Make n updates in place, one for each batch of (n, B) rows.
-
-        Args:
-            networks: V and the advantage, each with its target network.
-            moments: the state of the optimiser, which is torch's Adam.
-            rates: the learning rate of each update.
-            td_weights: as in `ImplicitQLearning.update`.
-
-        Returns:
-            `last_metrics` of `ImplicitQLearning`.
-        """
-        count, batch = rows.shape
-        problem = _Problem(batch, *[tensor.data_ptr() for tensor in self.data], *self.numbers)
-        number = 1 + int(next(iter(moments.values()))["step"])
-        (v, keep_v), (advantage, keep_advantage) = (_network(*pair, moments) for pair in networks)
-        dtype = self.data[0].dtype
-        memory = torch.empty(self.library.critic_memory(problem, v, advantage), dtype=dtype)
-        q_values, losses = torch.empty(batch, 1, dtype=dtype), torch.empty(2, dtype=torch.float64)
-        doubles = [torch.tensor(numbers, dtype=torch.float64) for numbers in (rates, td_weights)]
-        rows = np.ascontiguousarray(rows, dtype=np.int64)
-        tensors = (*doubles, memory, q_values, losses)
-        self.library.critic_updates(
-            problem, v, advantage, number, count, rows.ctypes.data, *[tensor.data_ptr() for tensor in tensors]
-        )
-        del keep_v, keep_advantage
-        for state in moments.values():
-            state["step"] += count
-        return {"advantage_loss": losses[0], "v_loss": losses[1], "q_value": q_values}
-
-
-class NativePolicyUpdates:
-    """Makes the updates of `ReBRACLearning.update` and `improve_policy`, on one thread.
-
-    Args:
-        data: (T, ...) inputs, next observations and next actions, standardised and one-hot; rewards and discounts.
-        numbers: the two penalties and tau of `ReBRACCriticSettings`.
-        policy_freq: of `ReBRACCriticSettings`.
-
-    Raises:
-        OSError: there is no compiler, or it cannot compile for this machine.
-    """
-
-    def __init__(self, data: Sequence[Tensor], numbers: Sequence[float], policy_freq: int) -> None:
-        self.data = [tensor.contiguous() for tensor in data]
-        self.numbers, self.policy_freq = numbers, policy_freq
-        self.library = _library(data[0].dtype)
+        self.dtype = data[0].dtype
+        self.library = _library(self.dtype)
 
     def __call__(
         self,
         networks: Sequence[tuple[EnsembleMLP, EnsembleMLP]],
         moments: dict[Any, dict[str, Tensor]],
         number: int,
-        rows: np.ndarray,
         rates: Sequence[float],
-        noise: np.ndarray,
+        rows: np.ndarray,
+        others: np.ndarray,
     ) -> dict[str, Tensor]:
         """Make n updates in place, one for each batch of (n, B) rows.
 
         Args:
-            networks: Q and the policy, each with its target network.
-            moments: the states of both optimisers, which are torch's Adam.
+            networks: both, each with its target network.
+            moments: the states of their optimisers, which are torch's Adam.
             number: of the first update, counted from 0.
             rates: the learning rate of each update.
-            noise: (n, B, action_dim).
+            others: (n, ...) what each update takes besides its rows.
 
         Returns:
-            `last_metrics` of `ReBRACLearning`; without `policy_distance` if the policy was not improved.
+            `last_metrics` of the learner; without the second loss if there was no update of the second network.
         """
         count, batch = rows.shape
-        dtype = self.data[0].dtype
-        problem = _PolicyProblem(batch, *[tensor.data_ptr() for tensor in self.data], *self.numbers, self.policy_freq)
-        (q, keep_q), (policy, keep_policy) = (_network(*pair, moments) for pair in networks)
-        memory = torch.empty(self.library.policy_memory(problem, q, policy), dtype=dtype)
-        q_values, losses = torch.empty(batch, 1, dtype=dtype), torch.full((2,), torch.nan, dtype=torch.float64)
-        rows, given = np.ascontiguousarray(rows, dtype=np.int64), torch.from_numpy(noise).to(dtype).contiguous()
+        problem = self.kind.problem(batch, *[tensor.data_ptr() for tensor in self.data], *self.numbers)
+        (first, keep_first), (second, keep_second) = (_network(*pair, moments) for pair in networks)
+        memory = torch.empty(getattr(self.library, self.kind.memory)(problem, first, second), dtype=self.dtype)
+        q_values, losses = torch.empty(batch, 1, dtype=self.dtype), torch.empty(2, dtype=torch.float64)
+        rows = np.ascontiguousarray(rows, dtype=np.int64)
+        given = torch.from_numpy(others).to(self.kind.others or self.dtype).contiguous()
         tensors = torch.tensor(rates, dtype=torch.float64), given, memory, q_values, losses
         arrays = rows.ctypes.data, *[tensor.data_ptr() for tensor in tensors]
-        self.library.policy_updates(problem, q, policy, number, count, *arrays)
-        del keep_q, keep_policy
-        improved = len([each for each in range(number, number + count) if each % self.policy_freq == 0])
-        for (network, _), steps in zip(networks, (count, improved), strict=True):
+        getattr(self.library, self.kind.updates)(problem, first, second, number, count, *arrays)
+        del keep_first, keep_second
+        of_second = sum(each % self.every == 0 for each in range(number, number + count))
+        for (network, _), steps in zip(networks, (count, of_second), strict=True):
             for parameter in network.parameters():
                 moments[parameter]["step"] += steps
-        found = {"q_loss": losses[0], "q_value": q_values}
-        return {**found, "policy_distance": losses[1]} if improved else found
+        found = dict(zip(self.kind.losses, losses, strict=True)) if of_second else {self.kind.losses[0]: losses[0]}
+        return {**found, "q_value": q_values}
 
 
 def native_updates(
-    data: Sequence[Tensor], networks: Sequence[EnsembleMLP], advantage_scale: float, expectile: float, tau: float
+    kind: Kind, data: Sequence[Tensor], networks: Iterable[EnsembleMLP], numbers: Sequence[float], every: int = 1
 ) -> NativeUpdates | None:
-    """None where torch has to make the updates."""
-    return _supported(lambda: NativeUpdates(data, advantage_scale, expectile, tau), data[0], networks)
-
-
-def native_policy_updates(
-    data: Sequence[Tensor], networks: Sequence[EnsembleMLP], numbers: Sequence[float], policy_freq: int
-) -> NativePolicyUpdates | None:
-    """None where torch has to make the updates."""
-    return _supported(lambda: NativePolicyUpdates(data, numbers, policy_freq), data[0], networks)
-
-
-def _supported(make: Callable[[], Updates], data: Tensor, networks: Sequence[EnsembleMLP]) -> Updates | None:
-    """None off the CPU, for layers that the C code does not support, and, with a warning, without a compiler."""
-    hidden = [weight.shape[-1] for net in networks for weight in list(net.weights)[:-1]]
-    if data.device.type != "cpu" or data.dtype not in (torch.float32, torch.float64) or not hidden:
+    """None where torch has to make the updates: off the CPU, for layers that the C code does not support, and, with a
+    warning, without a compiler.
+    """
+    layers = [list(network.weights) for network in networks]
+    hidden = [weight.shape[-1] for weights in layers for weight in weights[:-1]]
+    if data[0].device.type != "cpu" or data[0].dtype not in (torch.float32, torch.float64) or not hidden:
         return None
     try:
-        updates = make()
+        updates = NativeUpdates(kind, data, numbers, every)
     except OSError as error:
         log.warning("training the critic with torch's operations, which is slower: %s", error)
         return None
     lanes, max_layers = updates.library.critic_lanes(), updates.library.critic_max_layers()
-    fits = len(networks[0].weights) <= max_layers and not any(size % lanes for size in hidden)
+    fits = len(layers[0]) <= max_layers and not any(size % lanes for size in hidden)
     return updates if fits else None
 
 
@@ -188,16 +145,13 @@ def _supported(make: Callable[[], Updates], data: Tensor, networks: Sequence[Ens
 def _library(dtype: torch.dtype) -> Any:
     library: Any = compiled("critic.c", dtype)
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    shapes = [ctypes.POINTER(structure) for structure in (_Problem, _Network, _Network)]
     for name in ("critic_lanes", "critic_max_layers"):
         getattr(library, name).argtypes, getattr(library, name).restype = [], number
-    library.critic_memory.argtypes, library.critic_memory.restype = shapes, number
-    library.critic_updates.argtypes = [*shapes, number, number, *[pointer] * 6]
-    library.critic_updates.restype = None
-    shapes = [ctypes.POINTER(structure) for structure in (_PolicyProblem, _Network, _Network)]
-    library.policy_memory.argtypes, library.policy_memory.restype = shapes, number
-    library.policy_updates.argtypes = [*shapes, number, number, *[pointer] * 6]
-    library.policy_updates.restype = None
+    for kind in (IQL, REBRAC):
+        shapes = [ctypes.POINTER(structure) for structure in (kind.problem, _Network, _Network)]
+        memory, updates = getattr(library, kind.memory), getattr(library, kind.updates)
+        memory.argtypes, memory.restype = shapes, number
+        updates.argtypes, updates.restype = [*shapes, number, number, *[pointer] * 6], None
     return library
 
 

@@ -1,5 +1,4 @@
-/* Updates of the critics, as `ImplicitQLearning.update` makes them with torch, and `ReBRACLearning.update` and
-   `improve_policy`.
+/* Updates of the critics, as `ImplicitQLearning.update` and `ReBRACLearning.update` make them with torch.
 
    Compiled on first use by library.py:
      DOUBLE        doubles instead of floats, for tests
@@ -272,7 +271,7 @@ static void gather(const Problem *of, int64_t inputs, int64_t observations, cons
     }
 }
 
-/* `count` updates, of which the first has this number, counted from 1. Of each: its rows (count, batch), its learning
+/* `count` updates, of which the first has this number, counted from 0. Of each: its rows (count, batch), its learning
    rate, and the weight of TD targets against returns. Of the last one: q_values (batch,), and losses, the means of
    squared errors of the advantages and of V. */
 void critic_updates(const Problem *of, const Network *v, const Network *advantage, int64_t number, int64_t count,
@@ -301,7 +300,7 @@ void critic_updates(const Problem *of, const Network *v, const Network *advantag
                 advantage_loss += (double)d * d;
             }
             backward(advantage, k, use.x, B, use.keep, use.dy, use.gradients, 0, 0, use.work);
-            step(advantage, k, use.gradients, rates[u], number + u, of->tau);
+            step(advantage, k, use.gradients, rates[u], 1 + number + u, of->tau);
         }
         forward(v, v->values, 0, use.observations, B, use.keep, use.work, use.online);
         for (int64_t i = 0; i < B; i++) {
@@ -314,7 +313,7 @@ void critic_updates(const Problem *of, const Network *v, const Network *advantag
             q_values[i] = use.v[i] + scale * smallest;
         }
         backward(v, 0, use.observations, B, use.keep, use.dy, use.gradients, 0, 0, use.work);
-        step(v, 0, use.gradients, rates[u], number + u, of->tau);
+        step(v, 0, use.gradients, rates[u], 1 + number + u, of->tau);
         losses[0] = advantage_loss / (K * B), losses[1] = v_loss / B;
     }
 }
