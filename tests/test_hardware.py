@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from trajectory.errors import UserError
-from trajectory.hardware import has_bfloat16_units, select_device, select_precision, set_threads
+from trajectory.hardware import describe_machine, has_bfloat16_units, select_device, select_precision, set_threads
 
 GPU = torch.cuda.is_available()
 
@@ -95,6 +96,22 @@ def test_units_for_bfloat16_are_told_by_the_processor(flags: str, units: bool, t
     (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\n{flags}\n")
     assert has_bfloat16_units(tmp_path) == units
     assert not has_bfloat16_units(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("flags", "units"),
+    [
+        ("flags\t\t: fpu avx2", " (AVX2)"),
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16", " (AVX-512, bf16)"),
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16 amx_bf16", " (AMX, AVX-512, bf16)"),
+        ("flags\t\t: fpu", ""),
+    ],
+)
+def test_a_machine_is_described_by_what_decides_its_speed(flags: str, units: str, tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nmodel name\t: A Processor\n{flags}\n")
+    assert describe_machine(tmp_path).startswith(f"A Processor{units}, {os.cpu_count()} CPUs")
+    assert describe_machine(tmp_path / "elsewhere").startswith(f"{platform.machine()}, {os.cpu_count()} CPUs")
 
 
 @pytest.mark.skipif(not GPU, reason="this machine has no GPU")

@@ -69,7 +69,7 @@ def test_joblib_runs_two_jobs_that_share_cores_and_record_their_data_once(in_par
     assert runs[0]["dataset"] == runs[1]["dataset"]
     cores = len(os.sched_getaffinity(0))
     for job in ("0", "1"):
-        (threads,) = re.findall(r"(\d+) CPU threads each", (in_parallel / job / "train.log").read_text())
+        (threads,) = re.findall(r"CPU threads of each: (\d+)", (in_parallel / job / "train.log").read_text())
         assert int(threads) <= max(1, cores // 2)
 
 

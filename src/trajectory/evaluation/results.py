@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from trajectory.evaluation.episodes import Rollouts
 from trajectory.evaluation.goals import goal_result, goal_rows, summarize_goals
 from trajectory.files import write_file
+from trajectory.hardware import describe_machine
 
 PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "gymnasium", "minari", "mujoco", "numpy")
 
@@ -93,7 +93,7 @@ def provenance() -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {"versions": versions, "git_commit": git_commit(), "machine": f"{platform.machine()}, {os.cpu_count()} CPUs"}
+    return {"versions": versions, "git_commit": git_commit(), "machine": describe_machine()}
 
 
 def git_commit() -> str | None:

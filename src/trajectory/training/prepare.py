@@ -104,7 +104,7 @@ def open_loggers(
     for finding in data.summary["check"]:
         log.warning("dataset %s: %s", data.summary["id"], finding)
     log.info(
-        "training on %s in %s, %d processes, %d CPU threads each",
+        "training on %s in %s, processes: %d, CPU threads of each: %d",
         *(machine.device, machine.precision, settings.trainer.processes, machine.threads),
     )
     shown = without_missing(config)
