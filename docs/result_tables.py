@@ -78,7 +78,7 @@ def code(setting: str) -> str:
 
 @cache
 def leagues() -> tuple[list[Group], dict[str, League]]:
-    """The groups of runs in results/league, and the leagues of each measured quality and of `all`.
+    """The groups of runs in results/league, and the leagues of each measured quality, of `all` and of all `but ant`.
 
     Datasets on which one method alone was measured are left out.
     """
@@ -91,6 +91,7 @@ def leagues() -> tuple[list[Group], dict[str, League]]:
         for quality in QUALITIES
     }
     by_quality["all"] = [group for quality in QUALITIES for group in by_quality[quality]]
+    by_quality["but ant"] = [group for group in by_quality["all"] if group.environment != "Ant-v5"]
     found = {quality: make_league(those, ReportSettings()) for quality, those in by_quality.items()}
     return groups, {quality: league for quality, league in found.items() if league is not None}
 
@@ -114,10 +115,18 @@ def league_scores() -> str:
         rows.append([f"{environment} {quality}", f"{data:.1f}", *cells])
         league = found.get(quality)
         if league is not None and len(league.datasets) == len(ENVIRONMENTS) and name == league.datasets[-1]:
-            of_all = [league.means.get(label) for label in methods]
-            cells = [estimate(mean.value, mean.interval) if mean else "" for mean in of_all]
-            rows.append([f"mean of {quality}", "", *cells])
+            rows.append([f"mean of {quality}", "", *_means(league, methods)])
+    if len(found["but ant"].datasets) == (len(ENVIRONMENTS) - 1) * len(QUALITIES):
+        rows.append(["mean of the nine without ant", "", *_means(found["but ant"], methods)])
     return markdown(["data", "the data", *(titles[label] for label in methods)], rows)
+
+
+def _means(league: League, methods: list[str]) -> list[str]:
+    """Empty for methods that were not measured on all of the league's datasets."""
+    return [
+        estimate(league.means[label].value, league.means[label].interval) if label in league.means else ""
+        for label in methods
+    ]
 
 
 def _score(row: Row | None, is_first: bool) -> str:
@@ -208,6 +217,21 @@ def weak_penalty() -> str:
     }
     found = _policy_pilots(lambda row: ((row["data"],), columns.get(row["planner"])))
     return _pivot(["data"], columns.values(), found, lambda cells: len(cells) == len(columns))
+
+
+def draws() -> str:
+    """How many draws there are, and how far they are moved, by dataset."""
+    found: Pivot = {}
+    columns: dict[str, None] = {}
+    for row in measured("draws_pilots")["rows"]:
+        if row["critic"] == "rebrac":
+            name = " ".join(code(part) if OVERRIDE.match(part) else part for part in row["planner"].split(" "))
+            # the second twelve episodes of a setting behind the first
+            earned = f"{row['return_mean']} ± {row['return_std']}"
+            before = found.setdefault((name,), {}).get(row["data"])
+            found[(name,)][row["data"]] = f"{before}, {earned}" if before else earned
+            columns[row["data"]] = None
+    return _pivot(["planner"], columns, found, lambda cells: True)
 
 
 Pivot = dict[tuple[str, ...], dict[str, str]]
@@ -443,7 +467,7 @@ TABLES: dict[str, Callable[[], str]] = {
     for table in (
         *(league_scores, league_costs),
         *(critics, policy_critics, policy_share, actor_penalty, weak_penalty),
-        *(executed_means, temperature_limits, spreads_of_q),
+        *(draws, executed_means, temperature_limits, spreads_of_q),
         *(horizons, horizons_of_iql, true_dynamics, lookahead, ant_critics),
         *(maze_methods, maze_medium, maze_large),
         *(spaces, fitted_q, imports, pretrained),
