@@ -152,6 +152,22 @@ def test_updates_depend_on_seed_and_number_alone() -> None:
         assert torch.equal(continued.state_dict()[name], weight), name
 
 
+@pytest.mark.parametrize("with_torch", [False, True])
+def test_metrics_go_on_where_the_policy_is_not_improved(with_torch: bool) -> None:
+    """The first update after a resume may be of Q alone; the policy's distance is then that of the last one before."""
+    critic, learner = learn(bandit())
+    again, continued = learn(bandit())
+    if with_torch:
+        learner.native = continued.native = None
+    learner.train_until(7)
+    again.load_state_dict(critic.state_dict())
+    continued.load_state_dict(learner.state_dict())
+    for each in (learner, continued):
+        each.train_until(8)
+    assert continued.metrics() == learner.metrics()
+    assert "policy_distance" in learner.metrics()
+
+
 RUN = ("experiment=laptop", "critic=rebrac", "critic.steps=40", "critic.hidden=[8]", *SHORT, "logger=csv")
 RUN = (*RUN, "evaluation.video=false", "evaluation.every_n_steps=null")
 

@@ -130,7 +130,7 @@ class ImplicitQLearning(Learner):
         self.step("advantage", advantage_losses.mean(1).sum())
         self.step("v", v_losses.mean())
         self.follow()
-        self.last_metrics = {
+        self.last_metrics |= {
             "advantage_loss": advantage_losses.detach().mean(),
             "v_loss": v_losses.detach().mean(),
             "q_value": v_values + self.advantage_scale * advantage,

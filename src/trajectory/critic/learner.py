@@ -112,10 +112,11 @@ class Learner(ABC):
         """All that a resumed training needs besides the critic's own weights."""
         parts = {"networks": self.networks, "optimizers": self.optimizers}
         states = {kind: {name: part.state_dict() for name, part in each.items()} for kind, each in parts.items()}
-        return {"updates": self.updates, **states}
+        return {"updates": self.updates, **states, "last_metrics": self.last_metrics}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.updates = state["updates"]
+        # an update that does not improve a policy leaves the metrics of the last one that did
+        self.updates, self.last_metrics = state["updates"], dict(state["last_metrics"])
         for kind, parts in (("networks", self.networks), ("optimizers", self.optimizers)):
             for name, part in parts.items():
                 part.load_state_dict(state[kind][name])
