@@ -171,7 +171,7 @@ def training_settings(config: DictConfig) -> TrainingSettings:
     critic = _critic_settings(config.critic) if "critic" in config else None
     if isinstance(planner, PlannerSettings):
         planner.check_window(model.window)
-        choices = "`critic=none planner=beam_search`, or `critic=iql planner=critic`"
+        choices = "`critic=none planner=beam_search`, or `critic=rebrac planner=critic`"
         planner.check_critic(has_critic=critic is not None, rule=f"model without a critic: give {choices}")
     with_goals = critic is not None and environment.goal is not None
     require(not with_goals, "critic", "none in an environment with goals", critic and critic.name)

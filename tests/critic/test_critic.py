@@ -321,7 +321,7 @@ def test_without_a_critic_there_is_none_to_plan_with(place: Path, refusal: Refus
     for options in (["planner.value=critic"], ["experiment=laptop", "critic=none"]):
         assert refusal("train", *options, "logger=csv") == (
             "error: planner.value must be model without a critic: give `critic=none planner=beam_search`, or "
-            "`critic=iql planner=critic`, got 'critic'"
+            "`critic=rebrac planner=critic`, got 'critic'"
         )
     assert refusal("train", "env=pointmaze", "critic=iql", "logger=csv") == (
         "error: critic must be none in an environment with goals, got 'iql'"
