@@ -13,7 +13,7 @@ import numpy as np
 from helpers.command_line import ROOT, SHORT, run_main
 from helpers.example_data import write_d4rl
 
-COMMANDS = re.findall(r"^python src/(\w+)\.py (.*)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+COMMANDS = re.findall(r"`python src/(\w+)\.py ([^`]*)`", (ROOT / "README.md").read_text())
 PREDICTION = (
     *("analysis.horizon=6", "analysis.starts=3", "analysis.samples=4", "analysis.particles=8"),
     *("analysis.ensemble.members=2", "analysis.ensemble.hidden=[8]", "analysis.ensemble.epochs=1"),
@@ -29,6 +29,7 @@ SMALL = {  # what makes a command short, by a word of it; all words that occur c
     "env=gym": ("planner.horizon=2",),
     "env=hopper,walker2d": ("dataset.steps=1000", "hydra.launcher.n_jobs=1"),
     "experiment=four_rooms": ("dataset.steps=1000",),
+    "experiment=maze": ("dataset.steps=1000", "critic.steps=40", "critic.hidden=[8]"),
     "experiment=laptop": ("critic.steps=40", "critic.hidden=[8]"),
     "critic=iql": ("critic.steps=40", "critic.hidden=[8]"),
     "critic=rebrac": ("critic.steps=40", "critic.hidden=[8]"),
@@ -62,10 +63,10 @@ def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
     write_d4rl(
         tmp_path / "logged.hdf5", {**columns, "rewards": np.arange(300) % 7, "terminals": ended, "timeouts": ended}
     )
-    assert len(COMMANDS) >= 14
+    assert len(COMMANDS) >= 16
     for number, (main, arguments) in enumerate(COMMANDS):
         trained = sorted((tmp_path / "outputs" / "train" / "hopper").glob("*/results.json"))
-        words = shlex.split(arguments.replace("DATE_TIME", trained[0].parent.name if trained else "DATE_TIME"))
+        words = shlex.split(arguments.replace("FOLDER/last.ckpt", f"{trained[0].parent}/last.ckpt" if trained else ""))
         fewer = [word.replace("seed=0,1,2", "seed=0") for word in words]
         small = [override for key in (main, *words) for override in SMALL.get(key, ())]
         if number and main in ("train", "evaluate"):  # the first draws its episode, and logs as by default
@@ -78,5 +79,6 @@ def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
     assert len(trainings) == len(trained) + 1  # the sweep has two jobs
     results = [json.loads(path.read_text()) for path in trainings]
     assert all(each.get("episodes") or each["recorded_episodes"] for each in results)
+    assert (tmp_path / "my_model").is_dir()
     for name in ("evaluate", "analyze", "report"):
         assert list((tmp_path / "outputs" / name).rglob("*.json")), name

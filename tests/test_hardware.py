@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from trajectory.errors import UserError
-from trajectory.hardware import describe_machine, has_bfloat16_units, select_device, select_precision, set_threads
+from trajectory.hardware import has_bfloat16_units, select_device, select_precision, set_threads
+from trajectory.processor import describe_machine
 
 GPU = torch.cuda.is_available()
 

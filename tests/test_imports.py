@@ -21,7 +21,7 @@ PLUGINS = SRC / "hydra_plugins" / "trajectory_sweepers"
 
 # the rooms of the house from the ground up; those of one floor do not know each other
 FLOORS: list[set[str]] = [
-    {"colors", "errors", "transition"},
+    {"colors", "errors", "processor", "transition"},
     {
         "config",
         "files",

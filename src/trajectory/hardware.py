@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import statistics
 import time
-from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 
 from trajectory.errors import require
+from trajectory.processor import instruction_sets
 
 CPU_MATMUL_SIZE, GPU_MATMUL_SIZE = 512, 8_192  # N of the N x N products that measure the peak rate
 MMAP_MAX, TRIM_THRESHOLD = -4, -1  # glibc's malloc.h
@@ -57,36 +56,6 @@ def has_bfloat16_units(root: Path = Path("/")) -> bool:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies in bfloat16, and does not emulate it."""
     return torch.cuda.is_bf16_supported() if device.type == "cuda" else has_bfloat16_units()
-
-
-def instruction_sets(root: Path = Path("/")) -> str:
-    """The processor's instruction sets, with spaces between; empty where the system does not tell."""
-    return _of_processor(("flags", "Features"), root)
-
-
-def describe_machine(root: Path = Path("/")) -> str:
-    """Processor, the units that decide how fast it is, number of CPUs, and GPUs: `AMD EPYC (AVX-512, bf16), 2 CPUs`."""
-    found = instruction_sets(root).split()
-    units = {"amx_bf16": "AMX", "avx512f": "AVX-512", "avx2": "AVX2", "avx512_bf16": "bf16", "bf16": "bf16"}
-    named = list(dict.fromkeys(name for unit, name in units.items() if unit in found))
-    if "AVX-512" in named and "AVX2" in named:
-        named.remove("AVX2")
-    processor = _of_processor(("model name",), root) or platform.machine()
-    parts = [f"{processor} ({', '.join(named)})" if named else processor, f"{os.cpu_count()} CPUs"]
-    if torch.cuda.is_available():
-        gpus = Counter(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
-        parts += [f"{count} x {name}" for name, count in gpus.items()]
-    return ", ".join(parts)
-
-
-def _of_processor(names: tuple[str, ...], root: Path) -> str:
-    """What /proc/cpuinfo says of the first processor under one of these names."""
-    with suppress(OSError):
-        for line in (root / "proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() in names:
-                return value.strip()
-    return ""
 
 
 def select_precision(precision: str, device: torch.device) -> Any:

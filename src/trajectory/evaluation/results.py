@@ -15,7 +15,7 @@ import numpy as np
 from trajectory.evaluation.episodes import Rollouts
 from trajectory.evaluation.goals import goal_result, goal_rows, summarize_goals
 from trajectory.files import write_file
-from trajectory.hardware import describe_machine
+from trajectory.processor import describe_machine
 
 PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "gymnasium", "minari", "mujoco", "numpy")
 
