@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 
 from trajectory.files import cache_path
-from trajectory.hardware import instruction_sets
 from trajectory.imports import install_command
+from trajectory.processor import instruction_sets
 from trajectory.writable import is_private, private_folder
 
 FOLDER = Path(__file__).parent
