@@ -56,10 +56,8 @@ class Critic(nn.Module, ABC):
             self.register_buffer("observation_low", torch.zeros(layout.observation_dim))
             self.register_buffer("observation_high", torch.ones(layout.observation_dim))
         self.choices = {"observation": layout.observation_choices, "action": layout.action_choices}
-        shapes = self.networks(layout, settings)
-        for name, (members, sizes, norm, choices) in shapes.items():
+        for name, (members, sizes, norm, choices) in self.networks(layout, settings).items():
             self.add_module(name, EnsembleMLP(members, sizes, norm=norm, choices=choices))
-        self.names = tuple(shapes)
 
     @staticmethod
     @abstractmethod
@@ -76,7 +74,7 @@ class Critic(nn.Module, ABC):
 
     def ensembles(self) -> dict[str, EnsembleMLP]:
         """Its networks by their names."""
-        return {name: getattr(self, name) for name in self.names}
+        return {name: getattr(self, name) for name, _ in self.named_children()}
 
     @classmethod
     def shapes(cls, layout: TransitionLayout, settings: CriticSettings) -> dict[str, tuple[int, ...]]:

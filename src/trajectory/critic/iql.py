@@ -78,6 +78,7 @@ class ImplicitQLearning(Learner):
     """
 
     critic: IQLCritic
+    settings: IQLCriticSettings
 
     def __init__(
         self,
@@ -89,7 +90,6 @@ class ImplicitQLearning(Learner):
         seed: int,
     ) -> None:
         super().__init__(critic, data, settings, seed)
-        self.expectile, self.warm_start = settings.expectile, settings.warm_start
         # standardised values q' = (q - mean) / std need rewards r' = (r - mean + discount * not_done * mean) / std
         mean, std = critic.value_mean, critic.value_std
         self.rewards = (data.rewards - mean + discount * data.not_done * mean) / std
@@ -103,8 +103,8 @@ class ImplicitQLearning(Learner):
 
     def batch(self, number: int) -> tuple[np.ndarray, ...]:
         """(B,) rows of the data, and the weight of TD targets."""
-        progress = number / self.steps
-        weight = min(1.0, progress / self.warm_start) if self.warm_start > 0 else 1.0
+        progress, warm_start = number / self.settings.steps, self.settings.warm_start
+        weight = min(1.0, progress / warm_start) if warm_start > 0 else 1.0
         return self.rows(self.generator(number)), np.asarray(weight)
 
     @torch.enable_grad()
@@ -125,7 +125,7 @@ class ImplicitQLearning(Learner):
         advantages = self.networks["advantage"](inputs)  # (K, B, 1)
         advantage_losses = (advantages - td_error / self.advantage_scale) ** 2
         advantage = advantages.detach().amin(0)  # (B, 1)
-        weight = torch.where(advantage > 0, self.expectile, 1 - self.expectile)
+        weight = torch.where(advantage > 0, self.settings.expectile, 1 - self.settings.expectile)
         v_losses = weight * (self.networks["v"](observations) - v_target) ** 2  # (1, B, 1)
         self.step("advantage", advantage_losses.mean(1).sum())
         self.step("v", v_losses.mean())

@@ -38,9 +38,7 @@ class Learner(ABC):
     native: NativeUpdates | None = None  # None where torch makes the updates, which then hold Python's lock
 
     def __init__(self, critic: Critic, data: Transitions, settings: CriticSettings, seed: int) -> None:
-        self.critic, self.seed = critic, seed
-        self.steps, self.batch_size, self.tau = settings.steps, settings.batch_size, settings.tau
-        self.learning_rate = settings.learning_rate
+        self.critic, self.settings, self.seed = critic, settings, seed
         self.inputs = critic.inputs(data.observations, data.actions)
         self.next_observations = critic.observation_columns(data.next_observations)
         self.networks = {name: deepcopy(network).requires_grad_() for name, network in critic.ensembles().items()}
@@ -61,7 +59,7 @@ class Learner(ABC):
         rates = [self.rate(number) for number in numbers]
         batches = [np.stack(part) for part in zip(*[self.batch(number) for number in numbers], strict=True)]
         if self.native is not None:
-            networks = [(network, self.critic.ensembles()[name]) for name, network in self.networks.items()]
+            networks = list(zip(self.networks.values(), self.critic.ensembles().values(), strict=True))
             moments = {key: state for each in self.optimizers.values() for key, state in each.state.items()}
             self.last_metrics |= self.native(networks, moments, self.updates, rates, *batches)
         else:
@@ -89,11 +87,11 @@ class Learner(ABC):
 
     def rate(self, number: int) -> float:
         """The learning rate of an update, counted from 0."""
-        return self.learning_rate * cosine_decay(number / self.steps)
+        return self.settings.learning_rate * cosine_decay(number / self.settings.steps)
 
     def rows(self, generator: np.random.Generator) -> np.ndarray:
         """(B,) rows of the data."""
-        return generator.integers(len(self.inputs), size=self.batch_size)
+        return generator.integers(len(self.inputs), size=self.settings.batch_size)
 
     def step(self, name: str, loss: Tensor) -> None:
         """One step of a network's optimiser."""
@@ -106,7 +104,7 @@ class Learner(ABC):
     def follow(self) -> None:
         """Move the target networks by `tau` towards those trained."""
         for name, target in self.critic.ensembles().items():
-            soft_update(target, self.networks[name], self.tau)
+            soft_update(target, self.networks[name], self.settings.tau)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed training needs besides the critic's own weights."""

@@ -79,12 +79,12 @@ class ReBRACLearning(Learner):
     """
 
     critic: ReBRACCritic
+    settings: ReBRACCriticSettings
 
     def __init__(
         self, critic: ReBRACCritic, data: Transitions, settings: ReBRACCriticSettings, discount: float, seed: int
     ) -> None:
         super().__init__(critic, data, settings, seed)
-        self.settings = settings
         self.next_actions = critic.action_columns(data.next_actions)
         unit = data.rewards.double().square().mean().sqrt()
         critic.reward_unit.copy_(unit if unit > 0 else torch.ones_like(unit))
