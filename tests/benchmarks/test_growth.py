@@ -20,21 +20,23 @@ def test_the_exponent_of_a_power_is_found() -> None:
     assert exponent([5, 7], [1.0, 1.0]) == pytest.approx(0)
 
 
-def test_all_sizes_are_measured_and_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_all_sizes_are_measured_and_drawn(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In miniature."""
-    monkeypatch.setattr(growth, "USUAL", {**growth.USUAL, "width": 8, "layers": 1, "window": 2})
-    monkeypatch.setattr(growth, "BATCH", 1)
+    monkeypatch.setattr(growth, "USUAL", {**growth.USUAL, "width": 8, "layers": 1, "window": 2, "batch": 1})
     monkeypatch.setattr(growth, "BEAM_WIDTH", 2)
-    settings = GrowthBenchmarkSettings([8, 16], [1, 2], [2, 3], [2, 3], [1, 2], repeats=1)
+    settings = GrowthBenchmarkSettings([8, 16], [1, 2], [2, 3], [2, 3], [1, 2], [1, 2], repeats=1, threads=threads)
     rows = benchmark_growth(settings)
     assert [(row["what"], row["by"]) for row in rows] == [
         *[("plan", by) for by in ("width", "layers", "window", "observations", "environments")],
-        *[("step", by) for by in ("width", "layers", "window", "observations")],
+        *[("step", by) for by in ("width", "layers", "window", "observations", "batch")],
     ]
     for row in rows:
         assert len(row["seconds"]) == 2
         assert row["exponent"] == exponent(row["sizes"], row["seconds"])
-    assert imread(BytesIO(draw_growth(rows))).shape[2] == 4
+        assert ("speedups" in row) == (threads > 1)
+        assert all(times > 0 for times in row.get("speedups", []))
+    assert imread(BytesIO(draw_growth(rows))).shape[0] == (780 if threads > 1 else 480)
 
 
 def test_one_size_fits_no_line(refusal: Refusal) -> None:

@@ -241,23 +241,31 @@ class GrowthBenchmarkSettings:
     windows: list[int] = field(default_factory=lambda: [5, 10, 20, 40])
     observations: list[int] = field(default_factory=lambda: [11, 17, 27, 45])
     environments: list[int] = field(default_factory=lambda: [1, 4, 16])
+    batches: list[int] = field(default_factory=lambda: [4, 16, 64])
     repeats: int = 5
+    threads: int = 1
 
     def __post_init__(self) -> None:
         unit = 2 * GPTSettings().n_head
         even = all(width % unit == 0 for width in self.widths)
         require(even, "growth.widths", f"multiples of {unit}", self.widths)
-        for name, values in self.sizes.items():
-            key = f"growth.{name if name in ('layers', 'observations', 'environments') else name + 's'}"
+        for key in ("widths", "layers", "windows", "observations", "environments", "batches"):
+            values = getattr(self, key)
             several = len(set(values)) >= 2 and min(values) >= 1
-            require(several, key, "at least two numbers of at least 1, to fit a line", values)
+            require(several, f"growth.{key}", "at least two numbers of at least 1, to fit a line", values)
         require(self.repeats >= 1, "growth.repeats", "at least 1", self.repeats)
 
     @property
     def sizes(self) -> dict[str, list[int]]:
         """By name."""
-        kinds = {"width": self.widths, "layers": self.layers, "window": self.windows}
-        return kinds | {"observations": self.observations, "environments": self.environments}
+        return {
+            "width": self.widths,
+            "layers": self.layers,
+            "window": self.windows,
+            "observations": self.observations,
+            "environments": self.environments,
+            "batch": self.batches,
+        }
 
 
 @dataclass(frozen=True)
@@ -311,6 +319,6 @@ def benchmark_settings(config: DictConfig) -> BenchmarkSettings:
         laptop=settings(LaptopBenchmarkSettings, config.laptop, "laptop"),
         startup=settings(StartupBenchmarkSettings, config.startup, "startup"),
         gpu=settings(GPUBenchmarkSettings, {**config.gpu, "minutes": config.benchmark.minutes}, "gpu"),
-        growth=settings(GrowthBenchmarkSettings, config.growth, "growth"),
+        growth=settings(GrowthBenchmarkSettings, {**config.growth, "threads": threads or 1}, "growth"),
         ratios=settings(RatiosBenchmarkSettings, config.ratios, "ratios"),
     )
