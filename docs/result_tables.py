@@ -448,6 +448,26 @@ def startup() -> str:
     return markdown(["command", "before, s", "now, s", "`import` of", "s", "now, times that"], rows)
 
 
+def growth() -> str:
+    """`benchmark.suites=[growth] benchmark.threads=2`."""
+    found = {(row["what"], row["by"]): row for row in measured("growth")["growth"]}
+    rows = []
+    for by in dict.fromkeys(by for _, by in found):
+        both = [found.get((what, by)) for what in ("plan", "step")]
+        sizes = next(row["sizes"] for row in both if row)
+        cells = [f"{by} ({', '.join(str(size) for size in sizes)})"]
+        for row in both:
+            if row is None:
+                cells += ["–"] * 3
+                continue
+            cells.append(", ".join(f"{1_000 * seconds:.0f}" for seconds in row["seconds"]))
+            cells.append(f"{row['exponent']:.2f}")
+            cells.append(", ".join(f"{times:.2f}" for times in row["speedups"]))
+        rows.append(cells)
+    head = ("plan, ms", "exponent", "two threads, times", "step, ms", "exponent", "two threads, times")
+    return markdown(["size", *head], rows)
+
+
 def suite() -> str:
     """Whole runs of the tests."""
     rows = [
@@ -471,7 +491,7 @@ TABLES: dict[str, Callable[[], str]] = {
         *(horizons, horizons_of_iql, true_dynamics, lookahead, ant_critics),
         *(maze_methods, maze_medium, maze_large),
         *(spaces, fitted_q, imports, pretrained),
-        *(scale, startup, suite),
+        *(scale, growth, startup, suite),
     )
 }
 
