@@ -448,6 +448,24 @@ def startup() -> str:
     return markdown(["command", "before, s", "now, s", "`import` of", "s", "now, times that"], rows)
 
 
+def make_train() -> str:
+    """What `make train` earned and cost, now and before: its experiment with 24 new episodes, three seeds."""
+    settings = {
+        "league_before": "AdamW, 8,000 steps, Q of IQL",
+        "league_before_rebrac": "Muon, 3,000 steps, Q of IQL",
+        "league": "Muon, 3,000 steps, Q of ReBRAC (today)",
+    }
+    rows = []
+    for folder, setting in settings.items():
+        paths = sorted((RESULTS / folder / "hopper" / "medium" / "none").glob("*/results.json"))
+        found = [json.loads(path.read_text()) for path in paths]
+        minutes = [f"{run['cpu_s']['train'] / 60:.1f}" if "cpu_s" in run else "–" for run in found]
+        mean = np.mean([run["return_mean"] for run in found])
+        returns = ", ".join(spread(run) for run in found)
+        rows.append([setting, returns, f"{mean:.0f}", ", ".join(minutes), found[-1]["git_commit"][:7]])
+    return markdown(["setting", "return, seeds 0, 1, 2", "mean", "core-minutes of training", "commit"], rows)
+
+
 def growth() -> str:
     """`benchmark.suites=[growth] benchmark.threads=2`."""
     found = {(row["what"], row["by"]): row for row in measured("growth")["growth"]}
@@ -491,7 +509,7 @@ TABLES: dict[str, Callable[[], str]] = {
         *(horizons, horizons_of_iql, true_dynamics, lookahead, ant_critics),
         *(maze_methods, maze_medium, maze_large),
         *(spaces, fitted_q, imports, pretrained),
-        *(scale, growth, startup, suite),
+        *(scale, make_train, growth, startup, suite),
     )
 }
 
