@@ -466,6 +466,21 @@ def make_train() -> str:
     return markdown(["setting", "return, seeds 0, 1, 2", "mean", "core-minutes of training", "commit"], rows)
 
 
+def muon() -> str:
+    """Held-out losses of Muon and of AdamW with twice the steps: of each seed, and their mean."""
+    kinds = ("observation", "action", "reward", "value")
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in measured("muon")["rows"]:
+        groups.setdefault(f"{row['optimizer']}, {row['steps']:,} steps", []).append(row)
+    rows = []
+    for name, runs in groups.items():
+        means = [f"**{np.mean([run[kind] for run in runs]):.3f}**" for kind in kinds]
+        seeds = [", ".join(f"{run[kind]:.3f}" for run in runs) for kind in kinds]
+        cells = [f"{mean} ({of_seeds})" for mean, of_seeds in zip(means, seeds, strict=True)]
+        rows.append([name, *cells, f"{np.mean([run['cpu_seconds'] for run in runs]) / 60:.1f}"])
+    return markdown(["training", *kinds, "core-minutes"], rows)
+
+
 def growth() -> str:
     """`benchmark.suites=[growth] benchmark.threads=2`."""
     found = {(row["what"], row["by"]): row for row in measured("growth")["growth"]}
@@ -509,7 +524,7 @@ TABLES: dict[str, Callable[[], str]] = {
         *(horizons, horizons_of_iql, true_dynamics, lookahead, ant_critics),
         *(maze_methods, maze_medium, maze_large),
         *(spaces, fitted_q, imports, pretrained),
-        *(scale, make_train, growth, startup, suite),
+        *(scale, make_train, muon, growth, startup, suite),
     )
 }
 

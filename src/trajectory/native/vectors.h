@@ -56,7 +56,14 @@ INLINE uvec rounded(vec v) /* to the nearest bfloat16, in the upper halves; ties
     vec nearest = (vec)(bits + 0x7fff + (bits >> 16 & 1)), nan = (vec)(bits | 0x400000);
     return (uvec)choose((ivec)(v == v), nearest, nan);
 }
-INLINE void store_stored(stored *p, vec v) { *(halves *)p = __builtin_convertvector(rounded(v) >> 16, halves); }
+INLINE void store_stored(stored *p, vec v)
+{
+#if defined(__AVX512BF16__) && BYTES == 64 /* the same but for numbers below 2^-126, which become 0 */
+    *(halves *)p = (halves)_mm512_cvtneps_pbh((__m512)v);
+#else
+    *(halves *)p = __builtin_convertvector(rounded(v) >> 16, halves);
+#endif
+}
 
 /* a vector of pairs of bfloat16, as floats: the first of each, the second of each */
 INLINE vec first_of(vec pairs) { return (vec)((uvec)pairs << 16); }
