@@ -212,20 +212,6 @@ INLINE void rotate(real *x, const real *rotation)
     }
 }
 
-INLINE int64_t slot_of(const Cache *cache, int64_t segment, int64_t row)
-{
-    return cache->starts[segment * cache->rows + row];
-}
-
-/* asks memory for the keys or values from `next` on while those from `slot` on are computed with: every beam has its own,
-   up to 50 MB of them for one token */
-INLINE void prefetch(const stored *pool, int64_t slot, int64_t next, int64_t tokens)
-{
-    if (next == slot) return;
-    const char *p = (const char *)(pool + next * EMBD), *end = p + sizeof(stored) * EMBD * tokens;
-    for (; p < end; p += 64) __builtin_prefetch(p);
-}
-
 /* qkv (rows, T, 3 EMBD) of new tokens -> the rows of `stored` (rows, T, EMBD) in out; `first` is the cache's number of the first row.
    Stores the keys and values of all tokens but value tokens. */
 static void attend(const Model *model, const Cache *cache, int64_t layer, int64_t first, int64_t rows, int64_t T,
@@ -238,7 +224,7 @@ static void attend(const Model *model, const Cache *cache, int64_t layer, int64_
     const int64_t width = (past + before + T) * HEADS + LANES;
 
     for (int64_t r = 0; r < rows; r++) {
-        int64_t slot = slot_of(cache, last, first + r) + before;
+        int64_t slot = cache->starts[last * cache->rows + first + r] + before;
         for (int64_t t = 0; t < T; t++) {
             real *x = qkv + (r * T + t) * 3 * EMBD;
             if (model->rotations) {
@@ -263,8 +249,7 @@ static void attend(const Model *model, const Cache *cache, int64_t layer, int64_
         for (int64_t s = 0; s <= last; n += cache->lengths[s], s++)
             for (int j = 0; j < count; j++) {
                 int64_t query = begin + j, tokens = s < last ? cache->lengths[s] : visible[query % T];
-                int64_t slot = slot_of(cache, s, first + query / T);
-                if (j + 1 < count) prefetch(keys, slot, slot_of(cache, s, first + (query + 1) / T), tokens);
+                int64_t slot = cache->starts[s * cache->rows + first + query / T];
                 real *s = scores + j * width + n * HEADS;
                 maxima[j] = score((const stored *)(qkv + query * 3 * EMBD), keys + slot * EMBD, tokens, s, maxima[j]);
             }
@@ -286,8 +271,7 @@ static void attend(const Model *model, const Cache *cache, int64_t layer, int64_
         for (int64_t s = 0; s <= last; n += cache->lengths[s], s++)
             for (int j = 0; j < count; j++) {
                 int64_t query = begin + j, tokens = s < last ? cache->lengths[s] : visible[query % T];
-                int64_t slot = slot_of(cache, s, first + query / T);
-                if (j + 1 < count) prefetch(values, slot, slot_of(cache, s, first + (query + 1) / T), tokens);
+                int64_t slot = cache->starts[s * cache->rows + first + query / T];
                 add_weighted(scores + j * width + n * HEADS, values + slot * EMBD, tokens, out + query * EMBD);
             }
         for (int j = 0; j < count; j++)
