@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from io import BytesIO
-from time import perf_counter, process_time
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from trajectory.benchmarks.clock import least_seconds
 from trajectory.benchmarks.settings import GrowthBenchmarkSettings
 from trajectory.benchmarks.table import Columns, measure_all
 from trajectory.colors import BLUE, ORANGE
@@ -50,14 +51,15 @@ def benchmark_growth(settings: GrowthBenchmarkSettings) -> list[dict[str, Any]]:
         what, by = case
         seconds, speedups = [], []
         for size in settings.sizes[by]:
-            calls = {}
+            calls = []
             for threads in sorted({1, settings.threads}):
                 with torch_threads(threads):  # a decoder keeps the number of its creation
-                    calls[threads] = COSTS[what](**{**USUAL, by: size})
-            with torch_threads(1):
-                seconds.append(_least(calls[1], settings.repeats))
+                    call = COSTS[what](**{**USUAL, by: size})
+                calls.append(torch_threads(threads)(call))
+            seconds += least_seconds(calls[:1], settings.repeats)
             if settings.threads > 1:
-                speedups.append(_speedup(calls, settings.repeats))
+                one, many = least_seconds(calls, settings.repeats, perf_counter)
+                speedups.append(one / many)
         row = {"what": what, "by": by, "sizes": settings.sizes[by], "seconds": seconds}
         row["exponent"] = exponent(settings.sizes[by], seconds)
         return row | ({"speedups": speedups} if speedups else {})
@@ -109,34 +111,6 @@ def _step(
 
 
 COSTS: dict[str, Callable[..., Callable[[], object]]] = {"plan": _plan, "step": _step}
-
-
-def _least(call: Callable[[], object], repeats: int) -> float:
-    """The least seconds of the processor, after a call that warms up."""
-    call()
-    times = []
-    for _ in range(repeats):
-        begun = process_time()
-        call()
-        times.append(process_time() - begun)
-    return min(times)
-
-
-def _speedup(calls: dict[int, Callable[[], object]], repeats: int) -> float:
-    """How many times less the last call takes by the clock than the first: the least of each, by turns.
-
-    Args:
-        calls: by their number of threads.
-    """
-    least = dict.fromkeys(calls, float("inf"))
-    for _ in range(1 + repeats):  # the first warms up
-        for threads, call in calls.items():
-            with torch_threads(threads):
-                begun = perf_counter()
-                call()
-                least[threads] = min(least[threads], perf_counter() - begun)
-    one, many = least.values()
-    return one / many
 
 
 COLUMNS: Columns = {

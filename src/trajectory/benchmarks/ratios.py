@@ -9,12 +9,12 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from time import process_time
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from trajectory.benchmarks.clock import least_seconds
 from trajectory.benchmarks.planning import Uncached
 from trajectory.benchmarks.settings import LAYOUTS, RatiosBenchmarkSettings
 from trajectory.benchmarks.table import Columns, measure_all
@@ -53,7 +53,7 @@ def benchmark_ratios(settings: RatiosBenchmarkSettings) -> list[dict[str, Any]]:
 
     def measure(name: str) -> dict[str, Any]:
         with torch_threads(1):
-            slow, fast = _least(RATIOS[name](), settings.repeats)
+            slow, fast = least_seconds(RATIOS[name](), settings.repeats)
         times = {"slow_ms": 1_000 * slow, "fast_ms": 1_000 * fast}
         return {"name": name, "ratio": slow / fast, **times, "committed": committed.get(name)}
 
@@ -173,16 +173,3 @@ COLUMNS: Columns = {
     "fast ms": lambda row: f"{row['fast_ms']:.1f}",
     "ratio": lambda row: f"{row['ratio']:.2f}",
 }
-
-
-def _least(calls: Calls, repeats: int) -> tuple[float, float]:
-    """The least seconds of each, measured by turns after a call that warms up."""
-    for call in calls:
-        call()
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for call, its_times in zip(calls, times, strict=True):
-            begun = process_time()
-            call()
-            its_times.append(process_time() - begun)
-    return min(times[0]), min(times[1])
