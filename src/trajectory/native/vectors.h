@@ -58,11 +58,13 @@ INLINE uvec rounded(vec v) /* to the nearest bfloat16, in the upper halves; ties
 }
 INLINE void store_stored(stored *p, vec v)
 {
-#if defined(__AVX512BF16__) && BYTES == 64 /* the same but for numbers below 2^-126, which become 0 */
-    *(halves *)p = (halves)_mm512_cvtneps_pbh((__m512)v);
-#else
-    *(halves *)p = __builtin_convertvector(rounded(v) >> 16, halves);
+#if defined(__AVX512BF16__) && defined(__AVX512DQ__) && BYTES == 64
+    if (!_mm512_fpclass_ps_mask((__m512)v, 0x20)) { /* none below 2^-126, which Intel's instruction takes as 0 */
+        *(halves *)p = (halves)_mm512_cvtneps_pbh((__m512)v);
+        return;
+    }
 #endif
+    *(halves *)p = __builtin_convertvector(rounded(v) >> 16, halves);
 }
 
 /* a vector of pairs of bfloat16, as floats: the first of each, the second of each */
