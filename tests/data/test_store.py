@@ -179,6 +179,15 @@ class TestRoundTrip:
         assert episodes.lengths.tolist() == [1, 2, 3, 4]
 
 
+def test_the_store_may_be_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "here/store")
+    save("toy/walk-v0", made_up_episodes(2))
+    assert (tmp_path / "here" / "store" / "toy" / "walk-v0" / "data" / "main_data.hdf5").is_file()
+    assert load_episodes("toy/walk-v0").lengths.tolist() == [1, 2]
+    assert os.environ["MINARI_DATASETS_PATH"] == "here/store"
+
+
 class TestWholeOrNotAtAll:
     def test_a_failure_while_writing_leaves_nothing(self, store: Path) -> None:
         """The first episode is already on disk when the second one turns out not to be numbers."""

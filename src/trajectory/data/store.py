@@ -34,8 +34,8 @@ EPISODE_OVERHEAD = 1 << 15  # bytes; measured upper bound of what HDF5 adds to a
 
 
 def store_path() -> Path:
-    """The folder of the local store: MINARI_DATASETS_PATH, else ~/.minari/datasets."""
-    return Path(os.environ.get(STORE_VARIABLE) or Path.home() / ".minari" / "datasets")
+    """The folder of the local store: MINARI_DATASETS_PATH, else ~/.minari/datasets; absolute, as Minari needs it."""
+    return Path(os.environ.get(STORE_VARIABLE) or Path.home() / ".minari" / "datasets").absolute()
 
 
 def in_store(dataset_id: str) -> bool:
