@@ -31,6 +31,20 @@ OVERRIDE = re.compile(r"[+~]{0,2}[a-z][\w/.]*=\S+")
 METHODS = {"Trajectory Transformer + Q": "TT+Q", "Trajectory Transformer": "TT", "rebrac": "ReBRAC"}
 ENVIRONMENTS = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
 QUALITIES = ("medium", "medium-replay", "medium-expert")
+# of each folder of results/earlier and method: its settings
+EARLIER = {
+    "constant_rate": dict.fromkeys(
+        ("none", "rebrac"),
+        "a constant rate of the critic, 50,000 updates, a penalty or nothing instead of moved draws",
+    ),
+    "without_penalty": {"none": "neither a penalty nor moved draws"},
+    "q_of_iql": {
+        "none": "Q of IQL",
+        "rebrac": "as published for Hopper (`baseline.actor_penalty=0.01 baseline.critic_penalty=0.001 "
+        "baseline.tau=0.005`), rewards as they are",
+    },
+    "adamw": {"none": "Q of IQL with two advantage networks, AdamW, 8,000 steps"},
+}
 
 
 def pages() -> list[Path]:
@@ -451,8 +465,8 @@ def startup() -> str:
 def make_train() -> str:
     """What `make train` earned and cost, now and before: its experiment with 24 new episodes, three seeds."""
     settings = {
-        "league_before": "AdamW, 8,000 steps, Q of IQL",
-        "league_before_rebrac": "Muon, 3,000 steps, Q of IQL",
+        "earlier/adamw": "AdamW, 8,000 steps, Q of IQL",
+        "earlier/q_of_iql": "Muon, 3,000 steps, Q of IQL",
         "league": "Muon, 3,000 steps, Q of ReBRAC (today)",
     }
     rows = []
@@ -464,6 +478,24 @@ def make_train() -> str:
         returns = ", ".join(spread(run) for run in found)
         rows.append([setting, returns, f"{mean:.0f}", ", ".join(minutes), found[-1]["git_commit"][:7]])
     return markdown(["setting", "return, seeds 0, 1, 2", "mean", "core-minutes of training", "commit"], rows)
+
+
+def earlier_leagues() -> str:
+    """Mean returns of each seed, of methods measured with other settings before."""
+    rows = []
+    for folder, setting in EARLIER.items():
+        found: dict[str, dict[str, dict[str, list[str]]]] = {}
+        for path in sorted((RESULTS / "earlier" / folder).glob("*/*/*/*/results.json")):
+            environment, quality, method, _ = path.relative_to(RESULTS / "earlier" / folder).parts[:4]
+            returns = found.setdefault(method, {}).setdefault(quality, {}).setdefault(environment, [])
+            returns.append(f"{json.loads(path.read_text())['return_mean']:.0f}")
+        for method, qualities in found.items():
+            cells = [
+                "; ".join(f"{environment} {', '.join(returns)}" for environment, returns in sorted(those.items()))
+                for those in (qualities.get(quality, {}) for quality in QUALITIES)
+            ]
+            rows.append([f"`{folder}`", setting[method], {"none": "TT+Q"}.get(method, METHODS.get(method, "")), *cells])
+    return markdown(["folder", "what was different", "method", *QUALITIES], rows)
 
 
 def muon() -> str:
@@ -524,7 +556,7 @@ TABLES: dict[str, Callable[[], str]] = {
         *(horizons, horizons_of_iql, true_dynamics, lookahead, ant_critics),
         *(maze_methods, maze_medium, maze_large),
         *(spaces, fitted_q, imports, pretrained),
-        *(scale, make_train, muon, growth, startup, suite),
+        *(scale, make_train, earlier_leagues, muon, growth, startup, suite),
     )
 }
 
