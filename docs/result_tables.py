@@ -498,6 +498,35 @@ def earlier_leagues() -> str:
     return markdown(["folder", "what was different", "method", *QUALITIES], rows)
 
 
+def instead_of_moved_draws() -> str:
+    """Halfcheetah medium-expert, the least return first."""
+    rows = [row for row in measured("penalty_pilots")["rows"] if row["data"] == "halfcheetah medium-expert"]
+    cells = []
+    for row in sorted(rows, key=lambda row: row["return_mean"]):
+        limit = row.get("planner.execute_temperature_limit")
+        penalty = row.get("planner.policy_penalty")
+        what = row.get("what") or (f"`planner.policy_penalty={penalty}` of that time" if penalty else "the draws alone")
+        what = what.removesuffix(" (without the penalty)")
+        cells.append([code(what), percent(limit, 1) if limit else "", spread(row)])
+    return markdown(["what", "limit", "return"], cells)
+
+
+def steps_and_updates() -> str:
+    """What steps of the Transformer and updates of the critic are worth."""
+    rows = []
+    for row in measured("muon_pilots")["rows"]:
+        settings = dict(setting.split("=") for setting in row["settings"].split())
+        data = row["dataset"].split("/")
+        rows.append(
+            [
+                f"{data[1]} {data[2].removesuffix('-v0')}",
+                *(f"{int(settings[key]):,}" for key in ("trainer.max_steps", "critic.steps")),
+                *(str(row["first_seed"]), spread(row), f"{row['least_return']:.0f}"),
+            ]
+        )
+    return markdown(["data", "steps", "updates", "seeds from", "return", "the least"], rows)
+
+
 def muon() -> str:
     """Held-out losses of Muon and of AdamW with twice the steps: of each seed, and their mean."""
     kinds = ("observation", "action", "reward", "value")
@@ -556,7 +585,7 @@ TABLES: dict[str, Callable[[], str]] = {
         *(horizons, horizons_of_iql, true_dynamics, lookahead, ant_critics),
         *(maze_methods, maze_medium, maze_large),
         *(spaces, fitted_q, imports, pretrained),
-        *(scale, make_train, earlier_leagues, muon, growth, startup, suite),
+        *(scale, make_train, earlier_leagues, instead_of_moved_draws, steps_and_updates, muon, growth, startup, suite),
     )
 }
 
