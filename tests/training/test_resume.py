@@ -392,6 +392,20 @@ def test_the_checkpoint_that_a_run_goes_on_from_is_kept_until_there_is_a_later_o
     assert watch.steps == [(step, step - 1) for step in range(3, STEPS)]
 
 
+def test_a_run_killed_between_the_two_names_of_its_checkpoint_leaves_no_third(
+    data: TrajectoryDataModule, straight: tuple[Path, PlanningEvaluation], tmp_path: Path
+) -> None:
+    """Renaming one of two names of a file to the other does nothing."""
+    last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    shutil.copy(straight[0] / "2.ckpt", last)
+    previous.hardlink_to(last)
+    train(data, LastCheckpoint(last, 10 * STEPS, resumed_from=last), checkpoint=last)
+    assert {path.name: read_checkpoint(path)["global_step"] for path in tmp_path.iterdir()} == {
+        "last.ckpt": STEPS,
+        "previous.ckpt": 2,
+    }
+
+
 def test_the_best_of_another_metric_is_told_from_what_was_evaluated() -> None:
     planning = evaluation()
     planning.metric = "normalized_score_mean"

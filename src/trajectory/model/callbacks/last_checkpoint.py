@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +124,9 @@ class LastCheckpoint(pl.Callback):
 def _link_or_copy(source: Path, target: Path) -> None:
     """Give a file a second name, in place of the file that has that name."""
     temporary = target.with_name(f".{target.name}.tmp")
-    with suppress(FileNotFoundError):
-        temporary.unlink()
+    temporary.unlink(missing_ok=True)  # of a process that was killed
+    if target.exists() and target.samefile(source):  # so was that one; renaming would leave both names
+        return
     try:
         try:
             os.link(source, temporary)
