@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from pyarrow import parquet
 from helpers.example_data import MAZE, PENDULUM, contents, flat_columns, made_up_episodes, write_d4rl, write_npz
 from helpers.layouts import antmaze_columns, rows_of, table_of, write_csv, write_lerobot, write_ogbench
 from trajectory.data.d4rl import load_d4rl
+from trajectory.data.jumps import other_rows
 from trajectory.data.layouts.ends import find_ends
 from trajectory.data.layouts.read import ReadEpisodes, read_files
 from trajectory.data.own import create_dataset, ensure_own
@@ -39,6 +41,30 @@ def lengths(read: ReadEpisodes) -> list[int]:
 
 def ended(read: ReadEpisodes) -> list[bool]:
     return [bool(np.any(episode["terminated"])) for episode in read.episodes]
+
+
+@pytest.mark.parametrize(("limit", "share"), [(1, 0.1), (3, 0.05), (7, 0.3), (7, 0.0)])
+def test_time_limits_are_counted_from_the_last_end(limit: int, share: float) -> None:
+    terminals = np.random.default_rng(limit).random(500) < share
+    terminals[1:] &= ~terminals[:-1]
+    expected, length = [], 0
+    for row, is_last in enumerate([*terminals[:-1], True]):
+        length += 1
+        if is_last or length == limit:
+            expected.append(row + 1)
+            length = 0
+    found = find_ends(terminals, None, np.zeros((500, 1)), limit)
+    assert found.ends.tolist() == expected
+    assert found.terminated.tolist() == terminals[found.ends - 1].tolist()
+
+
+@pytest.mark.parametrize("most", [50, 1_000])
+def test_other_rows_are_all_that_are_not_given_or_a_sample_of_them(most: int) -> None:
+    is_given = np.random.default_rng(0).random(700) < 0.3
+    found, others = other_rows(np.flatnonzero(is_given), 700, most), np.flatnonzero(~is_given)
+    assert (np.diff(found) > 0).all()
+    assert len(found) == min(most, len(others))
+    assert np.isin(found, others).all()
 
 
 def savez(path: Path, columns: dict[str, Any]) -> Path:
@@ -89,6 +115,24 @@ class TestRunsOfTerminals:
         found = find_ends(columns["terminals"], columns["timeouts"], columns["observations"])
         assert np.diff(found.ends, prepend=0).tolist() == [40, 1, 1, 50]
         assert found.notes == []
+
+    @pytest.mark.parametrize("with_timeouts", [True, False])
+    def test_no_numbers_of_all_rows_are_made(self, with_timeouts: bool) -> None:
+        """Besides flags of a byte; two rows in a row end an episode, and the second is an episode of its own."""
+        rows, lengths = 3_000_000, (250, 1, 749)
+        of_all = np.tile(lengths, rows // sum(lengths))
+        ends = np.cumsum(of_all)
+        observations = np.arange(rows)[:, None] + 100.0 * np.repeat(np.arange(len(ends)), of_all)[:, None]
+        terminals, timeouts = np.zeros((2, rows), bool)
+        terminals[ends - 1] = True
+        tracemalloc.start()
+        found = find_ends(terminals, timeouts if with_timeouts else None, observations, limit=500)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        cut = lengths if with_timeouts else (250, 1, 500, 249)
+        assert np.diff(found.ends, prepend=0).tolist() == [*cut] * (rows // sum(lengths))
+        assert found.terminated.sum() == len(ends)
+        assert peak < 8 * rows
 
     def test_flags_count_as_they_are_where_resets_do_not_show(self) -> None:
         columns = antmaze_columns(self.LENGTHS)

@@ -40,7 +40,7 @@ ENVIRONMENTS, DEADLINE_MS, LATE_MS = 32, 50.0, 60.0
 
 
 def usage(folder: Path) -> dict[str, int]:
-    """What this process holds, and how many files lie below a folder: W&B's own of its home's folders, and all others."""
+    """What this process holds, and the files below a folder: those of W&B in its own folders, and all others."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {
         "memory_kb": int(status["VmRSS"].split()[0]),

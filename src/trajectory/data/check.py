@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trajectory.data.episodes import Episodes, concatenate
-from trajectory.data.jumps import change_scale, is_jump
+from trajectory.data.jumps import change_scale, is_jump, other_rows
 
 PARTS = 4  # of those that a source is read in
 ROWS = 500_000  # of all of these, in whole episodes, that are looked at
@@ -42,12 +42,7 @@ def _first_episodes(part: Episodes, rows: int) -> Episodes:
 
 def check_episodes(episodes: Episodes, seed: int = 0) -> list[str]:
     """Findings, but for rewards. Where rows are compared, a seeded sample of them is."""
-    generator = np.random.default_rng(seed)
-    followed = np.ones(len(episodes.rewards), bool)
-    followed[episodes.ends - 1] = False
-    rows = np.flatnonzero(followed)
-    if len(rows) > SAMPLE:
-        rows = np.sort(generator.choice(rows, SAMPLE, replace=False))
+    rows = other_rows(episodes.ends - 1, len(episodes.rewards), SAMPLE, seed)
     return [
         *_check_ends(episodes, rows),
         *_check_repetitions(episodes, rows),

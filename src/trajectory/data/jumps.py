@@ -11,15 +11,25 @@ FACTOR = 5.0  # times that, and a change is a jump
 SAMPLE = 20_000  # rows from which the percentile is taken
 
 
-def change_scale(observations: Any, rows: np.ndarray, seed: int = 0) -> np.ndarray:
+def other_rows(rows: np.ndarray, count: int, most: int = SAMPLE, seed: int = 0) -> np.ndarray:
+    """(n,) ascending, those of `count` rows that are not given, or a seeded sample of `most`.
+
+    Args:
+        rows: (E,) ascending.
+    """
+    left = count - len(rows)
+    numbers = np.arange(left) if left <= most else np.random.default_rng(seed).choice(left, most, replace=False)
+    numbers = np.sort(numbers)
+    return numbers + np.searchsorted(rows - np.arange(len(rows)), numbers, side="right")
+
+
+def change_scale(observations: Any, rows: np.ndarray) -> np.ndarray:
     """(D,) what a step changes at most in nearly all of the given rows, dimension by dimension.
 
     Args:
         observations: (T, D).
-        rows: (n,) ascending, each followed by a row of its own episode; a seeded sample is looked at.
+        rows: (n,) ascending, each followed by a row of its own episode.
     """
-    if len(rows) > SAMPLE:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, SAMPLE, replace=False))
     if len(rows) == 0:
         return np.zeros(observations.shape[1])
     return np.percentile(_changes(observations, rows), PERCENTILE, axis=0)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trajectory.data.episodes import ends_of
-from trajectory.data.jumps import change_scale, is_jump
+from trajectory.data.jumps import change_scale, is_jump, other_rows
 
 
 class Ends(NamedTuple):
@@ -54,30 +54,31 @@ def find_ends(terminals: np.ndarray, timeouts: np.ndarray | None, observations: 
 def _read_runs(terminals: np.ndarray, timeouts: np.ndarray, observations: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """The flags with each run as one end or none, and a line that says so; as they are where resets do not show."""
     last = len(terminals) - 1
+    rows = np.flatnonzero(terminals)  # of which there are few
+    begins = np.append(True, (np.diff(rows) != 1) | timeouts[rows[:-1]])  # a run, or one row
+    runs = np.cumsum(begins) - 1
+    in_run = (np.bincount(runs) > 1)[runs]
     ended = terminals | timeouts
-    scale = change_scale(observations, np.flatnonzero(~ended[:-1]))
-    breaks = np.concatenate([[True], ~(terminals[:-1] & terminals[1:]) | timeouts[:-1]])  # a run, or one row, begins
-    runs = np.cumsum(breaks) - 1
-    sizes = np.bincount(runs)
-    in_run = terminals & (sizes[runs] > 1)
-    known = np.flatnonzero(ended & ~in_run)  # ends that nothing speaks against
+    scale = change_scale(observations, other_rows(np.flatnonzero(ended[:-1]), last))
+    ended[rows[in_run]] = False
+    known = np.flatnonzero(ended)  # ends that nothing speaks against
     known = known[known < last]
     if len(known) == 0:
-        known = np.flatnonzero(in_run & np.append(breaks[1:], True))
+        known = rows[in_run & np.append(begins[1:], True)]
         known = known[known < last]
     if len(known) == 0 or is_jump(observations, known, scale).mean() < 0.5:
         return terminals, []
-    rows = np.flatnonzero(in_run)
+    rows, runs = rows[in_run], runs[in_run]
     is_end = timeouts[rows] | (rows == last)
     inner = rows[~is_end]
     is_end[~is_end] = is_jump(observations, inner, scale)
     found = terminals.copy()
     found[rows] = is_end
-    of_runs = [set(runs[chosen]) for chosen in (rows[is_end], rows)]
-    ending, on = len(of_runs[0]), len(of_runs[1] - of_runs[0])
+    ending = len(set(runs[is_end]))
+    on = len(set(runs)) - ending
     if not on and is_end.all():
         return found, []
-    longest = int(sizes[sorted(of_runs[1])].max())
+    longest = int(np.bincount(runs).max())
     note = (
         f"terminals are set for up to {longest} rows in a row without a reset between them: {ending} such runs are one "
         f"end each, and {on} are none, as the episode goes on"
@@ -87,8 +88,10 @@ def _read_runs(terminals: np.ndarray, timeouts: np.ndarray, observations: np.nda
 
 def _time_limits(terminals: np.ndarray, limit: int | None) -> np.ndarray:
     """(T,) bool, True on every `limit`-th row of an episode."""
-    if limit is None:
-        return np.zeros_like(terminals)
-    rows = np.arange(len(terminals))
-    starts = np.maximum.accumulate(np.where(np.append(True, terminals[:-1]), rows, 0))
-    return (rows - starts + 1) % limit == 0
+    found = np.zeros_like(terminals)
+    if limit is not None:
+        starts = np.append(0, np.flatnonzero(terminals[:-1]) + 1)
+        times = np.diff(starts, append=len(terminals)) // limit  # that the limit is reached
+        number = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
+        found[np.repeat(starts, times) + (number + 1) * limit - 1] = True
+    return found
