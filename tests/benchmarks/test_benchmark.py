@@ -241,8 +241,13 @@ def test_all_planning_cases() -> None:
     [
         (
             "benchmark.suites=[nosuch]",
-            "benchmark.suites must be among planning, training, data, laptop, startup, gpu, growth, ratios, got",
+            "benchmark.suites must be null or a list of planning, training, data, laptop, startup, gpu, growth, "
+            "ratios, got ['nosuch']",
         ),
+        ("benchmark.suites=[5]", "benchmark.suites must be null or a list of planning"),
+        ("benchmark.suites=-1", "benchmark.suites must be null or a list of planning"),
+        ("benchmark.suites=planning", "benchmark.suites must be null or a list of planning"),
+        ("benchmark.suites={planning:1}", "benchmark.suites must be null or a list of planning"),
         ("planner.beam_width=0", "planning.beam_widths must be numbers of at least 1, got [0]"),
         ("benchmark.threads=0", "benchmark.threads must be null or at least 1, got 0"),
         ("planning.environments=[lander]", "planning.environments must be among "),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from trajectory.config import check_keys, settings
 from trajectory.data.settings import TokenizerSettings
@@ -305,14 +306,16 @@ def benchmark_settings(config: DictConfig) -> BenchmarkSettings:
     check_keys(config, ("benchmark", *SUITES, "planner"))
     check_keys(config.benchmark, ("suites", "threads", "minutes"))
     narrow = {key: [value] for key, value in config.planner.items() if value is not None}
-    suites = config.benchmark.suites or (["planning"] if narrow else list(USUAL_SUITES))
-    unknown = [suite for suite in suites if suite not in SUITES]
-    require(not unknown, "benchmark.suites", f"among {', '.join(SUITES)}", ", ".join(unknown))
+    asked: Any = OmegaConf.to_container(config.benchmark, resolve=True)
+    asked = asked["suites"]
+    is_known = asked is None or (isinstance(asked, list) and all(suite in SUITES for suite in asked))
+    require(is_known, "benchmark.suites", f"null or a list of {', '.join(SUITES)}", asked)
+    suites = asked or (["planning"] if narrow else list(USUAL_SUITES))
     narrowed = {f"{key}s": value for key, value in narrow.items()}
     threads = config.benchmark.threads
     planning = {**config.planning, **narrowed, "threads": threads, "narrowed": bool(narrowed)}
     return BenchmarkSettings(
-        suites=list(suites),
+        suites=suites,
         planning=settings(PlanningBenchmarkSettings, planning, "planning"),
         training=settings(TrainingBenchmarkSettings, {**config.training, "threads": threads}, "training"),
         data=settings(DataBenchmarkSettings, config.data, "data"),
