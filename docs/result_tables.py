@@ -505,7 +505,7 @@ def instead_of_moved_draws() -> str:
     for row in sorted(rows, key=lambda row: row["return_mean"]):
         limit = row.get("planner.execute_temperature_limit")
         penalty = row.get("planner.policy_penalty")
-        what = row.get("what") or (f"`planner.policy_penalty={penalty}` of that time" if penalty else "the draws alone")
+        what = row.get("what") or (f"a penalty of {penalty} on the distance" if penalty else "the draws alone")
         what = what.removesuffix(" (without the penalty)")
         cells.append([code(what), percent(limit, 1) if limit else "", spread(row)])
     return markdown(["what", "limit", "return"], cells)
