@@ -480,6 +480,19 @@ def make_train() -> str:
     return markdown(["setting", "return, seeds 0, 1, 2", "mean", "core-minutes of training", "commit"], rows)
 
 
+def bfloat16_on_intel() -> str:
+    """Plans and steps of a processor whose units for bfloat16 are not faster, in both precisions."""
+    found = measured("bfloat16")["intel"]
+    rows = []
+    for row in found["plans"]:
+        name = f"a plan at {row['beam_width']}/{row['horizon']}, s"
+        rows.append((name, *(float(np.median(row[kind])) for kind in ("float32", "bfloat16"))))
+    for row in found["steps"]:
+        rows.append((f"a step, {row['name']}, s", *(min(row[kind]) for kind in ("float32", "bfloat16"))))
+    cells = [[name, f"{single:.3g}", f"{half:.3g}", f"{half / single:.2f}"] for name, single, half in rows]
+    return markdown(["processor time", "float32", "bfloat16", "bfloat16 takes, times that"], cells)
+
+
 def earlier_leagues() -> str:
     """Mean returns of each seed, of methods measured with other settings before."""
     rows = []
@@ -585,7 +598,8 @@ TABLES: dict[str, Callable[[], str]] = {
         *(horizons, horizons_of_iql, true_dynamics, lookahead, ant_critics),
         *(maze_methods, maze_medium, maze_large),
         *(spaces, fitted_q, imports, pretrained),
-        *(scale, make_train, earlier_leagues, instead_of_moved_draws, steps_and_updates, muon, growth, startup, suite),
+        *(scale, make_train, earlier_leagues, instead_of_moved_draws, steps_and_updates, muon, growth),
+        *(bfloat16_on_intel, startup, suite),
     )
 }
 

@@ -11,7 +11,13 @@ import pytest
 import torch
 
 from trajectory.errors import UserError
-from trajectory.hardware import has_bfloat16_units, select_device, select_precision, set_threads
+from trajectory.hardware import (
+    has_bfloat16_units,
+    is_faster_in_bfloat16,
+    select_device,
+    select_precision,
+    set_threads,
+)
 from trajectory.processor import describe_machine
 
 GPU = torch.cuda.is_available()
@@ -74,29 +80,38 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
         select_device("gpu")
 
 
-@pytest.mark.parametrize("units", [False, True])
-def test_precision_on_a_cpu_is_what_it_has_units_for_or_as_asked(units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trajectory.hardware.has_bfloat16_units", lambda: units)
+@pytest.mark.parametrize("faster", [False, True])
+def test_precision_on_a_cpu_is_the_faster_one_or_as_asked(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trajectory.hardware.is_faster_in_bfloat16", lambda device: faster)
     cpu = torch.device("cpu")
-    assert select_precision("auto", cpu) == ("bf16-mixed" if units else "32-true")
+    assert select_precision("auto", cpu) == ("bf16-mixed" if faster else "32-true")
     for requested in ("32-true", "bf16-mixed"):
         assert select_precision(requested, cpu) == requested
 
 
 @pytest.mark.parametrize(
-    ("flags", "units"),
+    ("vendor", "flags", "units", "faster_in_training", "faster_in_plans"),
     [
-        ("flags\t\t: fpu avx2 avx512f", False),
-        ("flags\t\t: fpu avx512_bf16", True),
-        ("flags\t\t: amx_bf16 amx_tile", True),
-        ("Features\t: fp asimd bf16", True),
+        ("GenuineIntel", "flags\t\t: fpu avx2 avx512f", False, False, False),
+        ("GenuineIntel", "flags\t\t: fpu avx512_bf16", True, False, False),  # at the rate of float32
+        ("GenuineIntel", "flags\t\t: avx512_bf16 amx_bf16 amx_tile", True, True, False),
+        ("AuthenticAMD", "flags\t\t: fpu avx512f", False, False, False),
+        ("AuthenticAMD", "flags\t\t: fpu avx512_bf16", True, True, True),
+        (None, "Features\t: fp asimd bf16", True, True, True),
     ],
 )
-def test_units_for_bfloat16_are_told_by_the_processor(flags: str, units: bool, tmp_path: Path) -> None:
+def test_processor_tells_its_units_for_bfloat16_and_whether_they_are_faster(
+    vendor: str | None, flags: str, units: bool, faster_in_training: bool, faster_in_plans: bool, tmp_path: Path
+) -> None:
     (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\n{flags}\n")
+    maker = "" if vendor is None else f"vendor_id\t: {vendor}\n"
+    (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\n{maker}{flags}\n")
+    cpu, elsewhere = torch.device("cpu"), tmp_path / "elsewhere"
     assert has_bfloat16_units(tmp_path) == units
-    assert not has_bfloat16_units(tmp_path / "elsewhere")
+    assert is_faster_in_bfloat16(cpu, root=tmp_path) == faster_in_training
+    assert is_faster_in_bfloat16(cpu, with_tiles=False, root=tmp_path) == faster_in_plans
+    assert not has_bfloat16_units(elsewhere)
+    assert not is_faster_in_bfloat16(cpu, root=elsewhere)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,11 @@ def instruction_sets(root: Path = Path("/")) -> str:
     return _of_processor(("flags", "Features"), root)
 
 
+def vendor(root: Path = Path("/")) -> str:
+    """The maker as the processor names it: `GenuineIntel`, `AuthenticAMD`; empty where the system does not tell."""
+    return _of_processor(("vendor_id",), root)
+
+
 def describe_machine(root: Path = Path("/")) -> str:
     """Processor, the units that decide how fast it is, number of CPUs, and GPUs: `AMD EPYC (AVX-512, bf16), 2 CPUs`."""
     found = instruction_sets(root).split()

@@ -28,6 +28,7 @@ from trajectory.behaviour.record import RecordedEpisode
 from trajectory.commands.evaluate import evaluate
 from trajectory.commands.train import train
 from trajectory.data.store import load_episodes
+from trajectory.model.decoder import resolve_precision
 from trajectory.planning.settings import AGENT
 
 EVALUATION = ("evaluation.episodes=2", "evaluation.max_steps=15", "runtime.threads=1")
@@ -94,7 +95,8 @@ def trained(place: Path) -> Run:
 @pytest.fixture(scope="module")
 def evaluated(trained: Run, place: Path) -> Run:
     """The checkpoint planned with under a narrower beam, on a machine that cannot draw."""
-    overrides = (f"checkpoint={trained.folder / 'last.ckpt'}", "planner.beam_width=1", *EVALUATION)
+    changes = ("planner.beam_width=1", "planner.precision=auto")
+    overrides = (f"checkpoint={trained.folder / 'last.ckpt'}", *changes, *EVALUATION)
     return finished(run_main("evaluate", *overrides, folder=place, fresh=True, MUJOCO_GL="disable"), place)
 
 
@@ -288,7 +290,8 @@ def test_evaluation_of_the_checkpoint_repeats_the_final_episodes(trained: Run, t
 
 def test_evaluation_restates_nothing_and_overrides_the_planner_alone(trained: Run, evaluated: Run) -> None:
     check_results(evaluated.results, [1000, 1001])
-    assert evaluated.results["planner"] == {**trained.results["planner"], "beam_width": 1}
+    changes = {"beam_width": 1, "precision": resolve_precision("auto", torch.device("cpu"))}
+    assert evaluated.results["planner"] == {**trained.results["planner"], **changes}
     for key in ("environment", "dataset", "steps", "checkpoint"):
         assert evaluated.results[key] == trained.results[key], key
     assert evaluated.results["episodes"] != trained.results["episodes"]

@@ -105,15 +105,15 @@ def test_rows_in_bfloat16_do_not_touch_each_other(rows: int) -> None:
     assert torch.equal(logits(decoder, rows)[:1], logits(decoder, 97)[:1, :rows])
 
 
-def test_the_decoder_computes_in_the_precision_that_the_processor_has_units_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for units in (False, True):
-        monkeypatch.setattr("trajectory.hardware.has_bfloat16_units", lambda units=units: units)
+def test_the_decoder_computes_in_the_faster_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    for faster in (False, True):
+        monkeypatch.setattr(
+            "trajectory.model.decoder.is_faster_in_bfloat16", lambda device, *, with_tiles, faster=faster: faster
+        )
         kinds = {precision: decoder_for(make(), precision) for precision in ("auto", "float32", "bfloat16")}
         assert all(isinstance(decoder, NativeGPT) for decoder in kinds.values())
         found = [decoder.new_cache(16).keys.dtype for decoder in kinds.values()]
-        assert found == [torch.bfloat16 if units else torch.float32, torch.float32, torch.bfloat16]
+        assert found == [torch.bfloat16 if faster else torch.float32, torch.float32, torch.bfloat16]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 6, 7, 31, 97, 200])

@@ -27,36 +27,36 @@ def precision(*overrides: str, before: str | None = None) -> str:
 
 def test_a_training_of_an_earlier_release_goes_on_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its checkpoint names no precision: `auto` was float32 on every CPU."""
-    monkeypatch.setattr("trajectory.hardware.has_bfloat16_units", lambda: True)
+    monkeypatch.setattr("trajectory.hardware.is_faster_in_bfloat16", lambda device: True)
+    monkeypatch.setattr("trajectory.training.machine.has_bfloat16_units", lambda: True)
     assert precision(before="") == SINGLE
 
 
 @pytest.mark.parametrize(
-    ("units", "overrides", "before", "expected"),
+    ("units", "faster", "overrides", "before", "expected"),
     [
-        (True, (), None, HALF),
-        (True, (), SINGLE, SINGLE),
-        (True, ("trainer.precision=32-true",), HALF, SINGLE),
-        (
-            True,
-            ("model.n_embd=48", "model.n_head=4"),
-            None,
-            SINGLE,
-        ),  # heads of 12 channels, which the C code does not take
-        (False, (), None, SINGLE),
-        (False, (), HALF, SINGLE),
-        (False, ("trainer.precision=bf16-mixed",), None, HALF),
+        (True, True, (), None, HALF),
+        (True, True, (), SINGLE, SINGLE),
+        (True, True, ("trainer.precision=32-true",), HALF, SINGLE),
+        # heads of 12 channels, which the C code does not take
+        (True, True, ("model.n_embd=48", "model.n_head=4"), None, SINGLE),
+        (True, False, (), None, SINGLE),
+        (True, False, (), HALF, HALF),
+        (False, False, (), None, SINGLE),
+        (False, False, (), HALF, SINGLE),
+        (False, False, ("trainer.precision=bf16-mixed",), None, HALF),
     ],
 )
 def test_precision_of_a_training_on_a_cpu(
     units: bool,
+    faster: bool,
     overrides: tuple[str, ...],
     before: str | None,
     expected: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("trajectory.hardware.has_bfloat16_units", lambda: units)
+    monkeypatch.setattr("trajectory.hardware.is_faster_in_bfloat16", lambda device: faster)
     monkeypatch.setattr("trajectory.training.machine.has_bfloat16_units", lambda: units)
     with caplog.at_level(logging.WARNING, "train"):
         assert precision(*overrides, before=before) == expected

@@ -24,7 +24,7 @@ from trajectory.hardware import check_cores, free_memory, select_device, set_thr
 from trajectory.loggers.factory import check_loggers, delete_logs, make_loggers
 from trajectory.memory import check_plan
 from trajectory.model.checkpoint import load_checkpoint
-from trajectory.planning.agent import make_agent
+from trajectory.planning.agent import make_agent, used_planner
 from trajectory.planning.settings import PlannerSettings, planner_as_dict, trained_planner
 from trajectory.resume import check_not_training_folder
 from trajectory.settings import CheckpointSettings
@@ -79,7 +79,7 @@ def evaluate(config: DictConfig, settings: CheckpointSettings, folder: Path) -> 
     loggers = make_loggers(settings.logger, folder, shown, job="evaluate", training_folder=trained_in)
     metadata = {
         "dataset": trained["dataset"],
-        "planner": planner_as_dict(planner),
+        "planner": used_planner(planner, agent),
         "checkpoint": settings.checkpoint.recorded,
         "steps": checkpoint.step,
         "wall_clock_s": {"record": 0.0, "train": 0.0},

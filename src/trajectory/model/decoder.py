@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trajectory.hardware import has_bfloat16
+from trajectory.hardware import is_faster_in_bfloat16
 from trajectory.model.cache import TreeCache
 from trajectory.model.gpt import GPT
 from trajectory.model.native_decoder import NativeGPT
@@ -31,17 +31,24 @@ class Decoder(Protocol):
     def decode_step(self, tokens: Tensor, position: int, cache: TreeCache) -> Tensor: ...
 
 
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """`auto` is `bfloat16` where the device plans faster in it, and `float32` elsewhere."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if is_faster_in_bfloat16(device, with_tiles=False) else "float32"
+
+
 def decoder_for(gpt: GPT, precision: str = "float32") -> Decoder:
     """The fastest decoder of a GPT on its device.
 
     On CPUs that is C with a copy of the weights, or the GPT itself without a C compiler; on GPUs torch.compile.
 
     Args:
-        precision: `float32`; `bfloat16`; or `auto`, which is the latter where the device has units for it.
+        precision: `float32`, `bfloat16` or `auto`.
     """
-    half = precision == "bfloat16" or (precision == "auto" and has_bfloat16(gpt.head.device))
-    dtype = torch.bfloat16 if half else None
-    if gpt.head.device.type != "cpu":
+    device = gpt.head.device
+    dtype = torch.bfloat16 if resolve_precision(precision, device) == "bfloat16" else None
+    if device.type != "cpu":
         from trajectory.model.compiled import CompiledGPT  # imports torch's compiler, which takes two seconds
 
         return CompiledGPT(gpt, dtype)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Self
+from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from trajectory.data.discretizer import Discretizer
 from trajectory.data.goals import goal_tokens
 from trajectory.errors import require
 from trajectory.model.checkpoint import Checkpoint
-from trajectory.model.decoder import decoder_for
+from trajectory.model.decoder import decoder_for, resolve_precision
 from trajectory.model.gpt import GPT
 from trajectory.planning.arguments import as_numbers, check_environments, check_seeds
 from trajectory.planning.beam_search import Plan, beam_search, uniforms_shape
@@ -25,7 +26,7 @@ from trajectory.planning.execution import actions_to_execute, planned_trajectori
 from trajectory.planning.objective import custom_objective
 from trajectory.planning.protocol import Agent
 from trajectory.planning.saved import SavedAgent
-from trajectory.planning.settings import Planner, PlannerSettings
+from trajectory.planning.settings import Planner, PlannerSettings, planner_as_dict
 from trajectory.planning.trajectory import PlannedTrajectory
 
 
@@ -47,6 +48,11 @@ def make_agent(
     agent = planner.instantiate(gpt, discretizer, discount=discount, terminal_reward=terminal_reward, critic=critic)
     planner.check_methods(agent, ("reset", "act"), "that of an agent, which can reset and act")
     return agent
+
+
+def used_planner(planner: Planner, agent: Agent) -> dict[str, Any]:
+    """The planner's settings as `results.json` has them: with the precision that `auto` became."""
+    return planner_as_dict(agent.settings if isinstance(agent, TrajectoryAgent) else planner)
 
 
 class TrajectoryAgent(SavedAgent):
@@ -79,6 +85,7 @@ class TrajectoryAgent(SavedAgent):
         planner.check_critic(has_critic=critic is not None, rule="model with a model that was trained with critic=none")
         planner.check_device(gpt.head.device.type)
         self.gpt = gpt
+        planner = replace(planner, precision=resolve_precision(planner.precision, gpt.head.device))
         self.decoder = decoder_for(gpt, planner.precision)
         self.discretizer = discretizer
         self.settings = planner

@@ -76,7 +76,7 @@ class PlannerSettings:
         likelihood_threshold: nats per token, at most 0.
         deadline_ms: milliseconds that a decision may take; beam width and horizon shrink to fit. None does not limit.
         precision: of the model while planning: `float32`; `bfloat16` on devices with units for it; `auto` for the
-            latter where there are such units.
+            latter where the device is faster in it.
         observation, action, reward: how tokens of each kind are sampled; value tokens are not sampled.
 
     Raises:

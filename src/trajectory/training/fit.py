@@ -23,7 +23,7 @@ from trajectory.model.callbacks.finite_gradients import FiniteGradients
 from trajectory.model.callbacks.threads import ThreadChoice
 from trajectory.model.checkpoint_io import CheckpointFiles
 from trajectory.model.module import TrajectoryModule, strategy_for
-from trajectory.planning.agent import make_agent
+from trajectory.planning.agent import make_agent, used_planner
 from trajectory.planning.protocol import Agent
 from trajectory.planning.settings import planner_as_dict
 from trajectory.settings import TrainingSettings
@@ -136,7 +136,7 @@ def fit(
         module.critic,
     )
     agent = make_agent(settings.planner, *vars(model).values())
-    metadata: dict[str, Any] = {"planner": planner_as_dict(settings.planner), "steps": trainer.global_step}
+    metadata: dict[str, Any] = {"planner": used_planner(settings.planner, agent), "steps": trainer.global_step}
     metadata["precision"] = trainer.precision
     metadata |= {"evaluations": planning.history} | ({"pruned": True} if planning.pruned else {})
     metadata |= {"skipped_steps": guard.skipped, "interrupted": interruption.training_stopped or planning.pruned}

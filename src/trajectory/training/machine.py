@@ -65,7 +65,7 @@ class Machine:
         if requested == "auto" and settings.baseline is None:
             # checkpoints of earlier releases name none: `auto` was float32 on every CPU
             before = earlier["process"].get("precision", "32-true") if earlier else chosen
-            if before != chosen and chosen == "32-true":
+            if before != chosen and not has_bfloat16_units():
                 log.warning("trainer.precision: this CPU has no units for bfloat16, and goes on in float32")
             elif before != chosen:
                 chosen = before
