@@ -483,14 +483,15 @@ def make_train() -> str:
 def bfloat16_on_intel() -> str:
     """Plans and steps of a processor whose units for bfloat16 are not faster, in both precisions."""
     found = measured("bfloat16")["intel"]
+    plans = [(f"a plan at {row['beam_width']}/{row['horizon']}, s", row, np.median) for row in found["plans"]]
+    steps = [(f"a step {row['name']}, s", row, np.min) for row in found["steps"]]
     rows = []
-    for row in found["plans"]:
-        name = f"a plan at {row['beam_width']}/{row['horizon']}, s"
-        rows.append((name, *(float(np.median(row[kind])) for kind in ("float32", "bfloat16"))))
-    for row in found["steps"]:
-        rows.append((f"a step, {row['name']}, s", *(min(row[kind]) for kind in ("float32", "bfloat16"))))
-    cells = [[name, f"{single:.3g}", f"{half:.3g}", f"{half / single:.2f}"] for name, single, half in rows]
-    return markdown(["processor time", "float32", "bfloat16", "bfloat16 takes, times that"], cells)
+    for name, row, typical in plans + steps:
+        single, half = (float(typical(row[kind])) for kind in ("float32", "bfloat16"))
+        original = float(typical(row["original"])) if "original" in row else None
+        against = [f"{original:.3g}", f"{original / single:.2g} times"] if original else ["", ""]
+        rows.append([name, against[0], f"{single:.3g}", f"{half:.3g}", against[1]])
+    return markdown(["processor time", "original", "float32", "bfloat16", "float32 against the original"], rows)
 
 
 def earlier_leagues() -> str:
