@@ -77,6 +77,7 @@ def test_a_quality_is_known_where_all_of_its_policies_are_shipped(
     replay = [path.stem for path in policy_files("crawler", "medium-replay")]
     assert replay == ["replay_00", "replay_01", "replay_02", "replay_11"]
     assert [path.stem for path in policy_files("crawler", "medium-expert")] == ["medium", "expert"]
+    assert qualities("elsewhere/../crawler") == ["random"], "a name leads to no other folder"
 
 
 @pytest.mark.parametrize("environment", SHIPPED)

@@ -166,6 +166,12 @@ def test_what_gymnasium_cannot_make_is_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["", "x" * 101])
+def test_a_name_that_no_folder_can_have_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=rf"^env\.name must be of 1 to 100 characters, got '{name}'$"):
+        EnvironmentSettings(name, "Hopper-v5")
+
+
 @pytest.mark.parametrize("reference", [{"random": 1.0}, {"random": 5.0, "expert": 5.0}, {"random": 1, "best": 2}])
 def test_references_that_give_no_score_are_refused(reference: dict[str, float]) -> None:
     with pytest.raises(UserError, match=r"^env\.reference must be null or a random return below an expert one, got"):

@@ -30,6 +30,11 @@ MIXTURES = {  # quality -> the policies that record equal parts of it, by file n
 }
 
 
+def _folder(environment: str) -> str:
+    """Its name as that of a folder, which leads nowhere else."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", environment)
+
+
 def builtin_id(environment: str, quality: str, steps: int = DEFAULT_STEPS, seed: int = DEFAULT_SEED) -> str:
     """Such as `trajectory/hopper/medium-v0`. Another size or seed makes another dataset, and shows in the name."""
     name = quality
@@ -37,12 +42,14 @@ def builtin_id(environment: str, quality: str, steps: int = DEFAULT_STEPS, seed:
         name += f"-steps{steps}"
     if seed != DEFAULT_SEED:
         name += f"-seed{seed}"
-    return f"trajectory/{re.sub(r'[^A-Za-z0-9_-]', '-', environment)}/{name}-v0"
+    return f"trajectory/{_folder(environment)}/{name}-v0"
 
 
 def policy_files(environment: str, quality: str) -> list[Path]:
     """The shipped policies that record a quality, in order; none if the environment lacks one of them."""
-    found = [sorted((POLICIES / environment).glob(f"{name}.safetensors")) for name in MIXTURES.get(quality, [])]
+    found = [
+        sorted((POLICIES / _folder(environment)).glob(f"{name}.safetensors")) for name in MIXTURES.get(quality, [])
+    ]
     return [path for paths in found for path in paths] if all(found) else []
 
 
@@ -72,7 +79,7 @@ def ensure_builtin(environment: EnvironmentSettings, quality: Any, *, steps: int
     rule = f"1 with dataset.quality={quality}, whose policy acts at every step"
     require(environment.action_repeat == 1 or not is_policy, "env.action_repeat", rule, environment.action_repeat)
     make_environment(environment).close()
-    shipped = sorted((POLICIES / name).glob("*.safetensors"))
+    shipped = sorted((POLICIES / _folder(name)).glob("*.safetensors"))
     for policy in map(GaussianPolicy.load, shipped[:1]):
         trained_in = policy.metadata["environment"]
         require(environment.id == trained_in, "env.id", f"{trained_in} for env={name}", environment.id)

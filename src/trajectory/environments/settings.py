@@ -12,6 +12,7 @@ from trajectory.errors import UserError, require
 from trajectory.targets import TARGET, checked_settings
 
 MAKE = "gymnasium.make"
+MAX_NAME = 100  # characters: folders have the name, of which systems allow 255 bytes
 TRUSTED_MODULES = (  # of the project and its extras
     "gymnasium_robotics",
     "minigrid",
@@ -25,7 +26,7 @@ class EnvironmentSettings:
     """The settings of an environment; see `conf/env/hopper.yaml`.
 
     Args:
-        name: the short name in the names of built-in datasets and run folders.
+        name: the short name in the names of built-in datasets and run folders; at most 100 characters.
         id: a registered Gymnasium id with spaces that have columns (`trajectory.spaces`). `module:Name-v0` imports
             `module`. None where there is no simulator (`env=none`).
         kwargs: passed to `gymnasium.make`.
@@ -51,6 +52,7 @@ class EnvironmentSettings:
     def __post_init__(self) -> None:
         reference = self.reference
         goal = self.goal
+        require(1 <= len(self.name) <= MAX_NAME, "env.name", f"of 1 to {MAX_NAME} characters", self.name)
         for number, wrapper in enumerate(self.wrappers):
             require(TARGET in wrapper, f"env.wrappers[{number}].{TARGET}", "given", None)
         require(self.action_repeat >= 1, "env.action_repeat", "at least 1", self.action_repeat)
