@@ -7,6 +7,7 @@ decisions for one within 50 ms, half of the time beside a process that takes the
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import shutil
@@ -77,6 +78,7 @@ def soak_loop(minutes: float, folder: Path) -> dict[str, Any]:
         run("train", *TRAIN, folder=folder, name="run")
         run("evaluate", *EVALUATE, folder=folder, name="evaluated")
         run("report", *REPORT, folder=folder, name="report")
+        gc.collect()  # cycles that wait for the collector are no growth
         trim(0)
         samples.append(usage(folder))
         for name in ("run", "evaluated", "report"):
