@@ -56,8 +56,8 @@ def has_bfloat16_units(root: Path = Path("/")) -> bool:
 def is_faster_in_bfloat16(device: torch.device, *, with_tiles: bool = True, root: Path = Path("/")) -> bool:
     """Whether a device multiplies faster in bfloat16 than in float32.
 
-    GPUs with units for it do, and CPUs with AMX. Of AVX-512's units AMD's have twice the rate of float32. Intel's have
-    the same, and products take 1.5 to 2 times as long for what is converted.
+    GPUs with units for it do, and CPUs with AMX. With AVX-512's units products take half as
+    long as in float32 on AMD's, and 1.5 to 2.2 times as long on Intel's (`results/bfloat16.json`).
 
     Args:
         with_tiles: whether the code uses AMX, as oneDNN's products do; those of a plan in C do not.
